@@ -1,0 +1,1 @@
+"""What lies between the two stages: the cache on disk, written by extraction, read by training."""

@@ -1,0 +1,1 @@
+"""Stage one: run the frozen teacher once per augmentation seed and write what it saw."""

@@ -1,0 +1,1 @@
+"""Frozen teachers: one table of names, one adapter a library."""

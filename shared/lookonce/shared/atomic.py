@@ -1,0 +1,73 @@
+"""Files that appear whole or not at all: written under a temporary name, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lookonce.shared.canonical import canonical_json
+from lookonce.shared.errors import StorageError
+
+TEMPORARY_MARK = ".tmp-"
+"""Part of every temporary file's name; such files are never content and may be deleted when no writer runs."""
+
+
+def storage_error(error: OSError, path: Path, doing: str) -> StorageError:
+    """Our sentence for an operating-system error met while ``doing`` something to ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "the disk is full; what was committed before stays valid: make room, then run the same command again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "the place is not writable for this user; choose another folder or change its permissions"
+    else:
+        advice = "check the path and the disk, then run the same command again"
+    return StorageError(f"{path}: {doing} failed: {error.strerror or error} ({advice})")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` for writing; on a clean exit it is synced and renamed to ``path``.
+
+    On an exception the temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        StorageError: the operating system refused (full disk, read-only, missing folder).
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, "writing") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Any, *, indent: bool = True) -> None:
+    """Write a document as JSON by rename: sorted keys, two-space indent unless ``indent`` is false."""
+    import json
+
+    canonical = canonical_json(document)  # refuses NaN and anything that is not JSON
+    data = json.dumps(json.loads(canonical), sort_keys=True, indent=2, ensure_ascii=False).encode() if indent else canonical
+    with atomic_file(path) as handle:
+        handle.write(data + b"\n")
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems do not sync directories
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""Errors, grouped by what the caller would do about them.
+
+Every message says where, what was expected, what was found and what to do. Codes are stable: they are appended, never
+renumbered or reused. All errors pickle, so they cross process borders (Ray actors, loader workers) unchanged.
+"""
+
+from __future__ import annotations
+
+
+class LookonceError(Exception):
+    """Base of everything lookonce raises on purpose; a command prints it as one sentence and exits with 1."""
+
+    code: str = "L000"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(LookonceError):
+    """The request itself is wrong (unknown name, value out of range): change the arguments. Exit code 2."""
+
+    code = "L100"
+
+
+class TeacherError(LookonceError):
+    """The teacher or its weights cannot be had or do not fit: give other weights or another name."""
+
+    code = "L200"
+
+
+class SourceError(LookonceError):
+    """The image source is missing, empty, changed or unreadable: fix the source."""
+
+    code = "L300"
+
+
+class CacheError(LookonceError):
+    """A cache cannot be used for this request as it stands."""
+
+    code = "L400"
+
+
+class RecipeMismatchError(CacheError):
+    """The cache on disk was made by another recipe: use another folder, or the old arguments."""
+
+    code = "L401"
+
+
+class SchemaError(CacheError):
+    """A document (manifest, receipt, zarr metadata) is not what the schema says, or of an unknown version."""
+
+    code = "L402"
+
+
+class IntegrityError(CacheError):
+    """An object is missing, truncated or has other bytes than its receipt says: run extraction again to repair."""
+
+    code = "L403"
+
+
+class IncompleteCacheError(CacheError):
+    """Shards without receipts: resume the extraction."""
+
+    code = "L404"
+
+
+class CacheMismatchError(CacheError):
+    """The cache does not hold what is asked of it (blocks, patch size, view size, seeds)."""
+
+    code = "L405"
+
+
+class NumericalError(LookonceError):
+    """NaN or infinity in teacher features or in a loss; nothing bad was kept."""
+
+    code = "L500"
+
+
+class StorageError(LookonceError):
+    """The file system said no (full, read-only, gone): what was committed stays valid; make room and run again."""
+
+    code = "L600"
+
+
+class Interrupted(LookonceError):  # noqa: N818 - not an error: a clean stop that was asked for
+    """Ctrl-C or SIGTERM: stopped cleanly, run the same command again to resume."""
+
+    code = "L700"
