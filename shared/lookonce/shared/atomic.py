@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import StorageError
 
 TEMPORARY_MARK = ".tmp-"
@@ -53,12 +53,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, document: Any, *, indent: bool = True) -> None:
-    """Write a document as JSON by rename: sorted keys, two-space indent unless ``indent`` is false."""
-    import json
+def write_json(path: Path, document: Any) -> None:
+    """Write a document as JSON by rename: sorted keys, two-space indent, NaN refused."""
 
     canonical = canonical_json(document)  # refuses NaN and anything that is not JSON
-    data = json.dumps(json.loads(canonical), sort_keys=True, indent=2, ensure_ascii=False).encode() if indent else canonical
+    data = (
+        json.dumps(json.loads(canonical), sort_keys=True, indent=2, ensure_ascii=False).encode()
+        if indent
+        else canonical
+    )
     with atomic_file(path) as handle:
         handle.write(data + b"\n")
 

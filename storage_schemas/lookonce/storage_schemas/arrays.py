@@ -1,0 +1,158 @@
+"""The arrays of one augmentation seed, and their zarr v3 metadata documents.
+
+Order is (sample, token, layer, channel): one token's layers lie together, so that visible tokens are read in
+page-sized pieces. Large arrays are sharded with one sample as inner chunk and ``bytes`` as only codec: a plain byte
+range a sample. Small ones (``view``, ``key``, ``label``) are one uncompressed chunk a shard.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+VIEW_FIELDS = ("top", "left", "height", "width", "flip", "source_height", "source_width")
+PIXEL_DIGEST_BYTES = 16
+EMPTY_CHUNK = 2**64 - 1
+"""Offset and length that a zarr shard index gives to a chunk that is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One array of a seed."""
+
+    name: str
+    dtype: str
+    """Numpy dtype name (``uint8``, ``float16``, ``float32``, ``int32``, ``int64``) or ``string``."""
+    sample_shape: tuple[int, ...]
+    """Shape of one sample's value; () for a scalar a sample."""
+    dimensions: tuple[str, ...]
+    """Names of the dimensions after ``sample``."""
+    chunking: Literal["sample", "shard"]
+    """``sample``: sharded, one inner chunk a sample; ``shard``: one plain chunk a shard."""
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample's value; for strings, which vary, 0."""
+        if self.dtype == "string":
+            return 0
+        return math.prod(self.sample_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Little-endian numpy dtype of the stored values."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    def chunk_path(self, shard: int) -> str:
+        """Path of a shard's object inside the seed's folder, by zarr's default chunk keys."""
+        return "/".join([self.name, "c", str(shard)] + ["0"] * len(self.sample_shape))
+
+    def zarr_metadata(self, samples: int, shard_size: int) -> dict[str, Any]:
+        """The array's ``zarr.json`` (zarr v3 core, sharding codec 1.0)."""
+        bytes_codec = _bytes_codec(self.dtype)
+        codecs: list[dict[str, Any]] = [bytes_codec]
+        if self.chunking == "sample":
+            index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+            sharding = {
+                "chunk_shape": [1, *self.sample_shape],
+                "codecs": [bytes_codec],
+                "index_codecs": index_codecs,
+                "index_location": "end",
+            }
+            codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [samples, *self.sample_shape],
+            "data_type": self.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [shard_size, *self.sample_shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "" if self.dtype == "string" else 0,
+            "codecs": codecs,
+            "attributes": {},
+            "dimension_names": ["sample", *self.dimensions],
+            "storage_transformers": [],
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The spec as it stands in the manifest."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "sample_shape": list(self.sample_shape),
+            "dimensions": list(self.dimensions),
+            "chunking": self.chunking,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> ArraySpec:
+        """Read a validated document."""
+        return cls(
+            name=document["name"],
+            dtype=document["dtype"],
+            sample_shape=tuple(document["sample_shape"]),
+            dimensions=tuple(document["dimensions"]),
+            chunking=document["chunking"],
+        )
+
+
+def _bytes_codec(dtype: str) -> dict[str, Any]:
+    if dtype == "string":
+        return {"name": "vlen-utf8", "configuration": {}}
+    if np.dtype(dtype).itemsize == 1:
+        return {"name": "bytes"}
+    return {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def cache_arrays(
+    *,
+    tokens: int,
+    layers: int,
+    stored_channels: int,
+    target_dtype: str,
+    patches: int,
+    patch_bytes: int,
+    store_pixels: bool,
+) -> tuple[ArraySpec, ...]:
+    """The arrays of schema version 1.
+
+    Args:
+        tokens: stored tokens a view, the class token included.
+        layers: stored teacher blocks.
+        stored_channels: length of the last axis of ``targets`` as encoded (packed precisions store fewer elements).
+        target_dtype: numpy dtype name of the encoded elements.
+        patches: patches a view.
+        patch_bytes: bytes of one patch's pixels, patch size squared times 3.
+        store_pixels: whether the views themselves are kept.
+    """
+    token_layer = ("token", "layer")
+    per_sample: list[ArraySpec] = []
+
+    def add(name: str, dtype: str, shape: tuple[int, ...], dimensions: tuple[str, ...]) -> None:
+        small = name in ("view", "key", "label")
+        chunking: Literal["sample", "shard"] = "shard" if small else "sample"
+        per_sample.append(
+            ArraySpec(name=name, dtype=dtype, sample_shape=shape, dimensions=dimensions, chunking=chunking)
+        )
+
+    add("targets", target_dtype, (tokens, layers, stored_channels), (*token_layer, "channel"))
+    add("target_mean", "float32", (tokens, layers), token_layer)
+    add("target_std", "float32", (tokens, layers), token_layer)
+    add("importance", "float32", (patches,), ("patch",))
+    if store_pixels:
+        add("pixels", "uint8", (patches, patch_bytes), ("patch", "pixel"))
+    add("pixel_digest", "uint8", (PIXEL_DIGEST_BYTES,), ("byte",))
+    add("view", "int32", (len(VIEW_FIELDS),), ("field",))
+    add("key", "string", (), ())
+    add("label", "int64", (), ())
+    return tuple(per_sample)
+
+
+def zarr_group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A seed folder's ``zarr.json``."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

@@ -1,0 +1,126 @@
+"""Manifest: what a cache is; written once, by rename, before any shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.problems import Problem, raise_problems, schema_problems, version_problems
+from lookonce.storage_schemas.recipe import Recipe
+
+SCHEMA = "lookonce-cache"
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+Container = Literal["zarr", "webdataset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a cache is."""
+
+    recipe: Recipe
+    encoding: Encoding
+    container: Container
+    shard_size: int
+    """Samples a shard; the last one may hold fewer."""
+    arrays: tuple[ArraySpec, ...]
+    classes: tuple[str, ...]
+    """Class names by label; empty when the source has no labels."""
+    created_with: Mapping[str, str]
+    """Versions of the libraries that wrote the manifest."""
+
+    @property
+    def samples(self) -> int:
+        """Listed samples."""
+        return self.recipe.dataset.samples
+
+    @property
+    def shard_count(self) -> int:
+        """Shards a seed."""
+        return -(-self.samples // self.shard_size)
+
+    def shard_rows(self, shard: int) -> range:
+        """Rows of a shard.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
+        if not 0 <= shard < self.shard_count:
+            raise IndexError(f"shard {shard} of {self.shard_count}")
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.samples))
+
+    def array(self, name: str) -> ArraySpec:
+        """The spec of an array.
+
+        Raises:
+            KeyError: the cache has no such array.
+        """
+        return {spec.name: spec for spec in self.arrays}[name]
+
+    @property
+    def stores_pixels(self) -> bool:
+        """Whether the views themselves are in the cache."""
+        return any(spec.name == "pixels" for spec in self.arrays)
+
+    def document(self) -> dict[str, Any]:
+        """The manifest as a JSON-compatible document."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "recipe": self.recipe.document(),
+            "fingerprint": self.recipe.fingerprint,
+            "encoding": self.encoding.document(),
+            "container": self.container,
+            "shard_size": self.shard_size,
+            "arrays": [spec.document() for spec in self.arrays],
+            "classes": list(self.classes),
+            "created_with": dict(self.created_with),
+        }
+
+
+def validate_manifest(document: Any) -> list[Problem]:
+    """All problems of a manifest document; an empty list when it is valid."""
+    problems = version_problems(document, SCHEMA, SCHEMA_VERSION) or schema_problems(document, "manifest-v1.json")
+    if problems:
+        return problems
+    computed = Recipe.from_document(document["recipe"]).fingerprint
+    if computed != document["fingerprint"]:
+        message = f"{document['fingerprint']} does not belong to the recipe beside it, whose fingerprint is {computed}"
+        problems.append(Problem(loc=("fingerprint",), message=message, kind="inconsistent"))
+    encoding_problem = Encoding.digest_problem(document["encoding"])
+    if encoding_problem:
+        problems.append(Problem(loc=("encoding", "digest"), message=encoding_problem, kind="inconsistent"))
+    view_size, patch_size = document["recipe"]["view"]["size"], document["recipe"]["patch_size"]
+    if view_size % patch_size:
+        message = f"view size {view_size} is not a multiple of the patch size"
+        problems.append(Problem(loc=("recipe", "patch_size"), message=message, kind="inconsistent"))
+    names = [spec["name"] for spec in document["arrays"]]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(Problem(loc=("arrays",), message=f"{name!r} is there twice", kind="inconsistent"))
+    return problems
+
+
+def parse_manifest(document: Any, where: str) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        document: decoded JSON.
+        where: the file, for messages.
+
+    Raises:
+        SchemaError: the document is not a valid manifest; the message lists all problems.
+    """
+    raise_problems(validate_manifest(document), where)
+    return Manifest(
+        recipe=Recipe.from_document(document["recipe"]),
+        encoding=Encoding.from_document(document["encoding"]),
+        container=document["container"],
+        shard_size=document["shard_size"],
+        arrays=tuple(ArraySpec.from_document(spec) for spec in document["arrays"]),
+        classes=tuple(document["classes"]),
+        created_with=document["created_with"],
+    )

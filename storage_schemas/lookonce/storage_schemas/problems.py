@@ -1,0 +1,88 @@
+"""What is wrong with a document: every problem at once, each with its place and a kind from a closed list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from jsonschema import Draft202012Validator
+
+from lookonce.shared.errors import SchemaError
+
+Kind = Literal["missing", "unexpected", "type", "value", "version", "inconsistent"]
+
+_KIND_OF_KEYWORD: Mapping[str, Kind] = {
+    "required": "missing",
+    "additionalProperties": "unexpected",
+    "type": "type",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with a document."""
+
+    loc: tuple[str | int, ...]
+    """Path of keys and indices from the document's root."""
+    message: str
+    """What was found and what was expected."""
+    kind: Kind
+
+    def __str__(self) -> str:
+        place = ".".join(str(part) for part in self.loc) or "document"
+        return f"{place}: {self.message}"
+
+
+@cache
+def _validator(schema_name: str) -> Draft202012Validator:
+    import json
+
+    text = resources.files("lookonce.storage_schemas").joinpath("schema", schema_name).read_text("utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def schema_problems(document: Any, schema_name: str) -> list[Problem]:
+    """All problems that the JSON Schema ``schema_name`` (a file of ``schema/``) finds in ``document``."""
+    errors = sorted(
+        _validator(schema_name).iter_errors(document), key=lambda error: list(map(str, error.absolute_path))
+    )
+    return [
+        Problem(
+            loc=tuple(error.absolute_path),
+            message=error.message if len(error.message) < 300 else error.message[:297] + "...",
+            kind=_KIND_OF_KEYWORD.get(str(error.validator), "value"),
+        )
+        for error in errors
+    ]
+
+
+def version_problems(document: Any, schema: str, version: int) -> list[Problem]:
+    """Problems with the two fields that name a document's schema; a newer version is refused by its number."""
+    if not isinstance(document, Mapping):
+        return [Problem(loc=(), message=f"expected a JSON object, found {type(document).__name__}", kind="type")]
+    if document.get("schema") != schema:
+        found = document.get("schema")
+        return [Problem(loc=("schema",), message=f"expected {schema!r}, found {found!r}", kind="value")]
+    if document.get("schema_version") != version:
+        message = (
+            f"schema version {document.get('schema_version')!r} is not known to this lookonce, which reads version "
+            f"{version}; install the lookonce that wrote it, or a newer one"
+        )
+        return [Problem(loc=("schema_version",), message=message, kind="version")]
+    return []
+
+
+def raise_problems(problems: Iterable[Problem], where: str) -> None:
+    """Raise one SchemaError that lists all problems of the document found at ``where``; nothing if there are none.
+
+    Raises:
+        SchemaError: there is at least one problem.
+    """
+    found = list(problems)
+    if found:
+        listed = "; ".join(str(problem) for problem in found[:8])
+        more = f"; and {len(found) - 8} more" if len(found) > 8 else ""
+        raise SchemaError(f"{where}: {listed}{more}")
