@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from lookonce.cache.create import create_cache, prepare_seed
+from lookonce.cache.writer import ShardWriter
+from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -26,3 +38,92 @@ def golden_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"golden numbers not found at {folder} (set LOOKONCE_GOLDEN_DIR)")
     return folder
+
+
+@pytest.fixture
+def make_manifest() -> Callable[..., Manifest]:
+    """Build the manifest of a small synthetic cache; keyword arguments change its sizes."""
+
+    def build(
+        *, samples: int = 5, shard_size: int = 2, precision: str = "int8", layers: int = 2, width: int = 6,
+        store_pixels: bool = True, container: Any = "zarr",
+    ) -> Manifest:  # fmt: skip
+        view, patch_size = ViewRecipe(size=32), 8
+        teacher = TeacherIdentity(
+            name="timm:tiny", weights_digest="sha256:" + "0" * 64, blocks=tuple(range(5 - layers, 5)), block_count=4,
+            width=width, input_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), compute_precision="fp32",
+        )  # fmt: skip
+        recipe = Recipe(
+            teacher=teacher,
+            dataset=DatasetIdentity(samples=samples, digest="sha256:" + "1" * 64),
+            view=view.document(),
+            patch_size=patch_size,
+            tokens={"kind": "all"},
+        )
+        codec = get_precision(precision)
+        calibration = np.random.default_rng(0).normal(size=(64, layers, width)).astype(np.float32)
+        arrays = cache_arrays(
+            tokens=recipe.patches + 1, layers=layers, stored_channels=codec.stored_channels(width),
+            target_dtype=codec.dtype, patches=recipe.patches, patch_bytes=patch_size * patch_size * 3,
+            store_pixels=store_pixels,
+        )  # fmt: skip
+        return Manifest(
+            recipe=recipe,
+            encoding=Encoding(precision=precision, parameters=codec.calibrate(calibration)),
+            container=container,
+            shard_size=shard_size,
+            arrays=arrays,
+            classes=("a", "b"),
+            created_with={"lookonce": "test"},
+        )
+
+    return build
+
+
+@pytest.fixture
+def fill_cache() -> Callable[..., dict[str, Any]]:
+    """Write a whole synthetic cache at a path; returns the encoded arrays it holds, by name."""
+
+    def fill(
+        root: Path, manifest: Manifest, *, seeds: tuple[int, ...] = (0,), holes: tuple[int, ...] = ()
+    ) -> dict[int, dict[str, Any]]:
+        create_cache(root, manifest)
+        keys = [f"c{row % 2}/näme-{row:03d}.jpg" for row in range(manifest.samples)]
+        labels = [row % 2 for row in range(manifest.samples)]
+        written: dict[int, dict[str, Any]] = {}
+        for seed in seeds:
+            prepare_seed(root, manifest, seed)
+            written[seed] = _synthetic_arrays(manifest, np.random.default_rng(seed))
+            written[seed].update(key=keys, label=labels)
+            for shard in range(manifest.shard_count):
+                rows = manifest.shard_rows(shard)
+                with ShardWriter(
+                    root, manifest, seed=seed, shard=shard,
+                    keys=keys[rows.start : rows.stop], labels=labels[rows.start : rows.stop],
+                ) as writer:  # fmt: skip
+                    for row in rows:
+                        if row in holes:
+                            writer.leave_out(row, "unreadable")
+                        else:
+                            one = {name: written[seed][name][row : row + 1] for name in _STREAMED & set(written[seed])}
+                            writer.append([row], one)
+                    writer.commit(statistics={"feature_norm": 1.0}, versions={"lookonce": "test"})
+        return written
+
+    return fill
+
+
+_STREAMED = {"targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest", "view"}
+
+
+def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for spec in manifest.arrays:
+        shape = (manifest.samples, *spec.sample_shape)
+        if spec.name in ("key", "label"):
+            continue
+        if spec.dtype.startswith("float"):
+            arrays[spec.name] = generator.random(shape).astype(spec.dtype)
+        else:
+            arrays[spec.name] = generator.integers(1, 200, shape).astype(spec.dtype)
+    return arrays

@@ -45,7 +45,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise storage_error(error, path, "writing") from error
     finally:
@@ -55,18 +55,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a document as JSON by rename: sorted keys, two-space indent, NaN refused."""
-
-    canonical = canonical_json(document)  # refuses NaN and anything that is not JSON
-    data = (
-        json.dumps(json.loads(canonical), sort_keys=True, indent=2, ensure_ascii=False).encode()
-        if indent
-        else canonical
-    )
+    data = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as handle:
-        handle.write(data + b"\n")
+        handle.write(data.encode("utf-8") + b"\n")
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Flush a directory's entries to disk, where the file system can."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -74,4 +74,5 @@ def _quantise(values: NDArray[Any], low: NDArray[Any], step: NDArray[Any]) -> ND
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Keep 10 mantissa bits, so that rounding noise between machines rarely changes the calibration."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.rint(mantissa * 1024) / 1024, exponent).astype(np.float32)
+    rounded: NDArray[np.float64] = np.ldexp(np.rint(mantissa * 1024) / 1024, exponent)
+    return rounded.astype(np.float32)

@@ -1,0 +1,112 @@
+"""Creating a cache folder, or joining the one that is there when it was made by the same recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.shared.atomic import TEMPORARY_MARK, storage_error, write_json
+from lookonce.shared.errors import CacheError, RecipeMismatchError
+from lookonce.storage_schemas.arrays import VIEW_FIELDS, zarr_group_metadata
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.recipe import Recipe, document_differences
+
+
+def existing_manifest(root: Path) -> Manifest | None:
+    """The manifest at ``root``, or None when there is no cache yet.
+
+    Raises:
+        CacheError: ``root`` is a file, or a folder with other content that is not a cache.
+        SchemaError: the manifest is not valid.
+    """
+    layout = CacheLayout(root)
+    if layout.manifest_file.is_file():
+        return layout.load_manifest()
+    if root.exists() and not root.is_dir():
+        raise CacheError(f"{root}: is a file; --out needs a folder that is new, empty, or a lookonce cache")
+    ignored = {layout.lock_file.name}
+    foreign = sorted(child.name for child in root.iterdir() if child.name not in ignored) if root.exists() else []
+    foreign = [name for name in foreign if TEMPORARY_MARK not in name]
+    if foreign:
+        raise CacheError(
+            f"{root}: holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and no "
+            "manifest.json; --out needs a folder that is new, empty, or a lookonce cache"
+        )
+    return None
+
+
+def check_same_recipe(root: Path, found: Recipe, wanted: Recipe) -> None:
+    """Refuse to continue a cache that another recipe made.
+
+    Raises:
+        RecipeMismatchError: the recipes differ; the message lists each field with both values.
+    """
+    differences = document_differences(found.document(), wanted.document())
+    if differences:
+        listed = "; ".join(f"{path}: cache has {ours!r}, this run has {theirs!r}" for path, ours, theirs in differences)
+        raise RecipeMismatchError(
+            f"{root}: this cache was made by another recipe ({listed}); it is left untouched: "
+            "choose another --out, or the arguments it was made with"
+        )
+
+
+def create_cache(root: Path, manifest: Manifest) -> None:
+    """Write the manifest of a new cache, by rename."""
+    write_json(CacheLayout(root).manifest_file, manifest.document())
+
+
+def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
+    """Write the zarr metadata of a seed's group and arrays where it is missing or differs."""
+    folder = CacheLayout(root).seed_folder(seed)
+    attributes = {
+        "lookonce": {
+            "seed": seed,
+            "fingerprint": manifest.recipe.fingerprint,
+            "precision": manifest.encoding.precision,
+            "view_fields": list(VIEW_FIELDS),
+        }
+    }
+    documents = {folder / "zarr.json": zarr_group_metadata(attributes)}
+    for spec in manifest.arrays:
+        documents[folder / spec.name / "zarr.json"] = spec.zarr_metadata(manifest.samples, manifest.shard_size)
+    for path, document in documents.items():
+        if not (path.is_file() and load_json(path) == document):
+            write_json(path, document)
+
+
+def remove_temporary_files(root: Path) -> int:
+    """Delete what killed writers left behind; call only while holding the lock. Returns how many files."""
+    removed = 0
+    for path in root.rglob(f"*{TEMPORARY_MARK}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def exclusive_writer(root: Path) -> Iterator[None]:
+    """Hold the cache's lock, which the kernel releases when the process dies, however it dies.
+
+    Raises:
+        CacheError: another extraction is writing to this cache.
+        StorageError: the folder cannot be made or written.
+    """
+    lock = CacheLayout(root).lock_file
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise storage_error(error, root, "opening the cache for writing") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"{root}: another extraction is writing to this cache; wait for it to end, then run again "
+                "(it resumes), or choose another --out"
+            ) from error
+        yield

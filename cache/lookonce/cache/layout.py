@@ -1,0 +1,108 @@
+"""Where things lie in a cache folder; nothing here touches the disk but listing and loading documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookonce.shared.errors import CacheError, SchemaError
+from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
+from lookonce.storage_schemas.receipt import Receipt, parse_receipt
+
+_SEED_FOLDER = re.compile(r"seed-(\d{4,})")
+_RECEIPT_FILE = re.compile(r"shard-(\d{5,})\.json")
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Paths of a cache of schema version 1."""
+
+    root: Path
+
+    @property
+    def manifest_file(self) -> Path:
+        """``manifest.json``."""
+        return self.root / FILE_NAME
+
+    @property
+    def lock_file(self) -> Path:
+        """Held (flock) by the one extraction that may write."""
+        return self.root / ".lock"
+
+    def seed_folder(self, seed: int) -> Path:
+        """A seed's zarr group, ``seed-0000``."""
+        return self.root / f"seed-{seed:04d}"
+
+    def object_path(self, seed: int, spec: ArraySpec, shard: int) -> str:
+        """POSIX path, relative to the cache, of the object that holds one array of one shard."""
+        return f"{self.seed_folder(seed).name}/{spec.chunk_path(shard)}"
+
+    def receipt_file(self, seed: int, shard: int) -> Path:
+        """``receipts/seed-0000/shard-00000.json``."""
+        return self.root / "receipts" / f"seed-{seed:04d}" / f"shard-{shard:05d}.json"
+
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that have a folder of receipts, in numeric order."""
+        folder = self.root / "receipts"
+        if not folder.is_dir():
+            return ()
+        matches = (_SEED_FOLDER.fullmatch(entry.name) for entry in folder.iterdir())
+        return tuple(sorted(int(match[1]) for match in matches if match))
+
+    def receipted_shards(self, seed: int) -> tuple[int, ...]:
+        """Shards of a seed that have a receipt, in numeric order."""
+        folder = self.receipt_file(seed, 0).parent
+        if not folder.is_dir():
+            return ()
+        matches = (_RECEIPT_FILE.fullmatch(entry.name) for entry in folder.iterdir())
+        return tuple(sorted(int(match[1]) for match in matches if match))
+
+    def load_manifest(self) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            CacheError: there is none.
+            SchemaError: it is not valid; the message lists all problems.
+        """
+        if not self.manifest_file.is_file():
+            raise CacheError(f"{self.root}: no {FILE_NAME} here, so this is not a lookonce cache; {self._advice()}")
+        return parse_manifest(load_json(self.manifest_file), str(self.manifest_file))
+
+    def _advice(self) -> str:
+        if not self.root.exists():
+            return "the folder does not exist: check the path, or make a cache with extract-features --out"
+        nested = sorted(child.parent.name for child in self.root.glob(f"*/{FILE_NAME}"))[:3]
+        if nested:
+            return f"caches lie inside it: {', '.join(nested)}"
+        return "check the path, or make a cache with extract-features --out"
+
+    def load_receipt(self, seed: int, shard: int) -> Receipt:
+        """Read one receipt and check that it is the one its name says.
+
+        Raises:
+            SchemaError: it is not valid, or belongs to another seed or shard.
+        """
+        path = self.receipt_file(seed, shard)
+        receipt = parse_receipt(load_json(path), str(path))
+        if (receipt.seed, receipt.shard) != (seed, shard):
+            raise SchemaError(
+                f"{path}: this is the receipt of seed {receipt.seed}, shard {receipt.shard}; "
+                f"expected seed {seed}, shard {shard}: the file was moved; delete it and run the extraction again"
+            )
+        return receipt
+
+
+def load_json(path: Path) -> Any:
+    """Decode a JSON file.
+
+    Raises:
+        SchemaError: it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SchemaError(f"{path}: cannot be read as JSON: {error}; restore it or run the extraction again") from error

@@ -1,0 +1,98 @@
+"""Objects mapped into memory: opened once, checked, closed again when too many are open."""
+
+from __future__ import annotations
+
+import collections
+import mmap
+import resource
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.errors import IntegrityError
+from lookonce.storage_schemas.receipt import StoredObject
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class MappedShard:
+    """One array of one shard in memory."""
+
+    data: Bytes
+    """uint8 (file bytes,), read-only, backed by the file."""
+    offsets: NDArray[np.int64]
+    """int64 (shard size,): where each sample starts; -1 for a hole."""
+
+
+def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes:
+    """Map an object's file after checking it against its receipt.
+
+    Raises:
+        IntegrityError: the file is missing, has another size, or (``check_digest``) other bytes.
+    """
+    path = root / stored.path
+    try:
+        with path.open("rb") as handle:
+            size = path.stat().st_size
+            if size != stored.bytes:
+                raise IntegrityError(
+                    f"{path} (array {stored.array!r}): {size} bytes, its receipt says {stored.bytes}: "
+                    "the object is truncated or was replaced; run the extraction again to repair it"
+                )
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise IntegrityError(
+            f"{path} (array {stored.array!r}): cannot be opened: {error.strerror or error}; "
+            "run the extraction again to repair it"
+        ) from error
+    if check_digest and (found := digest_bytes(memoryview(mapped))) != stored.digest:
+        raise IntegrityError(
+            f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says {stored.digest}: "
+            "the object was changed or damaged; run the extraction again to repair it"
+        )
+    return np.frombuffer(mapped, dtype=np.uint8)
+
+
+class ShardPool:
+    """Mapped shards by key, least recently used closed first; thread-safe.
+
+    Python keeps a file descriptor open for each map, so their number stays under half of the open-file limit (which
+    is raised to its hard value first).
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit or max(_raised_file_limit() // 2, 16)
+        self._open: collections.OrderedDict[tuple[str, int, int], MappedShard] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int, int], opener: Callable[[], MappedShard]) -> MappedShard:
+        """The shard of (array, seed, shard), opened by ``opener`` when it is not mapped yet."""
+        with self._lock:
+            found = self._open.get(key)
+            if found is not None:
+                self._open.move_to_end(key)
+                return found
+        opened = opener()
+        with self._lock:
+            self._open[key] = opened
+            while len(self._open) > self._limit:
+                self._open.popitem(last=False)
+        return opened
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+def _raised_file_limit() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft

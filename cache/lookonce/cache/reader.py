@@ -1,0 +1,206 @@
+"""Reading a cache: (seed, row) to bytes, visible tokens only, at the speed of memory.
+
+A reader is thread-safe and picklable (maps are opened again in the other process) and holds O(shards) memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.mapped import MappedShard, ShardPool, map_object
+from lookonce.cache.zarr_objects import decode_whole_chunk, sample_offsets
+from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.receipt import Receipt
+
+Check = Literal["first-use", "never"]
+"""When an object's bytes are digested: once, when a process first maps it, or never (sizes are always checked)."""
+
+
+class CacheReader:
+    """A complete cache, open for reading.
+
+    Args:
+        root: the cache folder.
+        seeds: which seeds must be whole; None for every seed that has receipts.
+        check: when object digests are checked.
+
+    Raises:
+        CacheError: no cache at ``root``.
+        SchemaError: its manifest or a receipt is not valid.
+        IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+    """
+
+    def __init__(self, root: Path, *, seeds: Sequence[int] | None = None, check: Check = "first-use") -> None:
+        self.root = root
+        self.layout = CacheLayout(root)
+        self.manifest: Manifest = self.layout.load_manifest()
+        self.seeds: tuple[int, ...] = tuple(seeds) if seeds is not None else self.layout.seeds()
+        self._check = check
+        self._receipts = self._load_receipts()
+        self._pool = ShardPool()
+        self._precision = get_precision(self.manifest.encoding.precision)
+
+    def _load_receipts(self) -> dict[tuple[int, int], Receipt]:
+        if not self.seeds:
+            raise IncompleteCacheError(f"{self.root}: no shard has a receipt; run extract-features again to resume")
+        receipts = {}
+        for seed in self.seeds:
+            present = set(self.layout.receipted_shards(seed))
+            missing = [shard for shard in range(self.manifest.shard_count) if shard not in present]
+            if missing:
+                listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+                raise IncompleteCacheError(
+                    f"{self.root}: seed {seed} has no receipt for {len(missing)} of {self.manifest.shard_count} shards "
+                    f"({listed}); run extract-features with the same arguments to resume, or choose other seeds "
+                    f"(with receipts: {', '.join(map(str, self.layout.seeds())) or 'none'})"
+                )
+            for shard in range(self.manifest.shard_count):
+                receipts[seed, shard] = self._checked_receipt(seed, shard)
+        return receipts
+
+    def _checked_receipt(self, seed: int, shard: int) -> Receipt:
+        receipt = self.layout.load_receipt(seed, shard)
+        expected = (self.manifest.recipe.fingerprint, self.manifest.encoding.digest)
+        if (receipt.fingerprint, receipt.encoding) != expected:
+            raise IntegrityError(
+                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache (fingerprint "
+                f"{receipt.fingerprint}, encoding {receipt.encoding}; the manifest says {expected[0]}, {expected[1]}); "
+                "delete it and run the extraction again"
+            )
+        return receipt
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_pool"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pool = ShardPool()
+
+    def rows(self, seed: int) -> NDArray[np.int64]:
+        """Rows of a seed that can be trained on (no holes), int64, ascending."""
+        present = np.ones(self.manifest.samples, dtype=bool)
+        for shard in range(self.manifest.shard_count):
+            for hole in self._receipts[seed, shard].holes:
+                present[hole.sample] = False
+        return np.flatnonzero(present)
+
+    def receipts(self, seed: int) -> list[Receipt]:
+        """All receipts of a seed, by shard."""
+        return [self._receipts[seed, shard] for shard in range(self.manifest.shard_count)]
+
+    def layer_positions(self, blocks: Sequence[int]) -> list[int]:
+        """Positions on the layer axis of the given 1-based teacher blocks.
+
+        Raises:
+            CacheMismatchError: the cache does not hold one of them; the message lists what it holds.
+        """
+        held = self.manifest.recipe.teacher.blocks
+        missing = [block for block in blocks if block not in held]
+        if missing:
+            raise CacheMismatchError(
+                f"{self.root}: blocks {', '.join(map(str, missing))} are not in this cache, which holds blocks "
+                f"{', '.join(map(str, held))} of {self.manifest.recipe.teacher.block_count}; "
+                "extract them with --layers, or choose other layer weights"
+            )
+        return [held.index(block) for block in blocks]
+
+    def column(self, name: str, seed: int) -> NDArray[Any]:
+        """A whole ``chunking="shard"`` array of a seed (``key``, ``label`` or ``view``), shape (samples, ...)."""
+        spec, size = self.manifest.array(name), self.manifest.shard_size
+        parts = []
+        for shard in range(self.manifest.shard_count):
+            mapped = self._map(name, seed, shard)
+            where = self.layout.object_path(seed, spec, shard)
+            rows = len(self.manifest.shard_rows(shard))
+            parts.append(decode_whole_chunk(mapped.tobytes(), spec, size, where)[:rows])
+        return np.concatenate(parts)
+
+    def read(
+        self,
+        name: str,
+        seeds: Sequence[int] | NDArray[np.int64],
+        rows: Sequence[int] | NDArray[np.int64],
+        tokens: NDArray[np.int64] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Gather samples of a ``chunking="sample"`` array, as stored.
+
+        Args:
+            name: array name.
+            seeds: seed of each sample, length B.
+            rows: row of each sample, length B.
+            tokens: int64 (B, k): positions on the first axis of a sample (tokens or patches); None for all.
+            out: where to put the result (same shape and dtype as returned, C-contiguous), such as pinned memory.
+
+        Returns:
+            Stored dtype, (B, k, ...) with ``tokens``, else (B, *sample_shape).
+
+        Raises:
+            IntegrityError: a sample is a hole, or an object is damaged.
+        """
+        spec = self.manifest.array(name)
+        count = len(rows)
+        picked = spec.sample_shape if tokens is None else (tokens.shape[1], *spec.sample_shape[1:])
+        result = np.empty((count, *picked), dtype=spec.numpy_dtype) if out is None else out
+        if result.shape != (count, *picked) or result.dtype != spec.numpy_dtype or not result.flags.c_contiguous:
+            raise ValueError(
+                f"out must be C-contiguous {spec.dtype} {(count, *picked)}, got {result.dtype} {result.shape}"
+            )
+        records = spec.sample_shape[0] if spec.sample_shape else 1
+        record_type = np.dtype((np.void, spec.sample_bytes // records))
+        flat = result.reshape(count, -1).view(np.uint8).view(record_type)
+        size = self.manifest.shard_size
+        for position in range(count):
+            shard, local = divmod(int(rows[position]), size)
+            mapped = self._shard(name, int(seeds[position]), shard)
+            start = int(mapped.offsets[local])
+            if start < 0:
+                raise IntegrityError(f"{self.root}: row {rows[position]} of seed {seeds[position]} is a hole")
+            source = mapped.data[start : start + spec.sample_bytes].view(record_type)
+            if tokens is None:
+                flat[position] = source
+            else:
+                # mode="clip" skips numpy's buffering of out; ids come from masks over this very axis
+                source.take(tokens[position], out=flat[position], mode="clip")
+        return result
+
+    def decode(self, stored: NDArray[Any], layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Decode ``targets`` elements (..., layer, stored channel) to float32; the numpy reference.
+
+        Args:
+            stored: elements as ``read`` returns them.
+            layers: positions on the layer axis that ``stored`` holds; None for all.
+        """
+        parameters = self.manifest.encoding.parameters
+        if layers is not None:
+            parameters = {name: values[list(layers)] for name, values in parameters.items()}
+        decoded = self._precision.decode(stored, parameters)
+        return decoded[..., : self.manifest.recipe.teacher.width]
+
+    def _shard(self, name: str, seed: int, shard: int) -> MappedShard:
+        def opener() -> MappedShard:
+            data = self._map(name, seed, shard)
+            where = self.layout.object_path(seed, self.manifest.array(name), shard)
+            spec = self.manifest.array(name)
+            return MappedShard(data, sample_offsets(data.data, spec, self.manifest.shard_size, where))
+
+        return self._pool.get((name, seed, shard), opener)
+
+    def _map(self, name: str, seed: int, shard: int) -> NDArray[np.uint8]:
+        stored = {item.array: item for item in self._receipts[seed, shard].objects}.get(name)
+        if stored is None:
+            raise IntegrityError(
+                f"{self.layout.receipt_file(seed, shard)}: array {name!r} is not in this receipt; "
+                "delete it and run the extraction again"
+            )
+        return map_object(self.root, stored, check_digest=self._check == "first-use")
