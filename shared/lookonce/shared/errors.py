@@ -90,3 +90,9 @@ class Interrupted(LookonceError):  # noqa: N818 - not an error: a clean stop tha
     """Ctrl-C or SIGTERM: stopped cleanly, run the same command again to resume."""
 
     code = "L700"
+
+
+class UnreadableImageError(SourceError):
+    """One image is not an image, is truncated or too large: replace or remove it, or let bad images be skipped."""
+
+    code = "L301"

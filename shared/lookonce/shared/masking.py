@@ -1,0 +1,129 @@
+"""Which patches the student sees: three kinds of masking, as pure functions of importance and noise.
+
+Attentive masking keeps patches drawn without replacement with probability proportional to the teacher's importance
+(MaskAlign, arXiv 2211.08887, section 3; ``torch.multinomial`` in the released code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.shared.errors import NumericalError, UsageError
+from lookonce.shared.randomness import random_uniform
+
+MASK_VERSION = 1
+"""Raised whenever the same run seed, epoch, seed and key would give another mask."""
+
+# B: samples of a batch, N: patches of a view, k: visible patches.
+Floats_BN = NDArray[np.float64]
+
+_AFTER_ALL = 1e60
+"""Later than any arrival of a patch with importance: at most -log(2**-53) / (least float32) < 1e47."""
+
+
+def visible_count(patches: int, mask_ratio: float) -> int:
+    """How many patches stay visible: the whole part of ``patches * (1 - mask_ratio)``, at least 1.
+
+    The ratio is taken as the decimal number it prints as, and the product is exact: in floating point
+    10 * (1 - 0.9) is 0.9999999999999998, which would leave nothing.
+
+    Args:
+        patches: patches of a view, at least 1.
+        mask_ratio: share of hidden patches, 0 <= r < 1.
+
+    Raises:
+        UsageError: an argument is out of its range.
+
+    >>> visible_count(196, 0.7), visible_count(10, 0.9), visible_count(4, 0.0)
+    (58, 1, 4)
+    """
+    if patches < 1:
+        raise UsageError(f"masking: expected at least one patch, found {patches}")
+    if not 0 <= mask_ratio < 1:
+        raise UsageError(f"mask ratio: expected 0 <= ratio < 1, found {mask_ratio}")
+    return max(1, int(patches * (1 - Fraction(repr(float(mask_ratio))))))
+
+
+def visible_patches(
+    kind: str, importance: NDArray[np.float32], noise: Floats_BN, mask_ratio: float
+) -> NDArray[np.int64]:
+    """Draw the visible patches of a batch.
+
+    Args:
+        kind: ``attentive`` (important patches are kept with high probability), ``random`` (uniform) or
+            ``hide-attentive`` (important patches are hidden with high probability).
+        importance: float32, shape (B, N), at least 0; rows need not sum to 1.
+        noise: float64, shape (B, N), uniform in [0, 1), see ``mask_noise``.
+        mask_ratio: share of hidden patches, 0 <= r < 1.
+
+    Returns:
+        int64, shape (B, k), patch numbers ascending, k = ``visible_count(N, mask_ratio)``.
+
+    Raises:
+        UsageError: unknown kind, or shapes that differ.
+        NumericalError: importance is negative, NaN or infinite.
+    """
+    if kind not in _LATENESS:
+        raise UsageError(f"unknown mask kind {kind!r}: expected one of {', '.join(MASK_KINDS)}")
+    if importance.ndim != 2 or importance.shape != noise.shape:
+        raise UsageError(
+            f"masking: expected importance and noise of one shape (B, N), found {importance.shape} and {noise.shape}"
+        )
+    count = visible_count(importance.shape[1], mask_ratio)
+    lateness_BN = _LATENESS[kind](importance, noise)
+    order_BN = np.argsort(lateness_BN, axis=1, kind="stable")  # stable: equal values go by patch number
+    return np.sort(order_BN[:, :count], axis=1).astype(np.int64)
+
+
+def mask_noise(run_seed: int, epoch: int, keys: Sequence[str], seeds: Sequence[int], patches: int) -> Floats_BN:
+    """Uniform noise for the masks of a batch: each row a function of (run seed, epoch, its seed, its key) alone.
+
+    Args:
+        run_seed: the training run's seed.
+        epoch: 0-based.
+        keys: sample keys, length B.
+        seeds: augmentation seed of each sample's view, length B.
+        patches: N.
+
+    Returns:
+        float64, shape (B, N), in [0, 1).
+
+    Raises:
+        UsageError: not one seed for each key.
+    """
+    if len(keys) != len(seeds):
+        raise UsageError(f"mask noise: expected a seed for each key, found {len(keys)} keys and {len(seeds)} seeds")
+    noise_BN = np.empty((len(keys), patches), dtype=np.float64)
+    for row, (key, seed) in enumerate(zip(keys, seeds, strict=True)):
+        noise_BN[row] = random_uniform(patches, "mask", MASK_VERSION, run_seed, epoch, int(seed), key)
+    return noise_BN
+
+
+def _arrivals(importance: NDArray[np.float32], noise: Floats_BN) -> Floats_BN:
+    """Arrival times of an exponential race, whose order is a draw without replacement proportional to importance.
+
+    Minus the logarithm of a time is log importance plus Gumbel noise: the first k to arrive are the Gumbel-top-k.
+    Patches without importance come after all others, in random order.
+    """
+    if not (np.isfinite(importance) & (importance >= 0)).all():
+        row = int(np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)).all(axis=1))[0])
+        raise NumericalError(f"masking: importance of sample {row} of the batch is negative, NaN or infinite")
+    waits_BN = -np.log1p(-noise)
+    weights_BN = importance.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # x / 0 and 0 / 0 are replaced
+        return np.where(weights_BN > 0, waits_BN / weights_BN, _AFTER_ALL * (1 + waits_BN))
+
+
+_LATENESS: dict[str, Callable[[NDArray[np.float32], Floats_BN], Floats_BN]] = {
+    "attentive": _arrivals,
+    "random": lambda importance, noise: noise,
+    "hide-attentive": lambda importance, noise: -_arrivals(importance, noise),
+}
+"""Kind to a value for each patch; the patches with the lowest are visible. The first to arrive are kept, or hidden."""
+
+MASK_KINDS = tuple(_LATENESS)
+"""The kinds of masking by name."""

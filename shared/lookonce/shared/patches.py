@@ -1,0 +1,66 @@
+"""A view cut in the square patches that a vision transformer embeds, and put together again."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.shared.errors import UsageError
+
+
+def patchify(pixels: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
+    """Cut images in patches: patches row by row, and (row, column, channel) inside a patch.
+
+    Args:
+        pixels: uint8, shape (..., height, width, 3); both sides multiples of ``patch_size``.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        uint8, shape (..., patches, patch_size * patch_size * 3), C order.
+
+    Raises:
+        UsageError: a side is no multiple of ``patch_size``, or the last axis is not 3.
+
+    >>> patchify(np.zeros((224, 224, 3), np.uint8), 16).shape
+    (196, 768)
+    """
+    if pixels.ndim < 3 or pixels.shape[-1] != 3:
+        raise UsageError(f"patchify: expected pixels of shape (..., height, width, 3), found {pixels.shape}")
+    *batch, height, width, _ = pixels.shape
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise UsageError(
+            f"patchify: expected sides that are multiples of the patch size {patch_size}, found {height} x {width}; "
+            "change the view size or the patch size"
+        )
+    rows, columns = height // patch_size, width // patch_size
+    cut = pixels.reshape(*batch, rows, patch_size, columns, patch_size, 3).swapaxes(-4, -3)
+    return np.ascontiguousarray(cut).reshape(*batch, rows * columns, patch_size * patch_size * 3)
+
+
+def unpatchify(patches: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
+    """Put the patches of square images together: the inverse of ``patchify``.
+
+    Args:
+        patches: uint8, shape (..., patches, patch_size * patch_size * 3); a square number of patches.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        uint8, shape (..., side, side, 3), C order, side = sqrt(patches) * patch_size.
+
+    Raises:
+        UsageError: the patches are not a square number, or are not of this size.
+    """
+    expected = patch_size * patch_size * 3
+    if patch_size < 1 or patches.ndim < 2 or patches.shape[-1] != expected:
+        raise UsageError(
+            f"unpatchify: expected patches of shape (..., patches, {expected}), which is patch size "
+            f"{patch_size} squared times 3, found {patches.shape}"
+        )
+    *batch, count, _ = patches.shape
+    grid = math.isqrt(count)
+    if grid * grid != count or count == 0:
+        raise UsageError(f"unpatchify: expected a square number of patches, found {count}")
+    joined = patches.reshape(*batch, grid, grid, patch_size, patch_size, 3).swapaxes(-4, -3)
+    return np.ascontiguousarray(joined).reshape(*batch, grid * patch_size, grid * patch_size, 3)

@@ -1,0 +1,143 @@
+"""Images in a folder and its sub-folders; class folders give labels."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookonce.shared.errors import SourceError
+from lookonce.shared.sources.listing import NO_LABEL, Listing, ListingEntry
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+"""What counts as an image, in any case of letters."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Every image below ``root``; keys are relative POSIX paths with extension.
+
+    Hidden files and folders (names that begin with a dot) are ignored. Links are followed, except into a folder that
+    the link itself lies in. When every image lies in a sub-folder, the first part of its key is its class.
+    """
+
+    root: Path
+    """Absolute path of the folder."""
+
+    def listing(self) -> Listing:
+        """List the images, sorted by key.
+
+        Raises:
+            SourceError: no such folder, a file instead of a folder, no image in it, or a folder or link in it that
+                cannot be followed.
+        """
+        self._require_folder()
+        others: Counter[str] = Counter()
+        sizes: dict[str, int] = {}
+        for key, file in _walk(self.root):
+            extension = os.path.splitext(key)[1].lower()
+            size = _file_size(file) if extension in EXTENSIONS else None
+            if size is None:
+                others[extension or "without extension"] += 1
+            else:
+                sizes[_text(key, file)] = size
+        if not sizes:
+            raise SourceError(self._nothing_found(others))
+        keys = sorted(sizes)
+        classes = tuple(sorted({key.split("/", 1)[0] for key in keys})) if all("/" in key for key in keys) else ()
+        labels = {name: label for label, name in enumerate(classes)}
+        entries = (ListingEntry(key, labels.get(key.split("/", 1)[0], NO_LABEL), sizes[key]) for key in keys)
+        return Listing(tuple(entries), classes)
+
+    def read(self, entry: ListingEntry) -> bytes:
+        """The file of one entry.
+
+        Raises:
+            SourceError: the file is gone, cannot be read, or has another size than it was listed with.
+        """
+        try:
+            data = (self.root / entry.key).read_bytes()
+        except OSError as error:
+            raise SourceError(
+                f"{entry.key}: expected {entry.byte_count} bytes in {self.root}, found no readable file "
+                f"({error.strerror or error}); it was there when the folder was listed: restore it or list anew"
+            ) from error
+        if len(data) != entry.byte_count:
+            raise SourceError(
+                f"{entry.key}: expected {entry.byte_count} bytes, found {len(data)}; the file in {self.root} has "
+                "changed since the folder was listed: restore it or list anew"
+            )
+        return data
+
+    def _require_folder(self) -> None:
+        if self.root.is_dir():
+            return
+        if self.root.exists():
+            raise SourceError(f"{self.root}: expected a folder of images, found a file; give the folder that holds it")
+        above = next(parent for parent in self.root.parents if parent.exists())
+        raise SourceError(
+            f"{self.root}: expected a folder of images, found nothing there ({above} is the last part of the path "
+            "that exists); check the path"
+        )
+
+    def _nothing_found(self, others: Counter[str]) -> str:
+        counts = ", ".join(f"{count} {extension}" for extension, count in sorted(others.items()))
+        found = f"{others.total()} other files ({counts})" if others else "no files at all"
+        known = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        return f"{self.root}: expected images ({known}), found {found}; give the folder that holds the images"
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in no special order."""
+    identity = os.stat(root)
+    pending = [(str(root), "", frozenset({(identity.st_dev, identity.st_ino)}))]
+    while pending:
+        folder, prefix, above = pending.pop()
+        try:
+            with os.scandir(folder) as children:
+                for child in children:
+                    if child.name.startswith("."):
+                        continue
+                    if not _is_folder(child):
+                        yield prefix + child.name, child
+                        continue
+                    status = child.stat()
+                    identity_of_child = (status.st_dev, status.st_ino)
+                    if identity_of_child not in above:  # else a link that leads back up: following it would not end
+                        pending.append((child.path, f"{prefix}{child.name}/", above | {identity_of_child}))
+        except OSError as error:
+            raise SourceError(
+                f"{error.filename or folder}: cannot be listed ({error.strerror}); correct or remove it"
+            ) from error
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _file_size(file: os.DirEntry[str]) -> int | None:
+    """Bytes of a plain file, None for a pipe or socket (it would block its reader); refuses links that lead nowhere."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise SourceError(
+            f"{file.path}: expected an image, found a link or file that leads nowhere ({error.strerror}); "
+            "correct or remove it"
+        ) from error
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _text(key: str, file: os.DirEntry[str]) -> str:
+    try:
+        key.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{file.path!a}: expected a file name in UTF-8, found other bytes; rename the file"
+        ) from error
+    return key

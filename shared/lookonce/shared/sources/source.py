@@ -1,0 +1,31 @@
+"""What every image source promises."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lookonce.shared.sources.listing import Listing, ListingEntry
+
+
+class ImageSource(Protocol):
+    """Where images come from. Sources must be picklable, thread-safe and deterministic.
+
+    Picklable: a source travels to worker processes, which read from it there. Thread-safe: ``read`` is called by many
+    threads at once. Deterministic: the same content gives the same listing, in the same order, wherever it lies.
+    """
+
+    def listing(self) -> Listing:
+        """Look at the whole source and list its images; every call looks anew, so call it once.
+
+        Raises:
+            SourceError: there is no such source, or it holds no image.
+        """
+        ...
+
+    def read(self, entry: ListingEntry) -> bytes:
+        """The encoded image of one entry of the listing, ``entry.byte_count`` bytes long.
+
+        Raises:
+            SourceError: the image is gone or has another size than it was listed with.
+        """
+        ...

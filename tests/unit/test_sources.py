@@ -1,0 +1,247 @@
+"""Image sources: what every one promises, and what a folder of images adds."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookonce.shared.errors import SourceError, UsageError
+from lookonce.shared.sources import NO_LABEL, ImageFolder, ImageSource, Listing, ListingEntry, open_source
+
+FILES = {
+    "b/two.jpg": b"22",
+    "a/one.PNG": b"1",
+    "a/deep/er/three.JPEG": b"333",
+    "a/Z.webp": b"",
+    "b/ä.tiff": b"55555",
+}
+KEYS = ["a/Z.webp", "a/deep/er/three.JPEG", "a/one.PNG", "b/two.jpg", "b/ä.tiff"]
+
+
+KNOWN = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "JPEG", "Jpg")
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    for key, data in files.items():
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_bytes(data)
+    return root
+
+
+class SourceContract:
+    """What each kind of source promises; a new kind subclasses this and gives ``make``.
+
+    ``make(place, files)`` puts the files (key to bytes) in the folder ``place`` in the source's own form and opens it.
+    """
+
+    def make(self, place: Path, files: dict[str, bytes]) -> ImageSource:
+        raise NotImplementedError
+
+    def test_every_image_is_listed_in_key_order_and_read(self, tmp_path: Path) -> None:
+        source = self.make(tmp_path, FILES)
+        listing = source.listing()
+        assert [entry.key for entry in listing.entries] == KEYS == sorted(FILES, key=str.encode)
+        assert [entry.byte_count for entry in listing.entries] == [len(FILES[key]) for key in KEYS]
+        assert [source.read(entry) for entry in listing.entries] == [FILES[key] for key in KEYS]
+
+    def test_the_listing_depends_on_nothing_but_the_content(self, tmp_path: Path) -> None:
+        shuffled = random.Random(0).sample(sorted(FILES.items()), len(FILES))
+        first = self.make(tmp_path / "x", FILES).listing()
+        second = self.make(tmp_path / "y/z", dict(shuffled)).listing()
+        assert first == second
+        assert first.digest == second.digest
+        assert self.make(tmp_path / "w", FILES | {"b/two.jpg": b"2"}).listing().digest != first.digest
+        assert self.make(tmp_path / "v", FILES | {"b/three.jpg": b"2"}).listing().digest != first.digest
+
+    def test_it_travels_to_another_process(self, tmp_path: Path) -> None:
+        source = self.make(tmp_path, FILES)
+        listing = source.listing()
+        copy, copied_listing = pickle.loads(pickle.dumps((source, listing)))
+        assert copied_listing == listing == copy.listing()
+        assert copy.read(listing.entries[1]) == b"333"
+
+    def test_threads_may_read_at_once(self, tmp_path: Path) -> None:
+        files = {f"{number:03}.jpg": bytes([number]) * (number + 1) for number in range(100)}
+        source = self.make(tmp_path, files)
+        entries = source.listing().entries * 5
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(source.read, entries)) == [files[entry.key] for entry in entries]
+
+    def test_an_image_of_another_size_or_gone_is_named(self, tmp_path: Path) -> None:
+        source = self.make(tmp_path, FILES)
+        with pytest.raises(SourceError, match=r"b/two\.jpg: expected 9 bytes, found 2"):
+            source.read(ListingEntry("b/two.jpg", 0, 9))
+        with pytest.raises(SourceError, match=r"b/gone\.jpg: expected 4 bytes"):
+            source.read(ListingEntry("b/gone.jpg", 0, 4))
+
+
+class TestImageFolder(SourceContract):
+    def make(self, place: Path, files: dict[str, bytes]) -> ImageSource:
+        return open_source(str(write(place, files)))
+
+
+def test_class_folders_give_labels(tmp_path: Path) -> None:
+    listing = ImageFolder(write(tmp_path, FILES)).listing()
+    assert listing.classes == ("a", "b")
+    assert [entry.label for entry in listing.entries] == [0, 0, 0, 1, 1]
+
+
+def test_one_image_outside_the_class_folders_means_no_labels(tmp_path: Path) -> None:
+    listing = ImageFolder(write(tmp_path, FILES | {"cover.jpg": b"0"})).listing()
+    assert listing.classes == ()
+    assert {entry.label for entry in listing.entries} == {NO_LABEL}
+
+
+def test_a_class_without_images_is_no_class(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert ImageFolder(write(tmp_path, {"a/x.jpg": b"", "notes/y.txt": b""})).listing().classes == ("a",)
+
+
+def test_extensions_in_any_case_and_hidden_names(tmp_path: Path) -> None:
+    images = [f"x{n}.{e}" for n, e in enumerate(KNOWN)]
+    others = ["x.txt", "jpg", "x.jpg.bak", ".x.jpg", ".hidden/x.jpg", "a/.cache/x.png"]
+    listing = ImageFolder(write(tmp_path, dict.fromkeys(images + others, b""))).listing()
+    assert sorted(entry.key for entry in listing.entries) == sorted(images)
+
+
+def test_a_missing_folder_is_named_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"{tmp_path}/no/such: expected a folder .*{tmp_path} is the last"):
+        open_source(f"{tmp_path}/no/such").listing()
+
+
+def test_relative_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=f"{tmp_path}/no: expected"):
+        open_source("no").listing()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    write(tmp_path, {"x.jpg": b"1"})
+    for text in ("x.jpg", "x.jpg/below"):
+        with pytest.raises(SourceError, match=r"x\.jpg.*expected a folder"):
+            open_source(f"{tmp_path}/{text}").listing()
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"{tmp_path}: .*found no files at all"):
+        ImageFolder(tmp_path).listing()
+    write(tmp_path, {"a.txt": b"", "b/c.TXT": b"", "d.npy": b"", "README": b""})
+    with pytest.raises(SourceError, match=r"found 4 other files \(1 \.npy, 2 \.txt, 1 without extension\)"):
+        ImageFolder(tmp_path).listing()
+
+
+def test_a_file_that_changed_or_vanished_since_the_listing(tmp_path: Path) -> None:
+    source = ImageFolder(write(tmp_path, FILES))
+    listing = source.listing()
+    (tmp_path / "b/two.jpg").write_bytes(b"longer")
+    (tmp_path / "a/one.PNG").unlink()
+    entries = {entry.key: entry for entry in listing.entries}
+    with pytest.raises(SourceError, match=r"b/two\.jpg: expected 2 bytes, found 6"):
+        source.read(entries["b/two.jpg"])
+    with pytest.raises(SourceError, match=r"a/one\.PNG: expected 1 bytes .*No such file"):
+        source.read(entries["a/one.PNG"])
+
+
+@pytest.mark.timeout(20)
+def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", {"a/x.jpg": b"1", "b/y.jpg": b"2"})
+    write(tmp_path / "outside", {"z.jpg": b"3"})
+    (root / "a/up").symlink_to(root)
+    (root / "a/here").symlink_to(".")
+    (root / "a/over").symlink_to("../b")
+    (root / "b/over").symlink_to("../a")
+    (root / "c").symlink_to(tmp_path / "outside")
+    (root / "self").symlink_to("self")
+    (root / "b/file.jpg").symlink_to("../a/x.jpg")
+    keys = [entry.key for entry in ImageFolder(root).listing().entries]
+    assert keys == ["a/over/file.jpg", "a/over/y.jpg", "a/x.jpg", "b/file.jpg", "b/over/x.jpg", "b/y.jpg", "c/z.jpg"]
+
+
+def test_an_image_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": b"1"})
+    (tmp_path / "annex.jpg").symlink_to("gone.jpg")
+    with pytest.raises(SourceError, match=r"annex\.jpg: .*leads nowhere"):
+        ImageFolder(tmp_path).listing()
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": b"1"})
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert [entry.key for entry in ImageFolder(tmp_path).listing().entries] == ["a.jpg"]
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"1")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(SourceError, match=r"udcff\.jpg.*expected a file name in UTF-8") as caught:
+        ImageFolder(tmp_path).listing()
+    str(caught.value).encode("utf-8")  # can be printed
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    (tmp_path / "a").chmod(0)
+    try:
+        with pytest.raises(SourceError, match="/a: cannot be listed"):
+            ImageFolder(tmp_path).listing()
+    finally:
+        (tmp_path / "a").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf:cifar10", "hf:cifar10:train", "x/{000..009}.tar", "x/1.tar", "x/*.tar.gz", "s3://bucket/x", ""]
+)
+def test_kinds_that_are_not_supported_say_so(text: str) -> None:
+    with pytest.raises(UsageError, match=r"(not supported yet|empty name).*|a folder of images"):
+        open_source(text)
+
+
+def test_a_folder_with_an_odd_name_is_a_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path / "odd{0..1}.tar", {"a.jpg": b"1"})
+    assert len(open_source(str(folder)).listing()) == 1
+
+
+def test_head_keeps_the_order_and_the_classes() -> None:
+    listing = Listing(tuple(ListingEntry(key, 0, 1) for key in "abc"), ("one",))
+    assert [entry.key for entry in listing.head(2).entries] == ["a", "b"]
+    assert listing.head(2).classes == ("one",)
+    assert listing.head(9) == listing
+    assert listing.head(2).digest != listing.digest
+    with pytest.raises(UsageError, match="at least 1 image, found 0"):
+        listing.head(0)
+
+
+@pytest.mark.parametrize(("keys", "problem"), [("aa", "'a' twice"), ("ba", "'b' out of order, before 'a'")])
+def test_a_listing_is_sorted_without_repeats(keys: str, problem: str) -> None:
+    with pytest.raises(SourceError, match=problem):
+        Listing(tuple(ListingEntry(key, NO_LABEL, 1) for key in keys), ())
+
+
+def test_the_digest_is_pinned_and_ignores_labels() -> None:
+    pairs = [("a/1.jpg", 3), ("ü.png", 14)]
+    listing = Listing(tuple(ListingEntry(key, NO_LABEL, size) for key, size in pairs), ())
+    assert listing.digest == "sha256:87952373d8efe60704fd54416f902e216fd9da7d141e56c0d0030e46b6cd8a51"
+    assert Listing(tuple(ListingEntry(key, 0, size) for key, size in pairs), ("a",)).digest == listing.digest
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True))
+def test_key_order_is_the_order_of_the_bytes(keys: list[str]) -> None:
+    assert sorted(keys) == sorted(keys, key=str.encode)
+
+
+def test_the_digest_survives_a_move(data_dir: Path, tmp_path: Path) -> None:
+    photos = ImageFolder(data_dir / "photos").listing()
+    moved = shutil.copytree(data_dir / "photos", tmp_path / "elsewhere")
+    assert ImageFolder(Path(moved)).listing().digest == photos.digest
+    assert len(photos) >= 60
