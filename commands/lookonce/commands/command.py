@@ -1,0 +1,107 @@
+"""How every command behaves: parsing, exit codes, one sentence for an error, JSON for a result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from lookonce.shared.errors import Interrupted, LookonceError, UsageError
+
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Options that every command has."""
+
+    json: bool = False
+    """Print the result as one JSON object on standard output (progress stays on standard error)."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def finish(
+    work: Callable[[], Mapping[str, Any]], options: CommonOptions, summarise: Callable[[Mapping[str, Any]], str]
+) -> NoReturn:
+    """Run a command's work and end the process: 0 on success, 2 on bad usage, 1 on failure with one sentence.
+
+    Args:
+        work: does it; returns the JSON-compatible result.
+        options: the command's common options.
+        summarise: the result as a few lines for people.
+    """
+    try:
+        with _sigterm_as_interrupt():
+            result = work()
+        print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
+        code = int(result.get("exit_code", 0))
+    except BrokenPipeError:  # the reader of our output went away: nothing to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (KeyboardInterrupt, Interrupted):
+        stopped = Interrupted("stopped; what was committed stays valid, run the same command again to resume")
+        code = _report(stopped, options)
+    except UsageError as error:
+        code = _report(error, options, EXIT_USAGE)
+    except LookonceError as error:
+        code = _report(error, options)
+    except Exception as error:
+        code = _report(error, options, unexpected=True)
+    sys.exit(code)
+
+
+def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILURE, *, unexpected: bool = False) -> int:
+    if options.debug:
+        traceback.print_exception(error)
+    sentence = " ".join(str(error).split()) or type(error).__name__
+    if unexpected:
+        sentence = f"unexpected {type(error).__name__}: {sentence} (a bug in lookonce; --debug shows the traceback)"
+    elif not isinstance(error, LookonceError):
+        sentence = f"{type(error).__name__}: {sentence}"
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops as cleanly as Ctrl-C does."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def parse_arguments(options: Any, *, prog: str, description: str, arguments: Sequence[str] | None = None) -> Any:
+    """Make an options dataclass from the command line; bad usage prints what is wrong and exits with 2.
+
+    Args:
+        options: frozen dataclass type; its fields are the flags, its attribute docstrings the help.
+        prog: the command's name.
+        description: what the command does.
+        arguments: instead of ``sys.argv[1:]``.
+    """
+    import tyro
+
+    try:
+        return tyro.cli(
+            options,
+            prog=prog,
+            description=description,
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except UsageError as error:  # from a config's __post_init__
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)

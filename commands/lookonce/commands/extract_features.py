@@ -1,0 +1,52 @@
+"""``extract-features``: run the frozen teacher once per augmentation seed and write what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.extract.config import ExtractionConfig
+
+DESCRIPTION = """Run a frozen teacher once per augmentation seed over a set of images and write its normalised features,
+importance maps and the views themselves to a cache that train-student streams. Run it again to resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ExtractionConfig, CommonOptions):
+    """Flags of extract-features."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point."""
+    options: Options = parse_arguments(Options, prog="extract-features", description=DESCRIPTION, arguments=arguments)
+    config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
+
+    def work() -> Mapping[str, Any]:
+        from lookonce.extract.run import extract_features
+
+        return extract_features(config).document()
+
+    finish(work, options, _summary)
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    if not result["shards_written"]:
+        first = f"nothing to do: all {result['shards']} shards are there"
+    else:
+        first = (
+            f"{result['shards_written']} of {result['shards']} shards written, {result['views_written']} views at "
+            f"{result['views_per_second']:.1f} views/s"
+        )
+    lines = [
+        first,
+        f"cache        {result['cache']}",
+        f"fingerprint  {result['fingerprint']}",
+        f"content      {result['samples']} samples, seeds {', '.join(map(str, result['seeds']))}, "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['holes']} holes (unreadable images)",
+    ]
+    if result["time_share"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result["time_share"].items())
+        lines.append(f"time         {shares}")
+    return "\n".join(lines)

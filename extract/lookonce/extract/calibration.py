@@ -1,0 +1,74 @@
+"""The calibration pass: scales fixed once from a few hundred views, before any shard is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookonce.extract.image_views import batches_of_views
+from lookonce.extract.sanity import check_finite
+from lookonce.extract.teachers import Teacher
+from lookonce.shared.errors import SourceError
+from lookonce.shared.sources import ImageSource, ListingEntry
+from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.precision import get_precision
+
+BATCH_SIZE = 16
+"""Fixed, whatever the extraction's batch size is, so that the calibration does not depend on it."""
+
+MAX_TOKENS = 1 << 15
+"""Tokens kept for calibration; every view gives the same number, the class token always among them."""
+
+
+def calibrate(
+    precision: str,
+    teacher: Teacher,
+    source: ImageSource,
+    entries: Sequence[ListingEntry],
+    view: ViewRecipe,
+    *,
+    seed: int,
+    views: int,
+) -> Encoding:
+    """Run the teacher over evenly spread images and let the precision choose its parameters.
+
+    Args:
+        precision: name of the precision.
+        teacher: on its device.
+        source: where images are read.
+        entries: the whole listing.
+        view: view recipe.
+        seed: augmentation seed of the calibration views.
+        views: how many views, at most.
+
+    Raises:
+        SourceError: none of the chosen images can be read.
+    """
+    codec = get_precision(precision)
+    if not codec.calibrated:
+        return Encoding(precision=precision, parameters={})
+    rows = np.unique(np.linspace(0, len(entries) - 1, min(views, len(entries))).round().astype(int)).tolist()
+    kept = _token_positions(teacher.tokens, max(2, MAX_TOKENS // len(rows)))
+    parts: list[NDArray[np.float32]] = []
+    device = teacher.mean.device
+    with ThreadPoolExecutor() as threads:
+        chosen = [entries[row] for row in rows]
+        for batch in batches_of_views(rows, chosen, source, view, [seed], BATCH_SIZE, threads):
+            pixels = [image.pixels[0] for image in batch if image.pixels is not None]
+            if pixels:
+                features = teacher.look(torch.from_numpy(np.stack(pixels)).to(device))
+                check_finite(features, [entries[image.row].key for image in batch if image.pixels is not None], seed)
+                parts.append(features.targets[:, kept].flatten(0, 1).cpu().numpy())
+    if not parts:
+        raise SourceError(f"none of the {len(rows)} images chosen for calibration can be read; check the images")
+    return Encoding(precision=precision, parameters=codec.calibrate(np.concatenate(parts)))
+
+
+def _token_positions(tokens: int, wanted: int) -> list[int]:
+    """The class token and evenly spread patches."""
+    return [int(position) for position in np.unique(np.linspace(0, tokens - 1, min(tokens, wanted)).round())]

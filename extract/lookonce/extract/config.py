@@ -1,0 +1,97 @@
+"""What a user asks of an extraction."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lookonce.shared.errors import UsageError
+from lookonce.storage_schemas.precision import get_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """One extraction: which teacher looks at which images, and where what it sees is written."""
+
+    teacher: str
+    """clip-b16, dinov2-b14, deit-tiny ..., timm:NAME[.TAG] or open_clip:ARCH/TAG; an unknown name lists them."""
+    images: str
+    """Images: a folder; class folders inside it give labels."""
+    out: Path
+    """Cache folder: new, empty, or a cache made by the same recipe, which is then completed."""
+    seeds: str = "0"
+    """Augmentation seeds, one view of every image each: 0-3 or 0,2,5."""
+    layers: str = "top5"
+    """Teacher blocks to store: top5, all, or 1-based numbers such as 8,10,12."""
+    precision: str = "int8"
+    """How target values are stored: int8 (1 byte a value, error about 1 %) or fp16 (2 bytes)."""
+    format: Literal["zarr"] = "zarr"
+    """Container of the shards."""
+    pixels: Literal["store", "none"] = "store"
+    """store: keep the views, so that training needs no images; none: replay them from the images by crop and flip."""
+    teacher_weights: Path | None = None
+    """Weights file (safetensors, or a checkpoint that loads without code); otherwise the hub cache or the hub."""
+    limit: int | None = None
+    """Only the first N images of the sorted listing."""
+    view_size: int = 224
+    """Side of a view in pixels."""
+    patch_size: int = 16
+    """Side of the student's patches in pixels; the teacher is fed an input with the same grid."""
+    batch_size: int = 32
+    """Views a forward pass of the teacher."""
+    shard_size: int | None = None
+    """Samples a shard; default: an even 64th of the images, at least 16 and at most 1024."""
+    workers: str = "auto"
+    """Ray workers: auto (one a GPU; without GPUs one for every two cores) or a number."""
+    ray_address: str = "local"
+    """Ray cluster: local (one is started), auto (the running one) or HOST:PORT."""
+    executor: Literal["ray", "inline"] = "ray"
+    """ray: parallel workers; inline: the same code in this process, without Ray; the cache is byte-identical."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher runs."""
+    compute_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the teacher's forward runs in; auto: fp32 on a CPU, fp16 on a GPU (overflow is detected, never stored)."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """skip: an unreadable image becomes a recorded hole and is never trained on; fail: stop and name it."""
+    calibration_views: int = 256
+    """Views that fix the scales of calibrated precisions, evenly spread over the images; more than 512 rarely help."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        for flag in ("limit", "view_size", "patch_size", "batch_size", "shard_size", "calibration_views"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        if self.view_size % self.patch_size:
+            raise UsageError(
+                f"--view-size {self.view_size} is not a multiple of --patch-size {self.patch_size}; "
+                f"try {self.view_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
+        if self.workers != "auto" and not (self.workers.isdecimal() and int(self.workers) > 0):
+            raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
+        get_precision(self.precision)
+        parse_seeds(self.seeds)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from ``0-3`` or ``0,2,5-7``: ascending, without repeats.
+
+    Raises:
+        UsageError: the text is not of that form, or a range runs backwards.
+
+    >>> parse_seeds("0-2,7")
+    (0, 1, 2, 7)
+    """
+    seeds: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--seeds {text!r}: expected numbers or ranges such as 0-3 or 0,2,5")
+        seeds.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(seeds))

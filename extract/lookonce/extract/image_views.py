@@ -1,0 +1,87 @@
+"""From listed images to batches of views: read and decode once, one crop a seed, or a reason why not."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.shared.errors import SourceError
+from lookonce.shared.images import decode_rgb
+from lookonce.shared.sources import ImageSource, ListingEntry
+from lookonce.shared.views import ViewRecipe, apply_view, draw_view
+
+BATCHES_AHEAD = 2
+"""Batches whose images are being decoded while one is in the teacher."""
+
+
+@dataclass(frozen=True)
+class ImageViews:
+    """The views of one image, one a seed, or why there are none."""
+
+    row: int
+    pixels: NDArray[np.uint8] | None
+    """uint8 (seeds, size, size, 3)."""
+    parameters: NDArray[np.int32] | None
+    """int32 (seeds, 7): crop, flip and source size."""
+    problem: SourceError | None = None
+
+
+def image_views(
+    row: int, entry: ListingEntry, source: ImageSource, recipe: ViewRecipe, seeds: Sequence[int]
+) -> ImageViews:
+    """Read and decode one image and cut its view for every seed; a bad image comes back as a problem."""
+    try:
+        image = decode_rgb(source.read(entry), entry.key)
+    except SourceError as error:
+        return ImageViews(row, None, None, error)
+    drawn = [
+        draw_view(recipe, key=entry.key, seed=seed, source_height=image.height, source_width=image.width)
+        for seed in seeds
+    ]
+    pixels = np.stack([apply_view(image, parameters, recipe.size) for parameters in drawn])
+    return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
+
+
+def batches_of_views(
+    rows: Sequence[int],
+    entries: Sequence[ListingEntry],
+    source: ImageSource,
+    recipe: ViewRecipe,
+    seeds: Sequence[int],
+    batch_size: int,
+    threads: Executor,
+) -> Iterator[list[ImageViews]]:
+    """Batches of consecutive rows; the next ones decode in ``threads`` while one is worked on.
+
+    Batch borders depend on the rows and the batch size alone (a bad image shortens its batch), so that the teacher
+    sees the same compositions whoever runs it.
+
+    Args:
+        rows: rows to decode.
+        entries: their listing entries, as many.
+        source: where the images are read.
+        recipe: how views are drawn.
+        seeds: augmentation seeds; each image is decoded once for all of them.
+        batch_size: images a batch.
+        threads: where decoding runs.
+    """
+    queue: collections.deque[list[Future[ImageViews]]] = collections.deque()
+    starts = iter(range(0, len(rows), batch_size))
+
+    def submit_next() -> None:
+        start = next(starts, None)
+        if start is not None:
+            window = range(start, min(start + batch_size, len(rows)))
+            queue.append([threads.submit(image_views, rows[i], entries[i], source, recipe, seeds) for i in window])
+
+    for _ in range(BATCHES_AHEAD):
+        submit_next()
+    while queue:
+        batch = [future.result() for future in queue.popleft()]
+        submit_next()
+        yield batch

@@ -1,0 +1,216 @@
+"""Before any shard: what is asked for, what is there already, and which shards are left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
+from lookonce.cache.layout import CacheLayout
+from lookonce.extract.calibration import calibrate
+from lookonce.extract.config import ExtractionConfig, parse_seeds
+from lookonce.extract.shard_extractor import ShardTask
+from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
+from lookonce.extract.teachers.teacher import Precision as ComputePrecision
+from lookonce.extract.versions import content_versions
+from lookonce.shared.errors import CacheError, SchemaError, UsageError
+from lookonce.shared.sources import ImageSource, Listing, open_source
+from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.receipt import Receipt
+from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Everything that workers need to know."""
+
+    config: ExtractionConfig
+    view: ViewRecipe
+    source: ImageSource
+    listing: Listing
+
+
+def open_extraction(config: ExtractionConfig) -> Extraction:
+    """Open the source and list its images.
+
+    Raises:
+        SourceError: the source is missing or empty.
+    """
+    source = open_source(config.images)
+    listing = source.listing()
+    if config.limit is not None:
+        listing = listing.head(config.limit)
+    return Extraction(config, ViewRecipe(size=config.view_size), source, listing)
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the GPU when there is one.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def resolve_compute_precision(precision: str, device: torch.device) -> ComputePrecision:
+    """``auto`` is fp32 on a CPU and fp16 on a GPU."""
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return precision  # type: ignore[return-value]  # the config's Literal
+
+
+def load_config_teacher(config: ExtractionConfig, device: torch.device) -> Teacher:
+    """The teacher of a config, on a device.
+
+    Raises:
+        UsageError: unknown name or blocks.
+        TeacherError: its weights cannot be had or do not fit.
+    """
+    return load_teacher(
+        resolve_teacher(config.teacher),
+        weights=config.teacher_weights,
+        view_size=config.view_size,
+        patch_size=config.patch_size,
+        blocks=config.layers,
+        device=device,
+        precision=resolve_compute_precision(config.compute_precision, device),
+    )
+
+
+def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
+    """The recipe of an extraction: what its fingerprint is made of."""
+    identity = TeacherIdentity(
+        name=teacher.spec.name,
+        weights_digest=teacher.weights_digest,
+        blocks=teacher.blocks,
+        block_count=teacher.block_count,
+        width=teacher.width,
+        input_size=teacher.input_size,
+        mean=teacher.spec.mean,
+        std=teacher.spec.std,
+        compute_precision=teacher.precision,
+    )
+    return Recipe(
+        teacher=identity,
+        dataset=DatasetIdentity(samples=len(extraction.listing), digest=extraction.listing.digest),
+        view=extraction.view.document(),
+        patch_size=extraction.config.patch_size,
+        tokens={"kind": "all"},
+    )
+
+
+def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
+    """The manifest of the cache at ``--out``: the one that is there if it fits, else a new one, calibrated.
+
+    Raises:
+        RecipeMismatchError: the cache there was made by another recipe; it is left untouched.
+        CacheError: it was made with another precision or container, or without pixels.
+    """
+    config = extraction.config
+    recipe = build_recipe(extraction, teacher)
+    found = existing_manifest(config.out)
+    if found is not None:
+        check_same_recipe(config.out, found.recipe, recipe)
+        _check_same_storage(config, found)
+        return found
+    seed = parse_seeds(config.seeds)[0]
+    encoding = calibrate(
+        config.precision, teacher, extraction.source, extraction.listing.entries, extraction.view,
+        seed=seed, views=config.calibration_views,
+    )  # fmt: skip
+    manifest = new_manifest(extraction, recipe, encoding, content_versions(teacher.spec.library))
+    create_cache(config.out, manifest)
+    return manifest
+
+
+def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, versions: dict[str, str]) -> Manifest:
+    """The manifest of a new cache."""
+    config = extraction.config
+    codec = get_precision(encoding.precision)
+    arrays = cache_arrays(
+        tokens=recipe.patches + 1,
+        layers=len(recipe.teacher.blocks),
+        stored_channels=codec.stored_channels(recipe.teacher.width),
+        target_dtype=codec.dtype,
+        patches=recipe.patches,
+        patch_bytes=recipe.patch_size**2 * 3,
+        store_pixels=config.pixels == "store",
+    )
+    shard_size = config.shard_size or min(1024, max(16, -(-len(extraction.listing) // 64)))
+    return Manifest(
+        recipe=recipe,
+        encoding=encoding,
+        container=config.format,
+        shard_size=shard_size,
+        arrays=arrays,
+        classes=extraction.listing.classes,
+        created_with=versions,
+    )
+
+
+def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
+    pairs = {
+        "--precision": (found.encoding.precision, config.precision),
+        "--format": (found.container, config.format),
+        "--pixels": ("store" if found.stores_pixels else "none", config.pixels),
+    }
+    for flag, (there, asked) in pairs.items():
+        if there != asked:
+            raise CacheError(
+                f"{config.out}: this cache was made with {flag} {there}, this run asks for {flag} {asked}; "
+                f"it is left untouched: choose another --out, or {flag} {there}"
+            )
+
+
+def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listing: Listing) -> list[ShardTask]:
+    """Prepare the seeds' folders and list the shards that have no valid receipt yet.
+
+    A receipt counts when it belongs to this cache and every object it names is there with its size (digests are
+    ``feature-cache verify``'s work); any other receipt is removed.
+    """
+    for seed in seeds:
+        prepare_seed(root, manifest, seed)
+    layout = CacheLayout(root)
+    done = set()
+    for seed in seeds:
+        for shard in layout.receipted_shards(seed):
+            if _is_committed(layout, manifest, seed, shard):
+                done.add((seed, shard))
+            else:  # a receipt that is not true must not outlive the decision to write the shard again
+                layout.receipt_file(seed, shard).unlink(missing_ok=True)
+    tasks = []
+    for shard in range(manifest.shard_count):
+        missing = tuple(seed for seed in seeds if (seed, shard) not in done)
+        if missing:
+            rows = manifest.shard_rows(shard)
+            tasks.append(ShardTask(shard, missing, rows, listing.entries[rows.start : rows.stop]))
+    return tasks
+
+
+def _is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
+    try:
+        receipt: Receipt = layout.load_receipt(seed, shard)
+    except SchemaError:
+        return False
+    ours = (manifest.recipe.fingerprint, manifest.encoding.digest)
+    if (receipt.fingerprint, receipt.encoding) != ours or shard >= manifest.shard_count:
+        return False
+    return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False

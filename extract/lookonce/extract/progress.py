@@ -1,0 +1,65 @@
+"""What a user sees while an extraction runs: rate, bytes, time left, and where the time goes."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from tqdm import tqdm
+
+from lookonce.extract.shard_extractor import BatchProgress, ShardTask
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+
+class ExtractionProgress:
+    """Counts events of an extraction and shows them as one line on standard error."""
+
+    def __init__(self, tasks: Sequence[ShardTask], manifest: Manifest, *, show: bool) -> None:
+        self.views = 0
+        self.shards_written = 0
+        self.bytes = 0
+        self._seconds: collections.Counter[str] = collections.Counter()
+        self._view_bytes = sum(spec.sample_bytes for spec in manifest.arrays)
+        self._total = sum(len(task.rows) * len(task.seeds) for task in tasks)
+        self._show = show
+        self._started = self._ended = 0.0
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> ExtractionProgress:
+        self._started = time.perf_counter()
+        self._bar = tqdm(total=self._total, unit="view", disable=not self._show or not self._total, smoothing=0.1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = time.perf_counter()
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the extraction proper."""
+        return (self._ended or time.perf_counter()) - self._started
+
+    def update(self, event: BatchProgress | Receipt) -> None:
+        """Count one event."""
+        if isinstance(event, Receipt):
+            self.shards_written += 1
+            self.bytes += event.content_bytes
+            return
+        self.views += event.views
+        self._seconds.update(event.seconds)
+        if self._bar is not None:
+            written = self.views * self._view_bytes
+            shares = " ".join(f"{name} {share:.0%}" for name, share in self.time_share().items())
+            self._bar.set_postfix_str(f"{written / 1e6:.0f} MB, {shares}", refresh=False)
+            self._bar.update(event.views)
+
+    def time_share(self) -> dict[str, float]:
+        """Share of the workers' time by activity, 0..1."""
+        total = sum(self._seconds.values())
+        return {name: round(spent / total, 4) for name, spent in self._seconds.items()} if total else {}

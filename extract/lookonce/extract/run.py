@@ -1,0 +1,122 @@
+"""Stage one as one call: prepare, run the workers, count, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
+from lookonce.cache.layout import CacheLayout
+from lookonce.extract.config import ExtractionConfig, parse_seeds
+from lookonce.extract.inline_executor import run_inline
+from lookonce.extract.prepare import (
+    Extraction,
+    load_config_teacher,
+    open_extraction,
+    open_or_create,
+    remaining_tasks,
+    resolve_device,
+)
+from lookonce.extract.progress import ExtractionProgress
+from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.teachers import Teacher
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What an extraction did, and what is there now."""
+
+    cache: str
+    fingerprint: str
+    samples: int
+    seeds: tuple[int, ...]
+    shards: int
+    """Shards of all asked seeds."""
+    shards_written: int
+    """Written by this run; the others were there."""
+    views_written: int
+    holes: int
+    """Unreadable samples over all asked seeds."""
+    bytes: int
+    """Bytes of all shards of the asked seeds."""
+    seconds: float
+    views_per_second: float
+    time_share: dict[str, float]
+    """Share of the workers' time waiting for decode, in the teacher, and encoding and writing."""
+    saturated_share: float
+    """Largest share of target values of a shard outside the precision's range."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {**asdict(self), "seeds": list(self.seeds)}
+
+
+def extract_features(config: ExtractionConfig, *, show_progress: bool = True) -> ExtractionSummary:
+    """Extract what the cache at ``config.out`` still lacks.
+
+    Raises:
+        LookonceError: see ``prepare``, ``shard_extractor`` and ``ray_executor``; what was committed stays valid.
+    """
+    started = time.perf_counter()
+    config = _with_absolute_paths(config)
+    existing_manifest(config.out)  # refuses a folder that is something else before anything is written there
+    extraction = open_extraction(config)
+    teacher = load_config_teacher(config, resolve_device(config.device))
+    with exclusive_writer(config.out):
+        manifest = open_or_create(extraction, teacher)
+        remove_temporary_files(config.out)
+        seeds = parse_seeds(config.seeds)
+        tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing)
+        progress = ExtractionProgress(tasks, manifest, show=show_progress)
+        with progress:
+            for event in _events(extraction, manifest, teacher, tasks):
+                progress.update(event)
+    return _summary(config, manifest, seeds, progress, time.perf_counter() - started)
+
+
+def _events(
+    extraction: Extraction, manifest: Manifest, teacher: Teacher, tasks: Sequence[ShardTask]
+) -> Iterator[BatchProgress | Receipt]:
+    config = extraction.config
+    if not tasks:
+        return iter(())
+    if config.executor == "inline":
+        extractor = ShardExtractor(
+            config.out, manifest, extraction.view, extraction.source, teacher,
+            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
+        )  # fmt: skip
+        return run_inline(extractor, tasks)
+    from lookonce.extract.ray_executor import run_ray  # inline extraction works on machines without Ray
+
+    return run_ray(config, manifest, extraction.view, extraction.source, tasks)
+
+
+def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:
+    weights = config.teacher_weights and config.teacher_weights.expanduser().absolute()
+    return replace(config, out=config.out.expanduser().absolute(), teacher_weights=weights)
+
+
+def _summary(
+    config: ExtractionConfig, manifest: Manifest, seeds: tuple[int, ...], progress: ExtractionProgress, seconds: float
+) -> ExtractionSummary:
+    layout = CacheLayout(config.out)
+    receipts = [layout.load_receipt(seed, shard) for seed in seeds for shard in range(manifest.shard_count)]
+    return ExtractionSummary(
+        cache=str(config.out),
+        fingerprint=manifest.recipe.fingerprint,
+        samples=manifest.samples,
+        seeds=seeds,
+        shards=len(receipts),
+        shards_written=progress.shards_written,
+        views_written=progress.views,
+        holes=sum(len(receipt.holes) for receipt in receipts),
+        bytes=sum(receipt.content_bytes for receipt in receipts),
+        seconds=round(seconds, 3),
+        views_per_second=round(progress.views / progress.seconds, 2) if progress.seconds else 0.0,
+        time_share=progress.time_share(),
+        saturated_share=max(receipt.statistics.get("saturated_share", 0.0) for receipt in receipts),
+    )

@@ -1,0 +1,65 @@
+"""Signals that something is wrong with a teacher's features, gathered while they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookonce.extract.teachers import TeacherFeatures
+from lookonce.shared.errors import NumericalError
+
+
+def check_finite(features: TeacherFeatures, keys: Sequence[str], seed: int) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        features: of a batch.
+        keys: sample keys of the batch, in order.
+        seed: augmentation seed, for the message.
+
+    Raises:
+        NumericalError: names the first bad sample.
+    """
+    bad = torch.zeros(len(keys), dtype=torch.bool, device=features.mean.device)
+    for values in (features.mean, features.std, features.importance, features.targets):
+        bad |= ~torch.isfinite(values.flatten(1).sum(1))
+    if bool(bad.any()):
+        key = keys[int(bad.nonzero()[0, 0])]
+        raise NumericalError(
+            f"sample {key!r}, seed {seed}: the teacher's features hold NaN or infinity; nothing of this shard was "
+            "kept. Try --compute-precision fp32 (fp16 overflows for some teachers) and check the weights"
+        )
+
+
+class ShardStatistics:
+    """Means over the samples of one (seed, shard); goes into its receipt."""
+
+    def __init__(self) -> None:
+        self._sums = {"feature_norm": 0.0, "importance_entropy": 0.0, "saturated_share": 0.0}
+        self._samples = 0
+
+    def add(self, values: Mapping[str, NDArray[Any]], saturated_share: float, width: int) -> None:
+        """Add a batch.
+
+        Args:
+            values: arrays of the batch, as they are written.
+            saturated_share: share of target values outside the precision's range, 0..1.
+            width: channels of a token.
+        """
+        mean, std = values["target_mean"].astype(np.float64), values["target_std"].astype(np.float64)
+        importance = values["importance"].astype(np.float64)
+        probability = importance / importance.sum(axis=1, keepdims=True)
+        entropy = -(probability * np.log(np.maximum(probability, 1e-30))).sum(axis=1)
+        count = len(mean)
+        self._samples += count
+        self._sums["feature_norm"] += count * float(np.sqrt(width * (mean**2 + std**2)).mean())
+        self._sums["importance_entropy"] += float(entropy.sum())
+        self._sums["saturated_share"] += count * saturated_share
+
+    def document(self) -> dict[str, float]:
+        """``feature_norm`` (mean L2 norm of a raw token), ``importance_entropy`` (nats) and ``saturated_share``."""
+        return {name: round(total / max(self._samples, 1), 6) for name, total in self._sums.items()}
