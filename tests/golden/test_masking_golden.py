@@ -1,4 +1,4 @@
-"""Keep frequencies of the released masking code (``torch.multinomial`` without replacement), reproduced by our draws."""
+"""Keep frequencies of the released masking code (``torch.multinomial``, without replacement), and ours."""
 
 from __future__ import annotations
 

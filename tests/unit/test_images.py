@@ -254,6 +254,21 @@ def test_large_images_pass_where_pillow_would_refuse(monkeypatch: pytest.MonkeyP
     assert list(warnings.filters) == filters
 
 
+def test_a_colour_space_without_a_conversion_is_refused() -> None:
+    with pytest.raises(UnreadableImageError, match="LAB"):
+        decode_rgb(encode(Image.new("LAB", (4, 4)), "TIFF"), "here")
+
+
+def test_lack_of_memory_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    data = encode(photo_like(), "PNG")
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(MemoryError, match=r"cats/1\.jpg: not enough memory"):
+        decode_rgb(data, "cats/1.jpg")
+
+
 @pytest.mark.slow
 def test_an_image_beyond_pillows_own_limit() -> None:
     side = 14_000  # 196 million pixels; Pillow refuses more than 179 million
