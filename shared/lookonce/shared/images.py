@@ -56,7 +56,7 @@ def decode_rgb(data: bytes, where: str) -> Image.Image:
         Image of mode RGB, at least 1 x 1.
 
     Raises:
-        UnreadableImageError: not an image, truncated, corrupt, too large, or of a colour space without a conversion.
+        UnreadableImageError: not an image, truncated, corrupt, too large, or with NaN or infinite pixels.
         MemoryError: the machine, not the image, is at fault; names ``where``.
     """
     with _pillow_settings():
