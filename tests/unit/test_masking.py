@@ -86,9 +86,10 @@ def test_without_importance_comes_last_and_at_random() -> None:
 
 
 def test_ties_go_by_patch_number() -> None:
-    importance, noise = np.zeros((2, 300), np.float32), np.full((2, 300), 0.5)  # long: short sorts are stable anyway
-    np.testing.assert_array_equal(visible_patches("attentive", importance, noise, 0.99), [[0, 1, 2]] * 2)
-    np.testing.assert_array_equal(visible_patches("random", importance, noise, 0.99), [[0, 1, 2]] * 2)
+    importance, noise = np.zeros((2, 300), np.float32), np.tile([0.5, 0.25, 0.75], (2, 100))
+    earliest = np.arange(300)[1::3]  # a hundred patches tie at 0.25
+    for kind in ("attentive", "random"):
+        np.testing.assert_array_equal(visible_patches(kind, importance, noise, 0.8), [earliest[:60]] * 2)
 
 
 def test_uniform_importance_keeps_all_alike_whatever_the_kind() -> None:
