@@ -1,0 +1,46 @@
+"""How the student's features are compared with the teacher's: one frozen configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lookonce.shared.errors import UsageError
+from lookonce.train.adapters import AdapterName, validate_adapter
+from lookonce.train.layer_weights import validate_layer_weights_name
+from lookonce.train.losses import LossName, validate_loss
+from lookonce.train.target_norm import TargetNorm, validate_target_norm
+
+AlignmentName = Literal["dynamic", "layerwise"]
+MixOrder = Literal["adapt-then-mix", "mix-then-adapt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """How student features are compared with the teacher's."""
+
+    alignment: AlignmentName = "dynamic"
+    """"dynamic": learned mixture of student blocks; "layerwise": teacher block j from student block j alone."""
+    mix_order: MixOrder = "adapt-then-mix"
+    """Whether adapters come before the mixture (paper) or after it (released code); only for "dynamic"."""
+    adapter: AdapterName = "linear"
+    """Map from the student's width to the teacher's."""
+    layer_weights: str = "top5"
+    """Aligned teacher blocks and their weights: topK, midK, mean, out, linear-decay."""
+    loss: LossName = "smooth-l1"
+    """Distance between prediction and target."""
+    loss_scale: float = 1.0
+    """Factor on the loss, positive; the released code has 2 for smooth-l1 (and 1 for l2 and l1)."""
+    target_norm: TargetNorm = "whiten"
+    """Norm of the targets; applied by ``recover_targets`` before they come here."""
+
+    def __post_init__(self) -> None:
+        for field, known in (("alignment", get_args(AlignmentName)), ("mix_order", get_args(MixOrder))):
+            if getattr(self, field) not in known:
+                raise UsageError(f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}")
+        validate_adapter(self.adapter)
+        validate_layer_weights_name(self.layer_weights)
+        validate_loss(self.loss)
+        validate_target_norm(self.target_norm)
+        if not 0 < self.loss_scale < float("inf"):
+            raise UsageError(f"loss_scale must be positive and finite, found {self.loss_scale}")
