@@ -1,0 +1,42 @@
+"""Which of a teacher's blocks are kept."""
+
+from __future__ import annotations
+
+import re
+
+from lookonce.shared.errors import UsageError
+
+
+def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
+    """1-based block numbers, ascending, that a ``--layers`` text asks for.
+
+    Args:
+        text: ``topK`` (the last K blocks), ``all``, or distinct 1-based numbers like ``8,10,12``.
+        block_count: number of blocks of the teacher.
+
+    Raises:
+        UsageError: another form, a number twice, or a block that the teacher does not have.
+
+    >>> resolve_blocks("top5", 12), resolve_blocks("all", 3), resolve_blocks("12,8,10", 12)
+    ((8, 9, 10, 11, 12), (1, 2, 3), (8, 10, 12))
+    """
+    text = text.strip()
+    if text == "all":
+        return tuple(range(1, block_count + 1))
+    if match := re.fullmatch(r"top([1-9][0-9]*)", text):
+        wanted = int(match[1])
+        if wanted > block_count:
+            raise UsageError(
+                f"layers '{text}' asks for the last {wanted} blocks, but the teacher has {block_count}: "
+                f"use 'all' or 'top{block_count}'"
+            )
+        return tuple(range(block_count - wanted + 1, block_count + 1))
+    if not re.fullmatch(r"[0-9]+(\s*,\s*[0-9]+)*", text):
+        raise UsageError(f"layers '{text}' is not understood: use 'top5', 'all' or block numbers like '8,10,12'")
+    numbers = [int(part) for part in text.split(",")]
+    for number in numbers:
+        if not 1 <= number <= block_count:
+            raise UsageError(f"layers '{text}' asks for block {number}, but the teacher has blocks 1 to {block_count}")
+        if numbers.count(number) > 1:
+            raise UsageError(f"layers '{text}' names block {number} more than once")
+    return tuple(sorted(numbers))

@@ -1,0 +1,91 @@
+"""From a spec and a file (or the hub) to a teacher that can look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lookonce.extract.teachers.blocks import resolve_blocks
+from lookonce.extract.teachers.spec import TeacherSpec
+from lookonce.extract.teachers.table import adapter_of
+from lookonce.extract.teachers.teacher import HALF, Precision, Teacher
+from lookonce.extract.teachers.trunk import Trunk
+from lookonce.extract.teachers.weights import fit_weights
+from lookonce.extract.teachers.weights_file import read_weights
+from lookonce.shared.errors import TeacherError, UsageError
+
+
+def load_teacher(
+    spec: TeacherSpec,
+    *,
+    weights: Path | None,
+    view_size: int,
+    patch_size: int,
+    blocks: str,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+) -> Teacher:
+    """The teacher with its weights, ready on a device; never with random ones.
+
+    Args:
+        spec: from ``resolve_teacher``.
+        weights: safetensors file or torch checkpoint; None takes the hub cache, or the hub.
+        view_size: side of the square views, pixels.
+        patch_size: side of the *student's* patch, pixels; the teacher's input follows from its grid.
+        blocks: ``top5``, ``all`` or 1-based numbers like ``8,10,12``.
+        device: where it runs.
+        precision: of the blocks' arithmetic.
+
+    Raises:
+        UsageError: the patch size does not divide the view, or the blocks or the precision do not exist.
+        TeacherError: the weights cannot be had, be read, or do not fit, or the architecture cannot teach.
+    """
+    if patch_size < 1 or view_size < patch_size or view_size % patch_size:
+        raise UsageError(f"a view of {view_size} px cannot be cut into patches of {patch_size} px: give a multiple")
+    if precision != "fp32" and precision not in HALF:
+        raise UsageError(f"unknown compute precision '{precision}': known are fp32, {', '.join(HALF)}")
+    input_size = spec.input_size(view_size, patch_size)
+    trunk: Trunk = adapter_of(spec.library).build_trunk(spec, input_size)
+    if trunk.patch_count != (view_size // patch_size) ** 2:
+        raise TeacherError(
+            f"{spec.name} cannot teach here: fed {input_size} px it sees {trunk.patch_count} patches, not the "
+            f"student's {(view_size // patch_size) ** 2}"
+        )
+    wanted = resolve_blocks(blocks, trunk.block_count)
+    if weights is None:
+        state, origin = _pretrained(spec), f"what the hub holds under '{spec.tag}'"
+    else:
+        state, origin = read_weights(weights), f"the weights file {weights}"
+    digest = fit_weights(trunk, state, name=spec.name, origin=origin)
+    teacher = Teacher(
+        spec,
+        trunk,
+        blocks=wanted,
+        view_size=view_size,
+        input_size=input_size,
+        weights_digest=digest,
+        precision=precision,
+    )
+    return teacher.to(device)
+
+
+def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
+    adapter = adapter_of(spec.library)
+    home: str = adapter.weights_home(spec)
+    if not home:
+        raise TeacherError(
+            f"no pretrained weights are known for {spec.name}: give them with --teacher-weights FILE "
+            "(safetensors or a torch checkpoint)"
+        )
+    try:
+        state: Mapping[str, Tensor] = adapter.pretrained_state(spec)
+    except Exception as error:  # hub, network and file errors of three libraries; all mean that there are no weights
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise TeacherError(
+            f"cannot get the weights of {spec.name} from {home} ({type(error).__name__}: {reason:.200}): "
+            "download them from there where there is a network, and give them with --teacher-weights FILE"
+        ) from error
+    return state

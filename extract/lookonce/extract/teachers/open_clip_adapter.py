@@ -1,0 +1,147 @@
+"""open_clip's vision transformers as teachers. Imports open_clip: reach it through ``table.adapter_of`` only."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lookonce.extract.teachers.silence import silent_library
+from lookonce.extract.teachers.spec import TeacherSpec
+from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
+from lookonce.shared.errors import TeacherError, UsageError
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Keep ``nn.MultiheadAttention`` off its inference path, which writes out all N x N attention on a CPU.
+
+    Without that path it calls ``scaled_dot_product_attention``, whose fused kernels do not.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+class OpenClipTrunk(Trunk):
+    """An ``open_clip.transformer.VisionTransformer``, cut behind its last block."""
+
+    not_of_the_trunk = ("ln_post.", "proj", "attn_pool")
+
+    def __init__(self, model: Any, name: str) -> None:
+        super().__init__()
+        if not isinstance(model, VisionTransformer):
+            raise TeacherError(
+                f"{name} cannot teach: its image tower is a {type(model).__name__}, not open_clip's VisionTransformer"
+            )
+        last = model.transformer.resblocks[-1]
+        if type(last) is not ResidualAttentionBlock:
+            raise TeacherError(
+                f"{name} cannot teach: its blocks are {type(last).__name__}, and the class token's attention is only "
+                "known for open_clip's ResidualAttentionBlock"
+            )
+        model.ln_post, model.proj, model.attn_pool = nn.Identity(), None, None
+        model.attn_pool_contrastive = None
+        self.model = model
+        self.block_count = len(model.transformer.resblocks)
+        self.width = model.conv1.out_channels
+        self.patch_count = model.grid_size[0] * model.grid_size[1]
+        self.prefix_tokens = 1
+        self.position_embedding = PositionEmbedding(parameter="positional_embedding", prefix=1)
+        self.attention_scale = last.attn.head_dim**-0.5
+
+    def embed(self, pixels: Tensor) -> Tensor:  # noqa: D102 - see Trunk
+        model: Any = self.model
+        tokens: Tensor = model._embeds(pixels)
+        return tokens
+
+    def run_block(self, index: int, tokens: Tensor) -> Tensor:  # noqa: D102 - see Trunk
+        transformer: Any = self.model.transformer
+        with fused_attention():
+            out: Tensor = transformer.resblocks[index](tokens)
+        return out
+
+    def last_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Trunk
+        transformer: Any = self.model.transformer
+        block = transformer.resblocks[-1]
+        attention = block.attn
+        normed = block.ln_1(tokens)
+        size = attention.embed_dim
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        query = functional.linear(normed[:, :1], weight[:size], bias[:size])
+        keys = functional.linear(normed, weight[size : 2 * size], bias[size : 2 * size])
+        query = split_heads(query, attention.num_heads)
+        keys = split_heads(keys, attention.num_heads)
+        return query, keys
+
+
+def describe(name: str) -> TeacherSpec:
+    """Spec of open_clip's ``ARCH[/TAG]``; ARCH becomes its ``-quickgelu`` twin where the tag's weights want that.
+
+    Raises:
+        UsageError: open_clip has no such architecture or tag (the message lists close ones, or the tags it has).
+        TeacherError: the image tower is no vision transformer of open_clip's own.
+    """
+    architecture, _, tag = name.partition("/")
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        close = difflib.get_close_matches(architecture, open_clip.list_models(), n=5, cutoff=0.4)
+        raise UsageError(f"open_clip has no model '{architecture}'; close names are {', '.join(close) or 'none'}")
+    weights = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    if tag and not weights:
+        known = open_clip.list_pretrained_tags_by_model(architecture)
+        raise UsageError(f"open_clip's {architecture} has no weights '{tag}'; it has {', '.join(known) or 'none'}")
+    if weights.get("quick_gelu") and open_clip.get_model_config(f"{architecture}-quickgelu") is not None:
+        architecture = f"{architecture}-quickgelu"
+    tower = config["vision_cfg"]
+    if "timm_model_name" in tower or not isinstance(tower.get("layers", 12), int):
+        raise TeacherError(
+            f"open_clip:{architecture} cannot teach: its image tower is not open_clip's VisionTransformer"
+        )
+    return TeacherSpec(
+        name=f"open_clip:{architecture}" + (f"/{tag}" if tag else ""),
+        library="open_clip",
+        architecture=architecture,
+        tag=tag,
+        patch_size=int(tower.get("patch_size", 16)),
+        mean=tuple(weights.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(weights.get("std") or open_clip.OPENAI_DATASET_STD),
+        quick_gelu=bool(weights.get("quick_gelu") or config.get("quick_gelu")),
+    )
+
+
+def build_trunk(spec: TeacherSpec, input_size: int) -> OpenClipTrunk:
+    """The image tower for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet."""
+    config = open_clip.get_model_config(spec.architecture)
+    tower = CLIPVisionCfg(**{**config["vision_cfg"], "image_size": input_size, "patch_dropout": 0.0})
+    with silent_library(), torch.device("meta"):
+        model = _build_vision_tower(config["embed_dim"], tower, quick_gelu=spec.quick_gelu)
+    return OpenClipTrunk(model, spec.name)
+
+
+def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
+    """Parameters of the pretrained tower at its own input size, from the hub or its cache; raises as open_clip does."""
+    with silent_library():
+        model = open_clip.create_model(spec.architecture, pretrained=spec.tag, require_pretrained=True)
+    state: dict[str, Tensor] = model.visual.state_dict()
+    return state
+
+
+def weights_home(spec: TeacherSpec) -> str:
+    """Where the weights can be had, in words; empty when open_clip knows of none."""
+    if not spec.tag:
+        return ""
+    weights = open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
+    hub = str(weights.get("hf_hub") or "").rstrip("/")
+    return f"the hub repository {hub}" if hub else str(weights.get("url") or f"open_clip's tag {spec.tag}")

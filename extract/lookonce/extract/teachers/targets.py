@@ -1,0 +1,48 @@
+"""From block outputs to alignment targets, and from queries and keys to importance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-5
+
+
+def normalise_targets(hidden: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm without affine over channels (eps 1e-5), float32, in the cache's token-major layout (MaskAlign).
+
+    Args:
+        hidden: L block outputs, each (B, tokens, C), any float dtype.
+
+    Returns:
+        targets (B, tokens, L, C), mean and std (B, tokens, L), all float32, with std = sqrt(biased variance + eps),
+        so that ``hidden = targets * std + mean``.
+    """
+    batch, tokens, channels = hidden[0].shape
+    targets = torch.empty(batch, tokens, len(hidden), channels, device=hidden[0].device)
+    mean = torch.empty(batch, tokens, len(hidden), device=hidden[0].device)
+    std = torch.empty_like(mean)
+    for level, output in enumerate(hidden):
+        normed, centre, inverse = torch.native_layer_norm(output.float(), (channels,), None, None, EPSILON)
+        targets[:, :, level] = normed
+        mean[:, :, level] = centre.squeeze(-1)
+        std[:, :, level] = inverse.squeeze(-1).reciprocal()
+    return targets, mean, std
+
+
+def class_attention(query: Tensor, keys: Tensor, scale: float, prefix_tokens: int) -> Tensor:
+    """How much the class token attends to each patch, averaged over heads (MaskAlign, attentive masking).
+
+    Args:
+        query: (B, heads, 1, head_dim), the class token's.
+        keys: (B, heads, prefix_tokens + N, head_dim).
+        scale: factor of the dot products.
+        prefix_tokens: tokens before the patches; they take part in the softmax and are then dropped.
+
+    Returns:
+        (B, N) float32; a row sums to what the class token does not spend on prefix tokens, at most 1.
+    """
+    scores = (query.float() * scale) @ keys.float().transpose(-2, -1)
+    return scores.softmax(dim=-1)[:, :, 0, prefix_tokens:].mean(dim=1)

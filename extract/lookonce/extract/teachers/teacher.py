@@ -1,0 +1,135 @@
+"""The frozen teacher: uint8 views in, targets and importance out."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lookonce.extract.teachers.spec import TeacherSpec
+from lookonce.extract.teachers.targets import class_attention, normalise_targets
+from lookonce.extract.teachers.trunk import Trunk
+
+Precision = Literal["fp32", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOutput:
+    """Raw outputs of the wanted blocks, and importance, of a batch of B views with N patches."""
+
+    hidden: list[Tensor]
+    """L tensors (B, 1 + N, C), class token first, before any final norm."""
+    importance: Tensor
+    """(B, N) float32: attention of the class query in the teacher's last block, averaged over heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherFeatures:
+    """What the cache keeps of a batch, token-major, float32."""
+
+    targets: Tensor
+    """(B, 1 + N, L, C): block outputs, LayerNormed per token without affine."""
+    mean: Tensor
+    """(B, 1 + N, L): the mean that LayerNorm took away."""
+    std: Tensor
+    """(B, 1 + N, L): sqrt(variance + 1e-5), what LayerNorm divided by."""
+    importance: Tensor
+    """(B, N)."""
+
+
+class Teacher(nn.Module):
+    """A vision trunk, frozen, that looks at uint8 views.
+
+    Attributes:
+        spec: who it is.
+        block_count: all its blocks, T.
+        blocks: 1-based numbers of the wanted ones, ascending.
+        width: channels of a token, C.
+        patches, tokens: N and 1 + N; registers are not counted, they are dropped.
+        view_size, input_size: side of the views, and of what the trunk is fed, pixels.
+        precision: of the blocks' arithmetic; embedding, residual stream, norms and everything after are float32.
+        weights_digest: which weights it has (see ``weights.weights_digest``).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        trunk: Trunk,
+        *,
+        blocks: tuple[int, ...],
+        view_size: int,
+        input_size: int,
+        weights_digest: str,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__()
+        self.spec, self.blocks, self.precision = spec, blocks, precision
+        self.view_size, self.input_size, self.weights_digest = view_size, input_size, weights_digest
+        self.block_count, self.width = trunk.block_count, trunk.width
+        self.patches, self.tokens = trunk.patch_count, trunk.patch_count + 1
+        if precision != "fp32":
+            trunk.cast_blocks(HALF[precision])
+        self.trunk = trunk
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, views: Tensor) -> TeacherOutput:
+        """Raw block outputs and importance of views.
+
+        Args:
+            views: (B, view_size, view_size, 3) uint8 RGB, on any device.
+        """
+        return self.forward_normalised(self.normalise_pixels(views))
+
+    def normalise_pixels(self, views: Tensor) -> Tensor:
+        """What the trunk is fed: (B, 3, input_size, input_size) float32.
+
+        A view of another size is resized bicubically, not antialiased, not clipped (as MaskAlign feeds CLIP-L/14).
+        """
+        size = self.view_size
+        if views.dtype != torch.uint8 or views.shape[1:] != (size, size, 3):
+            raise ValueError(f"views must be uint8 (B, {size}, {size}, 3), not {views.dtype} {tuple(views.shape)}")
+        pixels = views.to(self.mean.device).permute(0, 3, 1, 2).float().div_(255)
+        if self.input_size != size:
+            pixels = functional.interpolate(pixels, size=(self.input_size,) * 2, mode="bicubic", align_corners=False)
+        return (pixels - self.mean) / self.std
+
+    def forward_normalised(self, pixels: Tensor) -> TeacherOutput:
+        """The same from pixels that are resized and normalised already, (B, 3, input_size, input_size) float32."""
+        trunk, hidden = self.trunk, []
+        tokens = trunk.embed(pixels)
+        with self._autocast():
+            for number in range(1, trunk.block_count):
+                tokens = trunk.run_block(number - 1, tokens)
+                if number in self.blocks:
+                    hidden.append(self._without_registers(tokens))
+            query, keys = trunk.last_query_and_keys(tokens)
+            if trunk.block_count in self.blocks:
+                hidden.append(self._without_registers(trunk.run_block(trunk.block_count - 1, tokens)))
+        importance = class_attention(query, keys, trunk.attention_scale, trunk.prefix_tokens)
+        return TeacherOutput(hidden=hidden, importance=importance)
+
+    @torch.inference_mode()
+    def look(self, views: Tensor) -> TeacherFeatures:
+        """Everything the cache keeps of views, (B, view_size, view_size, 3) uint8."""
+        output = self(views)
+        targets, mean, std = normalise_targets(output.hidden)
+        return TeacherFeatures(targets=targets, mean=mean, std=std, importance=output.importance)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.mean.device.type, dtype=HALF[self.precision])
+
+    def _without_registers(self, tokens: Tensor) -> Tensor:
+        prefix = self.trunk.prefix_tokens
+        return tokens if prefix == 1 else torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1)

@@ -1,0 +1,76 @@
+"""What an adapter makes of a library's vision transformer: patches in, blocks one by one, no head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionEmbedding:
+    """Where the position embedding is among the trunk's parameters, and what it holds."""
+
+    parameter: str
+    """Parameter name; its shape is (..., prefix + patches, channels)."""
+    prefix: int
+    """Rows before the patches' own (class token, registers); never interpolated."""
+
+
+class Trunk(nn.Module, ABC):
+    """A vision transformer without final norm, pooling, projection and head.
+
+    Attributes:
+        model: the library's module; it holds the trunk's parameters and nothing else.
+        block_count: number of blocks, T.
+        width: channels of a token.
+        patch_count: patches of an input image, N.
+        prefix_tokens: tokens before the patches: the class token, first, then registers.
+        position_embedding: where to find it, or None.
+        attention_scale: what the dot products of the last block's attention are multiplied by.
+    """
+
+    model: nn.Module
+    block_count: int
+    width: int
+    patch_count: int
+    prefix_tokens: int
+    position_embedding: PositionEmbedding | None
+    attention_scale: float
+
+    not_of_the_trunk: tuple[str, ...] = ()
+    """Prefixes of parameter names that files hold beside the trunk's (heads, final norm, decoder); ignored."""
+
+    @abstractmethod
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Tokens that enter block 1: (B, 3, H, W) normalised float -> (B, prefix_tokens + N, width)."""
+
+    @abstractmethod
+    def run_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Output of the library's own block ``index`` (0-based), same shape as ``tokens``."""
+
+    @abstractmethod
+    def last_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Class query (B, heads, 1, head_dim) and all keys (B, heads, tokens, head_dim) of the last block.
+
+        Args:
+            tokens: what enters the last block, (B, prefix_tokens + N, width).
+        """
+
+    def cast_blocks(self, dtype: torch.dtype) -> None:
+        """Keep the matrices of the blocks in ``dtype``.
+
+        Autocast would cast them anew for every batch; norms and the residual stream stay in float32 as it wants.
+        """
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear | nn.MultiheadAttention):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(dtype)
+
+
+def split_heads(projected: Tensor, heads: int) -> Tensor:
+    """(B, tokens, heads * head_dim) -> (B, heads, tokens, head_dim), a view."""
+    batch, tokens, _ = projected.shape
+    return projected.view(batch, tokens, heads, -1).transpose(1, 2)
