@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.extract.teachers.silence import silent_library
-from lookonce.extract.teachers.spec import TeacherSpec
+from lookonce.extract.teachers.spec import TeacherSpec, rgb
 from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
 from lookonce.shared.errors import TeacherError, UsageError
 
@@ -115,15 +115,15 @@ def describe(name: str) -> TeacherSpec:
         architecture=architecture,
         tag=tag,
         patch_size=int(tower.get("patch_size", 16)),
-        mean=tuple(weights.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=tuple(weights.get("std") or open_clip.OPENAI_DATASET_STD),
+        mean=rgb(weights.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=rgb(weights.get("std") or open_clip.OPENAI_DATASET_STD),
         quick_gelu=bool(weights.get("quick_gelu") or config.get("quick_gelu")),
     )
 
 
 def build_trunk(spec: TeacherSpec, input_size: int) -> OpenClipTrunk:
     """The image tower for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet."""
-    config = open_clip.get_model_config(spec.architecture)
+    config: Any = open_clip.get_model_config(spec.architecture)
     tower = CLIPVisionCfg(**{**config["vision_cfg"], "image_size": input_size, "patch_dropout": 0.0})
     with silent_library(), torch.device("meta"):
         model = _build_vision_tower(config["embed_dim"], tower, quick_gelu=spec.quick_gelu)
@@ -133,7 +133,7 @@ def build_trunk(spec: TeacherSpec, input_size: int) -> OpenClipTrunk:
 def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
     """Parameters of the pretrained tower at its own input size, from the hub or its cache; raises as open_clip does."""
     with silent_library():
-        model = open_clip.create_model(spec.architecture, pretrained=spec.tag, require_pretrained=True)
+        model: Any = open_clip.create_model(spec.architecture, pretrained=spec.tag, require_pretrained=True)
     state: dict[str, Tensor] = model.visual.state_dict()
     return state
 

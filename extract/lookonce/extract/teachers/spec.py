@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,3 +47,9 @@ class TeacherSpec:
             student_patch_size: side of the student's patch, pixels; divides ``view_size``.
         """
         return view_size // student_patch_size * self.patch_size
+
+
+def rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    """The three numbers of a library's pixel statistics."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

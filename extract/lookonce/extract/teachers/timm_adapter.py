@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.extract.teachers.silence import silent_library
-from lookonce.extract.teachers.spec import TeacherSpec
+from lookonce.extract.teachers.spec import TeacherSpec, rgb
 from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
 from lookonce.shared.errors import TeacherError, UsageError
 
@@ -45,8 +45,9 @@ class TimmTrunk(Trunk):
             )
         if not model.has_class_token:
             raise TeacherError(f"{name} cannot teach: it has no class token, and importance is what that attends to")
-        model.norm, model.fc_norm, model.attn_pool = nn.Identity(), nn.Identity(), None
-        model.head_drop, model.head, model.head_dist = nn.Identity(), nn.Identity(), None
+        headless: Any = model
+        headless.norm, headless.fc_norm, headless.attn_pool = nn.Identity(), nn.Identity(), None
+        headless.head_drop, headless.head, headless.head_dist = nn.Identity(), nn.Identity(), None
         self.model = model
         self.block_count = len(model.blocks)
         self.width = model.embed_dim
@@ -92,9 +93,9 @@ def describe(name: str) -> TeacherSpec:
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
         raise UsageError(f"timm has no model '{architecture}'; close names are {', '.join(close) or 'none'}")
-    default = timm.models.get_pretrained_cfg(architecture)
+    default: Any = timm.models.get_pretrained_cfg(architecture)
     try:
-        config = timm.models.get_pretrained_cfg(f"{architecture}.{tag}") if tag else default
+        config: Any = timm.models.get_pretrained_cfg(f"{architecture}.{tag}") if tag else default
     except RuntimeError as error:
         known = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", pretrained=True)]
         raise UsageError(
@@ -116,8 +117,8 @@ def describe(name: str) -> TeacherSpec:
         architecture=architecture,
         tag=tag,
         patch_size=int(patch[1]),
-        mean=tuple(config.mean) if config is not None else (0.5, 0.5, 0.5),
-        std=tuple(config.std) if config is not None else (0.5, 0.5, 0.5),
+        mean=rgb(config.mean) if config is not None else (0.5, 0.5, 0.5),
+        std=rgb(config.std) if config is not None else (0.5, 0.5, 0.5),
         quick_gelu="quickgelu" in architecture,
     )
 
