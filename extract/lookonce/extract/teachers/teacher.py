@@ -93,7 +93,7 @@ class Teacher(nn.Module):
     def normalise_pixels(self, views: Tensor) -> Tensor:
         """What the trunk is fed: (B, 3, input_size, input_size) float32.
 
-        A view of another size is resized bicubically, not antialiased, not clipped (as MaskAlign feeds CLIP-L/14).
+        A view of another size is resized bicubically (MaskAlign, CLIP-L/14); not antialiased, not clipped.
         """
         size = self.view_size
         if views.dtype != torch.uint8 or views.shape[1:] != (size, size, 3):

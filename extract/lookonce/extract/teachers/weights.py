@@ -58,7 +58,7 @@ def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin:
 
 
 def interpolate_positions(embedding: Tensor, prefix: int, patch_count: int) -> Tensor:
-    """Position embedding on another square grid: bicubic, ``align_corners=False``, no antialiasing (as MaskAlign).
+    """Position embedding on another square grid: bicubic, ``align_corners=False``, no antialiasing.
 
     Args:
         embedding: (..., prefix + patches, channels) float32.
