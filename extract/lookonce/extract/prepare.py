@@ -11,12 +11,13 @@ import torch
 from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.calibration import calibrate
-from lookonce.extract.config import ExtractionConfig, parse_seeds
+from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.shard_extractor import ShardTask
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
 from lookonce.shared.errors import CacheError, SchemaError, UsageError
+from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.sources import ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays

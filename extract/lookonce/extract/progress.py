@@ -10,6 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from lookonce.extract.shard_extractor import BatchProgress, ShardTask
+from lookonce.shared.progress import progress_bar
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
@@ -30,7 +31,7 @@ class ExtractionProgress:
 
     def __enter__(self) -> ExtractionProgress:
         self._started = time.perf_counter()
-        self._bar = tqdm(total=self._total, unit="view", disable=not self._show or not self._total, smoothing=0.1)
+        self._bar = progress_bar(total=self._total, unit="view", show=self._show)
         return self
 
     def __exit__(

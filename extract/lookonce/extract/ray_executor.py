@@ -50,7 +50,8 @@ class ExtractionWorker:
         if teacher.weights_digest != manifest.recipe.teacher.weights_digest:
             raise RecipeMismatchError(
                 f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "
-                f"the cache was made with {manifest.recipe.teacher.weights_digest}; give all nodes the same weights file"
+                f"the cache was made with {manifest.recipe.teacher.weights_digest}; "
+                "give all nodes the same weights file"
             )
         self._extractor = ShardExtractor(
             config.out, manifest, view, source, teacher,

@@ -9,7 +9,7 @@ from typing import Any
 
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
-from lookonce.extract.config import ExtractionConfig, parse_seeds
+from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.inline_executor import run_inline
 from lookonce.extract.prepare import (
     Extraction,
@@ -22,6 +22,7 @@ from lookonce.extract.prepare import (
 from lookonce.extract.progress import ExtractionProgress
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.teachers import Teacher
+from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 

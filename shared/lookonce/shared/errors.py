@@ -96,3 +96,9 @@ class UnreadableImageError(SourceError):
     """One image is not an image, is truncated or too large: replace or remove it, or let bad images be skipped."""
 
     code = "L301"
+
+
+class CheckpointError(LookonceError):
+    """A checkpoint cannot be read or belongs to another run: give another one, or start a new run."""
+
+    code = "L900"

@@ -1,0 +1,46 @@
+"""``train-student``: train a student from a cache; the teacher is never run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.train.config import TrainingConfig
+
+DESCRIPTION = """Train a student vision transformer on the visible patches of cached views, so that its features align
+with the teacher's. The teacher is never run. Run it again with the same arguments to go on from the newest
+checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainingConfig, CommonOptions):
+    """Flags of train-student."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point."""
+    options: Options = parse_arguments(Options, prog="train-student", description=DESCRIPTION, arguments=arguments)
+    config = TrainingConfig(**{field.name: getattr(options, field.name) for field in fields(TrainingConfig)})
+
+    def work() -> Mapping[str, Any]:
+        from lookonce.train.run import train_student
+
+        return train_student(config).document()
+
+    finish(work, options, _summary)
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"step {result['steps']} of {result['total_steps']}, loss {result['first_loss']:.4f} -> "
+        f"{result['final_loss']:.4f}, {result['images_per_second']:.1f} images/s, "
+        f"input wait {result['input_wait_share']:.1%}",
+        f"run      {result['run']}",
+    ]
+    if result["student_file"]:
+        lines.append(f"student  {result['student_file']}")
+    else:
+        lines.append("the schedule is not finished; run again without --max-steps to go on")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Checkpoints: written by rename, read without running code, refused when they belong to another run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookonce.shared.atomic import atomic_file
+from lookonce.shared.errors import CheckpointError, UsageError
+from lookonce.storage_schemas.recipe import document_differences
+from lookonce.train.config import FREE_TO_CHANGE
+
+VERSION = 1
+KEPT = 2
+"""How many checkpoints stay; older ones are deleted after a newer one is whole."""
+
+_NAME = re.compile(r"step-(\d{9})\.pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that decides the rest of a run; random numbers are functions of the step and need no state."""
+
+    step: int
+    """Steps done."""
+    config: Mapping[str, Any]
+    """The run's config document."""
+    fingerprint: str
+    """Fingerprint of the cache."""
+    encoding: str
+    """Digest of the cache's encoding."""
+    state: Mapping[str, Any]
+    """State dicts of student, alignment and optimizer."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``step-000000123.pt`` by rename, then delete all but the newest two.
+
+    Raises:
+        StorageError: the operating system refused; older checkpoints are untouched.
+    """
+    path = folder / f"step-{checkpoint.step:09d}.pt"
+    content = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
+    with atomic_file(path) as handle:
+        torch.save(content, handle)
+    for old in checkpoints_in(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        CheckpointError: it cannot be read, or was written by another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content.pop("version")
+        if version != VERSION:
+            raise CheckpointError(f"{path}: checkpoint version {version}, this lookonce reads version {VERSION}")
+        return Checkpoint(**content)
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint; check --resume") from error
+    except Exception as error:  # torch.load raises many kinds for damaged or foreign files
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
+            "or delete it to go on from the one before"
+        ) from error
+
+
+def check_continues(
+    path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], fingerprint: str, encoding: str
+) -> None:
+    """Refuse a checkpoint of another run.
+
+    Raises:
+        CheckpointError: config, cache or encoding differ; the message lists the fields with both values.
+    """
+    there = {name: value for name, value in checkpoint.config.items() if name not in FREE_TO_CHANGE}
+    here = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE}
+    there.update(cache_fingerprint=checkpoint.fingerprint, cache_encoding=checkpoint.encoding)
+    here.update(cache_fingerprint=fingerprint, cache_encoding=encoding)
+    differences = document_differences(there, here)
+    if differences:
+        listed = "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
+        raise CheckpointError(
+            f"{path}: this checkpoint belongs to another run ({listed}); use the run's own arguments, "
+            "or another --out for a new run"
+        )
+
+
+def find_checkpoint(resume: str, folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None to start.
+
+    Args:
+        resume: ``auto``, ``never`` or a file.
+        folder: the run's ``checkpoints`` folder.
+
+    Raises:
+        UsageError: ``never``, but the run's folder already holds a run.
+    """
+    present = checkpoints_in(folder)
+    if resume == "auto":
+        return present[-1] if present else None
+    if resume == "never":
+        if present or (folder.parent / "metrics.jsonl").exists():
+            raise UsageError(f"{folder.parent}: holds a run already and --resume is never; choose another --out")
+        return None
+    return Path(resume)

@@ -1,0 +1,143 @@
+"""One complete, typed description of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lookonce.shared.errors import UsageError
+from lookonce.train.adapters import AdapterName
+from lookonce.train.alignment_config import AlignmentConfig, AlignmentName, MixOrder
+from lookonce.train.losses import LossName
+from lookonce.train.target_norm import TargetNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One training run: which student, from which cache, by which recipe (defaults: the released recipe)."""
+
+    shards: tuple[Path, ...]
+    """Cache folder written by extract-features."""
+    out: Path
+    """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
+    student: str = "vit_base_patch16_224"
+    """timm name of a plain vision transformer with the cache's patch size."""
+    mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
+    """attentive keeps important patches with high probability; hide-attentive hides them."""
+    mask_ratio: float = 0.7
+    """Share of the patches that the student does not see, 0 up to 1."""
+    alignment: AlignmentName = "dynamic"
+    """dynamic: learned mixture of student blocks; layerwise: teacher block j from student block j alone."""
+    mix_order: MixOrder = "adapt-then-mix"
+    """adapt-then-mix: the paper's; mix-then-adapt: the released code's."""
+    adapter: AdapterName = "linear"
+    """Map from the student's width to the teacher's: linear, norm-linear, mlp or mlp2."""
+    layer_weights: str = "top5"
+    """Aligned teacher blocks: topK, midK, mean, out or linear-decay."""
+    loss: LossName = "smooth-l1"
+    """smooth-l1 (beta 1), l2 or l1, mean over samples, tokens and channels."""
+    loss_scale: float = 1.0
+    """Factor on the loss; the released code has 2 for smooth-l1."""
+    target_norm: TargetNorm = "whiten"
+    """Norm of the targets: whiten (LayerNorm without affine), none, l2 or bn."""
+    epochs: int = 200
+    """Times every sample is seen; augmentation seeds rotate over epochs."""
+    warmup_epochs: float = 20.0
+    """Epochs of linear warm-up; shortened to a tenth of the run when the run is shorter than ten times that."""
+    batch_size: int = 1024
+    """Samples a step."""
+    base_lr: float = 1.5e-4
+    """Learning rate for 256 samples a step; scaled by batch size / 256."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    weight_decay: float = 0.05
+    """AdamW weight decay; none on biases, norms and W."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last block, 0 up to 1."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast on GPUs (auto), or full fp32."""
+    compile: bool = False
+    """Compile student and alignment with torch.compile."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the student runs."""
+    seed: int = 0
+    """Seed of weights, order, masks and stochastic depth."""
+    max_steps: int | None = None
+    """Stop after this many steps of the schedule (the schedule itself keeps its length)."""
+    resume: str = "auto"
+    """auto: go on from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
+    workers: int = 2
+    """Threads that read batches ahead."""
+    seeds: str | None = None
+    """Augmentation seeds to use, such as 0-3; default: all in the cache."""
+    images: str | None = None
+    """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
+    check: Literal["first-use", "never"] = "first-use"
+    """When a shard's bytes are checked against their digest."""
+    log_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints; default: every epoch, at least 50 steps apart."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        if len(self.shards) != 1:
+            raise UsageError(f"--shards: {len(self.shards)} caches given; this version trains from one cache at a time")
+        at_least_one = ("epochs", "batch_size", "workers", "log_steps", "max_steps", "checkpoint_steps")
+        for flag in at_least_one:
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise UsageError(f"{_flag(flag)} {value}: must be at least 1")
+        for flag in ("mask_ratio", "drop_path"):
+            if not 0 <= getattr(self, flag) < 1:
+                raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be at least 0 and below 1")
+        for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
+            if not 0 <= getattr(self, flag) < float("inf"):
+                raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
+        self.alignment_config()
+
+    def alignment_config(self) -> AlignmentConfig:
+        """The part that says how features are compared."""
+        return AlignmentConfig(
+            alignment=self.alignment,
+            mix_order=self.mix_order,
+            adapter=self.adapter,
+            layer_weights=self.layer_weights,
+            loss=self.loss,
+            loss_scale=self.loss_scale,
+            target_norm=self.target_norm,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The run as a JSON-compatible document, for ``config.json``."""
+        document = asdict(self)
+        document["shards"] = [str(path) for path in self.shards]
+        document["out"] = str(self.out)
+        return document
+
+
+FREE_TO_CHANGE = frozenset(
+    {
+        "shards",
+        "out",
+        "max_steps",
+        "resume",
+        "workers",
+        "images",
+        "check",
+        "log_steps",
+        "checkpoint_steps",
+        "device",
+        "compile",
+    }
+)
+"""Fields that may differ between a run and its continuation; all others decide the sequence of numbers."""
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

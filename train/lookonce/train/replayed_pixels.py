@@ -1,0 +1,73 @@
+"""Views of a cache without stored pixels: cut again from the source images, and proven by their digests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.reader import CacheReader
+from lookonce.shared.errors import CacheMismatchError, SourceError
+from lookonce.shared.images import decode_rgb
+from lookonce.shared.patches import patchify
+from lookonce.shared.sources import open_source
+from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
+
+CHECKED_BEFORE_TRAINING = 16
+"""Views replayed and compared before the first step; every later one is compared as it is used."""
+
+
+class ReplayedPixels:
+    """Replays views from the images that the cache was made from; thread-safe.
+
+    Args:
+        reader: the open cache.
+        images: image source, as given to extract-features.
+
+    Raises:
+        SourceError: images of the cache are not in the source.
+        CacheMismatchError: a replayed view has other pixels than the teacher saw.
+    """
+
+    def __init__(self, reader: CacheReader, images: str) -> None:
+        self._reader = reader
+        self._source = open_source(images)
+        entries = {entry.key: entry for entry in self._source.listing().entries}
+        keys = reader.column("key", reader.seeds[0])
+        missing = [key for key in keys if key not in entries]
+        if missing:
+            raise SourceError(
+                f"{images}: {len(missing)} of the cache's {len(keys)} images are not there (first: {missing[0]!r}); "
+                "give the images that the cache was made from, or extract with --pixels store"
+            )
+        self._entries = [entries[key] for key in keys]
+        self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
+        rows = reader.rows(reader.seeds[0])
+        for row in rows[:: max(1, len(rows) // CHECKED_BEFORE_TRAINING)]:
+            self._view(reader.seeds[0], int(row))
+
+    def visible_pixels(
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Patches ``ids`` (B, k) of the replayed views.
+
+        Raises:
+            CacheMismatchError: a replayed view has other pixels than the teacher saw.
+        """
+        views = [self._view(int(seed), int(row)) for seed, row in zip(seeds, rows, strict=True)]
+        return np.stack([patches[chosen] for patches, chosen in zip(views, ids, strict=True)])
+
+    def _view(self, seed: int, row: int) -> NDArray[np.uint8]:
+        entry = self._entries[row]
+        recipe = self._reader.manifest.recipe
+        image = decode_rgb(self._source.read(entry), entry.key)
+        pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
+        patches = patchify(pixels, recipe.patch_size)
+        expected = self._reader.read("pixel_digest", [seed], [row])[0]
+        if not np.array_equal(pixel_digest(patches), expected):
+            raise CacheMismatchError(
+                f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
+                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes differently from the "
+                f"one the cache was made with ({self._reader.manifest.created_with.get('pillow', 'unknown')}); "
+                "install that version, or extract with --pixels store"
+            )
+        return patches

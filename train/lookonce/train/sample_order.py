@@ -1,0 +1,81 @@
+"""Which sample of which augmentation seed is seen when: a pure function of (run seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.shared.errors import UsageError
+from lookonce.shared.randomness import random_permutation
+
+ORDER_VERSION = 1
+"""Part of the stream's name; a change of order is a new version and a note in the changelog."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesOfStep:
+    """The samples of one global batch, in order."""
+
+    epochs: NDArray[np.int64]
+    """0-based epoch of each sample, shape (B,); a batch may lie across the border of two."""
+    rows: NDArray[np.int64]
+    """Row in the cache, shape (B,)."""
+    seeds: NDArray[np.int64]
+    """Augmentation seed, shape (B,)."""
+
+
+class SampleOrder:
+    """Every sample once an epoch, shuffled anew each epoch; epoch e sees augmentation seed number e modulo seeds.
+
+    The epochs are one endless line cut into batches, so that no sample is dropped; only the very last batch of the
+    run may be smaller.
+
+    Args:
+        rows: rows that can be trained on, int64 (n,), ascending.
+        seeds: augmentation seeds, in the order in which epochs take them.
+        run_seed: the run's seed.
+        batch_size: samples a step, over all processes.
+        epochs: length of the run.
+
+    Raises:
+        UsageError: there are no rows or no seeds.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int64], seeds: Sequence[int], *, run_seed: int, batch_size: int, epochs: int
+    ) -> None:
+        if not len(rows) or not seeds:
+            raise UsageError("nothing to train on: the cache has no readable sample for the chosen seeds")
+        self._rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
+        self._run_seed, self._batch_size = run_seed, batch_size
+        self.samples_per_epoch = len(rows)
+        self._total = epochs * len(rows)
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run."""
+        return -(-self._total // self._batch_size)
+
+    def step(self, step: int) -> SamplesOfStep:
+        """The samples of a 0-based step.
+
+        Raises:
+            IndexError: the run has no such step.
+        """
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step {step} of {self.total_steps}")
+        places = np.arange(step * self._batch_size, min((step + 1) * self._batch_size, self._total))
+        epochs, positions = np.divmod(places, self.samples_per_epoch)
+        rows = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            rows[inside] = self._rows[self._permutation(int(epoch))[positions[inside]]]
+        return SamplesOfStep(epochs=epochs, rows=rows, seeds=self._seeds[epochs % len(self._seeds)])
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        return random_permutation(self.samples_per_epoch, "order", ORDER_VERSION, self._run_seed, epoch)
