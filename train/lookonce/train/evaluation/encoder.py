@@ -1,0 +1,66 @@
+"""What is evaluated: anything that turns views into one feature vector each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from lookonce.shared.errors import NumericalError
+from lookonce.train.evaluation.labelled_images import LabelledSplit
+
+
+class Encoder(Protocol):
+    """A frozen model with a pooling rule. Deterministic: an image's features do not depend on its batch-mates."""
+
+    @property
+    def view_size(self) -> int:
+        """Side of the views that it wants, pixels."""
+        ...
+
+    def __call__(self, views: NDArray[np.uint8]) -> Tensor:
+        """Features of views.
+
+        Args:
+            views: uint8 (B, view_size, view_size, 3) RGB.
+
+        Returns:
+            float32 (B, D), on the encoder's device, without gradient.
+        """
+        ...
+
+    def document(self) -> Mapping[str, Any]:
+        """JSON-compatible: what was evaluated (kind, name, weights, view size, pool)."""
+        ...
+
+
+def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Tensor:
+    """Features of a whole split, float32 (images, D), in listing order; progress goes to standard error.
+
+    Args:
+        encoder: turns views into features.
+        split: images.
+        batch_size: images a forward pass.
+
+    Raises:
+        NumericalError: features are NaN or infinite.
+        SourceError: an image cannot be read.
+    """
+    parts: list[Tensor] = []
+    with tqdm(total=len(split), desc=f"encode {split.name}", unit="image", disable=None, leave=False) as bar:
+        for views in split.batches(encoder.view_size, batch_size):
+            parts.append(encoder(views))
+            bar.update(len(views))
+    features = torch.cat(parts)
+    bad = torch.nonzero(~features.isfinite().all(dim=1)).flatten().tolist()
+    if bad:
+        raise NumericalError(
+            f"{split.name}: the features of {len(bad)} of {len(features)} images are NaN or infinite, the first of "
+            f"{split.listing.entries[bad[0]].key}; the weights are damaged, or the training had diverged"
+        )
+    return features

@@ -1,0 +1,50 @@
+"""From a vision transformer's last block to one feature vector, by the same rule for students and teachers.
+
+Tokens go through LayerNorm without affine first. The model's own final norm cannot be used: a student's is never
+trained (alignment looks at raw block outputs, MaskAlign, arXiv 2211.08887), a teacher's belongs to its own head. And
+without any norm a few channels of large scale, CLIP's above all, would decide every cosine.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lookonce.shared.errors import UsageError
+
+Pool = Literal["cls", "mean", "cls+mean"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+EPSILON = 1e-5
+
+# Shapes: B images, N patches, D channels.
+
+
+def pool_tokens(tokens_BnD: Tensor, pool: Pool) -> Tensor:
+    """One feature vector an image.
+
+    Args:
+        tokens_BnD: raw output of the last block, (B, 1 + N, D), class token first, any float dtype.
+        pool: ``cls``: the class token; ``mean``: the mean of the patch tokens; ``cls+mean``: both, each scaled to
+            length 1, one behind the other.
+
+    Returns:
+        float32 (B, D), or (B, 2 D) for ``cls+mean``; not scaled to any length except where said.
+
+    Raises:
+        UsageError: unknown pool.
+
+    >>> pool_tokens(torch.randn(2, 5, 8), "cls+mean").shape
+    torch.Size([2, 16])
+    """
+    if pool not in POOLS:
+        raise UsageError(f"unknown pool {pool!r}; known: {', '.join(POOLS)}")
+    normed_BnD = functional.layer_norm(tokens_BnD.float(), tokens_BnD.shape[-1:], eps=EPSILON)
+    cls_BD, mean_BD = normed_BnD[:, 0], normed_BnD[:, 1:].mean(dim=1)
+    if pool == "cls":
+        return cls_BD
+    if pool == "mean":
+        return mean_BD
+    return torch.cat([functional.normalize(cls_BD, dim=1), functional.normalize(mean_BD, dim=1)], dim=1)

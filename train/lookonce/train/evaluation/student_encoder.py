@@ -1,0 +1,76 @@
+"""A student as an encoder: all patches visible, no head, no alignment part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.shared.patches import patchify
+from lookonce.train.evaluation.pooling import Pool, pool_tokens
+from lookonce.train.evaluation.student_weights import fit_student_weights, read_student_file
+from lookonce.train.student import Student
+
+
+class StudentEncoder:
+    """Features of a student that sees whole views, pixels normalised by ImageNet's statistics as in training.
+
+    Args:
+        student: its weights are used as they are.
+        pool: see ``pool_tokens``.
+        device: where it runs.
+        weights: where the weights are from, for the report; None for untrained ones.
+    """
+
+    def __init__(
+        self, student: Student, *, pool: Pool, device: torch.device | str = "cpu", weights: Path | None = None
+    ) -> None:
+        self.student = student.to(device).eval()
+        self.pool = pool
+        self.device = torch.device(device)
+        self.weights = weights
+
+    @property
+    def view_size(self) -> int:
+        """Side of the views that the student was made for, pixels."""
+        return self.student.img_size
+
+    @torch.inference_mode()
+    def __call__(self, views: NDArray[np.uint8]) -> Tensor:
+        """Features, float32 (B, D), of uint8 views (B, view_size, view_size, 3)."""
+        patches = torch.from_numpy(patchify(views, self.student.patch_size)).to(self.device)
+        ids = torch.arange(patches.shape[1], device=self.device).expand(len(patches), -1)
+        return pool_tokens(self.student(patches, ids)[-1], self.pool)
+
+    def document(self) -> Mapping[str, Any]:
+        """What was evaluated."""
+        return {
+            "kind": "student" if self.weights else "untrained student",
+            "name": self.student.name,
+            "weights": str(self.weights) if self.weights else None,
+            "view_size": self.view_size,
+            "patch_size": self.student.patch_size,
+            "pool": self.pool,
+        }
+
+
+def load_student(path: Path, *, name: str | None = None) -> Student:
+    """A trained student from ``student.safetensors`` (or any file of the same model's weights under timm's names).
+
+    Args:
+        path: safetensors; its metadata may name the student and the view size.
+        name: timm name, for files that do not name it; it goes before the file's own.
+
+    Raises:
+        UsageError: the file does not name its student and ``name`` is None, or that model cannot be a student.
+        CheckpointError: the file cannot be read, or a parameter does not fit.
+    """
+    file = read_student_file(path, name=name)
+    student = Student(file.name, img_size=file.view_size)
+    fit_student_weights(student, file.state, origin=path)
+    return student
