@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision.base import unpack
 
 
 class TargetDecoder(nn.Module):
@@ -20,20 +23,23 @@ class TargetDecoder(nn.Module):
         channels: channels C of a decoded value.
     """
 
-    levels: Tensor | None
     scale: Tensor | None
     offset: Tensor | None
+    byte_levels: Tensor | None
 
     def __init__(self, encoding: Encoding, layers: Sequence[int], channels: int) -> None:
         super().__init__()
         plan = get_precision(encoding.precision).plan(encoding.parameters)
         self._layers = list(layers)
         self._channels = channels
+        self._float_dtype: torch.dtype | None = getattr(torch, plan.float_dtype) if plan.float_dtype else None
         for name, values in (("scale", plan.scale), ("offset", plan.offset)):
             tensor = None if values is None else torch.from_numpy(values)[self._layers]
             self.register_buffer(name, tensor, persistent=False)
-        table = None if plan.levels is None else torch.from_numpy(plan.levels)
-        self.register_buffer("levels", table, persistent=False)
+        table = None
+        if plan.levels is not None:  # every byte's levels at once, so that unpacking is one look-up
+            table = torch.from_numpy(plan.levels[unpack(np.arange(256, dtype=np.uint8)[:, None], plan.bits)])
+        self.register_buffer("byte_levels", table, persistent=False)
 
     def forward(self, stored: Tensor) -> Tensor:
         """Decode.
@@ -44,13 +50,14 @@ class TargetDecoder(nn.Module):
         Returns:
             float32 (B, n, L, C), the layers this decoder was made for.
         """
-        cache_layers = stored.shape[2]
-        if self._layers != list(range(cache_layers)):
+        if self._layers != list(range(stored.shape[2])):
             stored = stored[:, :, self._layers]
-        if self.levels is not None:
-            values = self.levels[stored.long()].flatten(-2)[..., : self._channels]
+        if self._float_dtype is not None:
+            return stored.view(self._float_dtype).float()
+        if self.byte_levels is not None:
+            values = functional.embedding(stored.int(), self.byte_levels).flatten(-2)[..., : self._channels]
         else:
             values = stored.float()
-        if self.scale is not None and self.offset is not None:
-            values = torch.addcmul(self.offset, values, self.scale)
-        return values
+        if self.scale is None or self.offset is None:
+            return values
+        return torch.addcmul(self.offset, values, self.scale)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lookonce.shared.errors import UsageError
-from lookonce.storage_schemas.precision.base import Precision
+from lookonce.storage_schemas.precision.base import Precision, QuantisationPlan
+from lookonce.storage_schemas.precision.bf16 import Bf16
+from lookonce.storage_schemas.precision.fp8_e4m3 import Fp8E4M3
 from lookonce.storage_schemas.precision.fp16 import Fp16
+from lookonce.storage_schemas.precision.int2 import Int2
+from lookonce.storage_schemas.precision.int4 import Int4
 from lookonce.storage_schemas.precision.int8 import Int8
 
-PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in (Fp16(), Int8())}
+PRECISIONS: Mapping[str, Precision] = {
+    precision.name: precision for precision in (Fp16(), Bf16(), Fp8E4M3(), Int8(), Int4(), Int2())
+}
+"""By name, in falling order of bytes and quality."""
 
 
 def get_precision(name: str) -> Precision:
@@ -24,4 +31,4 @@ def get_precision(name: str) -> Precision:
         raise UsageError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}") from None
 
 
-__all__ = ["PRECISIONS", "Precision", "get_precision"]
+__all__ = ["PRECISIONS", "Precision", "QuantisationPlan", "get_precision"]

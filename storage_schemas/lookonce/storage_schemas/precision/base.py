@@ -1,4 +1,8 @@
-"""What every precision declares; numpy here is the reference, devices compute the same from ``DecodePlan``."""
+"""What every precision declares, and the numpy reference of encoding and decoding.
+
+A precision is data: a ``QuantisationPlan`` made from its calibrated parameters. Devices compute the same from the same
+plan (``extract.target_encoder``, ``train.decoding``), so that a new precision is one file with no device code.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +11,186 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 Parameters = Mapping[str, NDArray[np.float32]]
 
+_FLOATS: Mapping[str, np.dtype[Any]] = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
-class DecodePlan:
-    """How a device turns stored elements into floats: ``level(element) * scale + offset``.
+class QuantisationPlan:
+    """How values become codes and codes become values.
 
-    A reader on any device needs nothing else. ``level(element)`` is the element itself (``levels is None``) or a look
-    up: element ``e`` holds ``levels.shape[1]`` values, the first one in the lowest bits.
+    Either ``float_dtype`` is set and the stored bits are floats of that type, or a code ``q`` of ``bits`` bits stands
+    for ``level(q) * scale + offset`` of its (layer, channel), where ``level(q)`` is ``q`` itself or ``levels[q]``.
+    Codes of less than a byte are packed along channels, the first channel in the lowest bits.
     """
 
-    levels: NDArray[np.float32] | None
-    """float32 (256, values an element), or None: the element's own value."""
-    scale: NDArray[np.float32] | None
-    """float32 (layer, channel), or None: no affine step."""
-    offset: NDArray[np.float32] | None
-    """float32 (layer, channel), or None."""
+    bits: int
+    """Bits a value: 16, 8, 4 or 2."""
+    float_dtype: str | None = None
+    """``float16``, ``bfloat16`` or ``float8_e4m3fn``."""
+    scale: NDArray[np.float32] | None = None
+    """float32 (layer, channel)."""
+    offset: NDArray[np.float32] | None = None
+    """float32 (layer, channel)."""
+    levels: NDArray[np.float32] | None = None
+    """float32 (2**bits,), ascending; None when a code is its own level."""
+
+    @property
+    def affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scale and offset.
+
+        Raises:
+            ValueError: the plan has none, as its codes are floats.
+        """
+        if self.scale is None or self.offset is None:
+            raise ValueError("this plan has no affine map")
+        return self.scale, self.offset
+
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """Midpoints between neighbouring levels, float32 (2**bits - 1,): where the nearest level changes.
+
+        Raises:
+            ValueError: the plan has no table of levels.
+        """
+        if self.levels is None:
+            raise ValueError("this plan has no table of levels")
+        midpoints: NDArray[np.float32] = (self.levels[1:] + self.levels[:-1]) * np.float32(0.5)
+        return midpoints
 
 
 class Precision(abc.ABC):
-    """One way to store target values. Stateless; calibration travels in ``Parameters``.
+    """One way to store target values. Stateless; what is calibrated travels in ``Parameters``.
 
     Values are LayerNormed teacher features, float32, shape (..., layer, channel).
     """
 
     name: ClassVar[str]
+    bits: ClassVar[int]
     dtype: ClassVar[str]
     """Numpy dtype name of the stored elements."""
-    values_per_element: ClassVar[int] = 1
-    """How many channels one stored element holds."""
-    calibrated: ClassVar[bool] = False
-    """Whether ``calibrate`` looks at data."""
+    calibrated: ClassVar[bool]
+    """Whether ``calibrate`` looks at values."""
 
     @property
     def bytes_per_value(self) -> float:
         """Bytes one channel takes."""
-        return np.dtype(self.dtype).itemsize / self.values_per_element
+        return self.bits / 8
+
+    @property
+    def values_per_element(self) -> int:
+        """Channels one stored element holds."""
+        return max(1, 8 // self.bits)
 
     def stored_channels(self, channels: int) -> int:
-        """Length of the stored last axis for ``channels`` channels (rounded up when packed)."""
+        """Length of the stored last axis for ``channels`` channels; packed precisions round up."""
         return -(-channels // self.values_per_element)
 
+    @abc.abstractmethod
     def calibrate(self, values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Parameters from sample values.
 
         Args:
             values: float32 (token, layer, channel): tokens of the calibration views.
+
+        Raises:
+            ValueError: the precision is calibrated and there are no values.
         """
-        return {}
 
     @abc.abstractmethod
+    def plan(self, parameters: Parameters) -> QuantisationPlan:
+        """What encoding and decoding do."""
+
     def encode(self, values: NDArray[np.float32], parameters: Parameters) -> NDArray[Any]:
-        """Values float32 (..., layer, channel) to elements ``dtype`` (..., layer, stored channel)."""
+        """Values float32 (..., layer, channel) to elements of ``dtype`` (..., layer, stored channel).
 
-    @abc.abstractmethod
-    def decode(self, stored: NDArray[Any], parameters: Parameters) -> NDArray[np.float32]:
-        """Elements (..., layer, stored channel) back to float32 (..., layer, channel)."""
+        Values that cannot be represented saturate at the nearest one that can.
+        """
+        plan = self.plan(parameters)
+        if plan.float_dtype is not None:
+            return values.astype(_FLOATS[plan.float_dtype]).view(self.dtype)
+        scale, offset = plan.affine
+        normalised = (values - offset) / scale
+        if plan.levels is None:
+            element: NDArray[np.uint8] = np.clip(np.rint(normalised), 0, 2**plan.bits - 1).astype(np.uint8)
+            return element
+        return pack(np.searchsorted(plan.thresholds, normalised).astype(np.uint8), plan.bits)
 
-    @abc.abstractmethod
-    def plan(self, parameters: Parameters) -> DecodePlan:
-        """The decode as a device computes it."""
+    def decode(self, stored: NDArray[Any], parameters: Parameters, channels: int | None = None) -> NDArray[np.float32]:
+        """Elements (..., layer, stored channel) back to float32 (..., layer, channel).
+
+        Args:
+            stored: as ``encode`` gives them.
+            parameters: of the layers that ``stored`` holds.
+            channels: channels of a value; needed only when the packing rounded up.
+        """
+        plan = self.plan(parameters)
+        if plan.float_dtype is not None:
+            return stored.view(_FLOATS[plan.float_dtype]).astype(np.float32)
+        codes = unpack(stored, plan.bits)[..., :channels]
+        levels: NDArray[np.float32] = codes.astype(np.float32) if plan.levels is None else plan.levels[codes]
+        scale, offset = plan.affine
+        decoded: NDArray[np.float32] = levels * scale + offset
+        return decoded
 
     def saturated_share(self, values: NDArray[np.float32], parameters: Parameters) -> float:
-        """Share (0..1) of values outside what the precision can represent."""
-        return 0.0
+        """Share (0..1) of values further outside the representable range than half of the last step."""
+        plan = self.plan(parameters)
+        if plan.float_dtype is not None:
+            return 0.0  # LayerNormed values are at most sqrt(channels): far inside every float type here
+        levels = np.arange(2**plan.bits, dtype=np.float32) if plan.levels is None else plan.levels
+        scale, offset = plan.affine
+        normalised = (values - offset) / scale
+        low = levels[0] - (levels[1] - levels[0]) / 2
+        high = levels[-1] + (levels[-1] - levels[-2]) / 2
+        return float(np.mean((normalised < low) | (normalised > high)))
+
+
+def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Pack codes of ``bits`` bits along the last axis, the first one in the lowest bits; pads with zeros."""
+    per_byte = 8 // bits
+    missing = -codes.shape[-1] % per_byte
+    if missing:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], missing), dtype=np.uint8)], axis=-1)
+    groups = codes.reshape(*codes.shape[:-1], -1, per_byte)
+    packed: NDArray[np.uint8] = groups[..., 0].copy()
+    for position in range(1, per_byte):
+        packed |= groups[..., position] << np.uint8(bits * position)
+    return packed
+
+
+def unpack(packed: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Undo ``pack``; the padding stays."""
+    if bits == 8:
+        return packed
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes: NDArray[np.uint8] = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
+    return codes.reshape(*packed.shape[:-1], -1)
+
+
+def rounded(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Keep 10 mantissa bits, so that rounding noise between machines rarely changes a calibration."""
+    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    nearest: NDArray[np.float64] = np.ldexp(np.rint(mantissa * 1024) / 1024, exponent)
+    return nearest.astype(np.float32)
+
+
+def channel_moments(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (never 0) of each (layer, channel), float64.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if values.shape[0] == 0:
+        raise ValueError("calibration needs at least one token")
+    mean = values.mean(axis=0, dtype=np.float64)
+    return mean, np.maximum(values.std(axis=0, dtype=np.float64), 1e-6)
