@@ -1,0 +1,105 @@
+"""What all benchmarks share: rounds that alternate the contestants, medians of ratios, the machine, a table, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("lookonce", "torch", "numpy", "zarr", "webdataset", "tensorstore", "litdata", "mosaicml-streaming")
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """``--quick`` and ``--json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small sizes; ends within a minute on two cores")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    return parser.parse_args()
+
+
+def alternate(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Units a second of each contestant in each round; one warm-up round is not counted.
+
+    Args:
+        contestants: name to a function that does the job once and returns how many units it did.
+        rounds: counted rounds; every round runs every contestant, so that a noisy moment hits all of them.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for counted in [False] + [True] * rounds:
+        for name, job in contestants.items():
+            started = time.perf_counter()
+            units = job()
+            rate = units / (time.perf_counter() - started)
+            if counted:
+                rates[name].append(rate)
+    return rates
+
+
+def ratio(rates: Mapping[str, list[float]], ours: str, theirs: str) -> float:
+    """Median over rounds of ours over theirs."""
+    return round(statistics.median(a / b for a, b in zip(rates[ours], rates[theirs], strict=True)), 3)
+
+
+def report(
+    name: str, options: argparse.Namespace, ratios: Mapping[str, float], raw: Mapping[str, Any], unit: str
+) -> None:
+    """Print a table, and write the JSON when asked."""
+    print(f"\n{name}: {machine()['processor']}, {machine()['cores']} cores\n")
+    print(f"{'contestant':<34}{unit:>16}{'spread':>12}")
+    for label, values in raw.items():
+        if isinstance(values, list) and values:
+            middle = statistics.median(values)
+            spread = (max(values) - min(values)) / middle
+            print(f"{label:<34}{middle:>16,.1f}{spread:>11.0%}")
+    print(f"\n{'ratio':<34}{'value':>16}")
+    for label, value in ratios.items():
+        print(f"{label:<34}{value:>16.3f}")
+    if options.json:
+        document = {
+            "name": name, "quick": options.quick, "machine": machine(), "versions": versions(),
+            "ratios": dict(ratios), "raw": dict(raw),
+        }  # fmt: skip
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What this ran on."""
+    description: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    try:
+        import torch
+    except ImportError:
+        return description
+    description["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return description
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that matter."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
