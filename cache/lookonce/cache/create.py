@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.shared.atomic import TEMPORARY_MARK, storage_error, write_json
-from lookonce.shared.errors import CacheError, RecipeMismatchError
+from lookonce.shared.errors import CacheError, RecipeMismatchError, SchemaError
 from lookonce.storage_schemas.arrays import VIEW_FIELDS, zarr_group_metadata
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
@@ -58,8 +59,8 @@ def create_cache(root: Path, manifest: Manifest) -> None:
     write_json(CacheLayout(root).manifest_file, manifest.document())
 
 
-def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
-    """Write the zarr metadata of a seed's group and arrays where it is missing or differs."""
+def seed_metadata(root: Path, manifest: Manifest, seed: int) -> dict[Path, dict[str, Any]]:
+    """The zarr metadata of a seed's group and arrays: each ``zarr.json`` and what it must hold, the group's first."""
     folder = CacheLayout(root).seed_folder(seed)
     attributes = {
         "lookonce": {
@@ -72,9 +73,21 @@ def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
     documents = {folder / "zarr.json": zarr_group_metadata(attributes)}
     for spec in manifest.arrays:
         documents[folder / spec.name / "zarr.json"] = spec.zarr_metadata(manifest.samples, manifest.shard_size)
-    for path, document in documents.items():
-        if not (path.is_file() and load_json(path) == document):
+    return documents
+
+
+def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
+    """Write the zarr metadata of a seed's group and arrays where it is missing, unreadable or differs."""
+    for path, document in seed_metadata(root, manifest, seed).items():
+        if not _holds(path, document):
             write_json(path, document)
+
+
+def _holds(path: Path, document: dict[str, Any]) -> bool:
+    try:
+        return path.is_file() and bool(load_json(path) == document)
+    except SchemaError:
+        return False
 
 
 def remove_temporary_files(root: Path) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError, SchemaError
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
@@ -51,6 +52,11 @@ class CacheLayout:
         if not folder.is_dir():
             return ()
         matches = (_SEED_FOLDER.fullmatch(entry.name) for entry in folder.iterdir())
+        return tuple(sorted(int(match[1]) for match in matches if match))
+
+    def seed_folders(self) -> tuple[int, ...]:
+        """Seeds that have a folder of arrays, in numeric order, whether or not anything in it counts."""
+        matches = (_SEED_FOLDER.fullmatch(entry.name) for entry in self.root.iterdir() if entry.is_dir())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def receipted_shards(self, seed: int) -> tuple[int, ...]:
@@ -103,6 +109,8 @@ def load_json(path: Path) -> Any:
         SchemaError: it cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        document = json.loads(path.read_text("utf-8"))
+        canonical_json(document)  # refuses what Python reads but JSON has not: NaN, infinity, half characters
+        return document
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
         raise SchemaError(f"{path}: cannot be read as JSON: {error}; restore it or run the extraction again") from error

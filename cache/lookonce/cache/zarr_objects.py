@@ -19,6 +19,9 @@ from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, ArraySpec
 
+REPAIR = "delete the receipt of its shard, then run the extraction again: it writes the shard anew"
+"""How a damaged object is repaired; resuming alone looks at sizes, not at bytes."""
+
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
 
@@ -33,7 +36,9 @@ class DigestingFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append and digest."""
-        self._handle.write(data)
+        rest = memoryview(data)
+        while rest:  # a file system that runs full, and Linux beyond 2 GiB, take a part and raise nothing
+            rest = rest[self._handle.write(rest) :]
         self._hasher.update(data)
         self.length += len(data)
 
@@ -67,12 +72,12 @@ def decode_shard_index(data: memoryview | bytes, inner_chunks: int, where: str) 
     if len(data) < index_bytes + _CRC_BYTES:
         raise IntegrityError(
             f"{where}: {len(data)} bytes are too few for the index of {inner_chunks} samples "
-            f"({index_bytes + _CRC_BYTES} bytes): the object is truncated; run the extraction again to repair it"
+            f"({index_bytes + _CRC_BYTES} bytes): the object is truncated; {REPAIR}"
         )
     tail = bytes(data[len(data) - index_bytes - _CRC_BYTES :])
     entries, checksum = tail[:index_bytes], int.from_bytes(tail[index_bytes:], "little")
     if int(google_crc32c.value(entries)) != checksum:
-        raise IntegrityError(f"{where}: the shard index is damaged (CRC-32C); run the extraction again to repair it")
+        raise IntegrityError(f"{where}: the shard index is damaged (CRC-32C); {REPAIR}")
     table: NDArray[np.uint64] = np.frombuffer(entries, dtype="<u8").reshape(inner_chunks, 2)
     return table
 
@@ -84,16 +89,15 @@ def sample_offsets(data: memoryview, spec: ArraySpec, shard_size: int, where: st
         IntegrityError: the index is damaged or points outside the object.
     """
     table = decode_shard_index(data, shard_size, where)
-    present = table[:, 0] != np.uint64(EMPTY_CHUNK)
+    present = (table != np.uint64(EMPTY_CHUNK)).any(axis=1)
     limit = len(data) - shard_size * _ENTRY_BYTES - _CRC_BYTES
-    wrong = present & (
-        (table[:, 1] != spec.sample_bytes) | (table[:, 0] > np.uint64(max(limit - spec.sample_bytes, 0)))
-    )
+    beyond = limit < spec.sample_bytes or table[:, 0] > np.uint64(limit - spec.sample_bytes)
+    wrong = present & (beyond | (table[:, 1] != spec.sample_bytes))
     if wrong.any():
         sample = int(np.flatnonzero(wrong)[0])
         raise IntegrityError(
             f"{where}: sample {sample} of the shard lies at byte {int(table[sample, 0])} with {int(table[sample, 1])} "
-            f"bytes; expected {spec.sample_bytes} bytes within {limit}; run the extraction again to repair it"
+            f"bytes; expected {spec.sample_bytes} bytes within the first {limit}; {REPAIR}"
         )
     offsets: NDArray[np.int64] = np.where(present, table[:, 0], np.uint64(0)).astype(np.int64)
     offsets[~present] = -1
@@ -120,17 +124,31 @@ def decode_whole_chunk(data: bytes, spec: ArraySpec, shard_size: int, where: str
         IntegrityError: the chunk has another length than its array says, or broken strings.
     """
     if spec.dtype == "string":
-        try:
-            strings: NDArray[Any] = VLenUTF8().decode(data)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise IntegrityError(f"{where}: broken strings: {error}; run the extraction again to repair it") from error
-        if len(strings) != shard_size:
-            raise IntegrityError(f"{where}: {len(strings)} strings, expected {shard_size}; run the extraction again")
-        return strings
+        return _decode_strings(data, shard_size, where)
     expected = shard_size * spec.sample_bytes
     if len(data) != expected:
         raise IntegrityError(
-            f"{where}: {len(data)} bytes, expected {expected}: the object is truncated or was swapped; "
-            "run the extraction again to repair it"
+            f"{where}: {len(data)} bytes, expected {expected}: the object is truncated or was swapped; {REPAIR}"
         )
     return np.frombuffer(data, dtype=spec.numpy_dtype).reshape(shard_size, *spec.sample_shape)
+
+
+def _decode_strings(data: bytes, count: int, where: str) -> NDArray[Any]:
+    """zarr's ``vlen-utf8``: a count, then length and bytes of each; numcodecs trusts damaged counts and lengths."""
+    strings = np.empty(count, dtype=object)
+    found = int.from_bytes(data[:4], "little")
+    if found != count:
+        raise IntegrityError(f"{where}: {found} strings, expected {count}; {REPAIR}")
+    start = 4
+    for position in range(count):
+        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
+        if end > len(data) or start + 4 > len(data):
+            raise IntegrityError(f"{where}: string {position} ends behind the object's {len(data)} bytes; {REPAIR}")
+        try:
+            strings[position] = data[start + 4 : end].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise IntegrityError(f"{where}: string {position} is not UTF-8 ({error.reason}); {REPAIR}") from error
+        start = end
+    if start != len(data):
+        raise IntegrityError(f"{where}: {len(data) - start} bytes follow the last string; {REPAIR}")
+    return strings

@@ -1,0 +1,215 @@
+"""CacheReader: what it gives, what it refuses, and that it may be shared by threads and pickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookonce.cache.mapped import MappedShard, ShardPool
+from lookonce.cache.reader import CacheReader
+from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError, SchemaError
+
+TARGETS = "seed-0000/targets/c/0/0/0/0"
+
+
+@pytest.fixture
+def cache(make_manifest, fill_cache, tmp_path: Path) -> Path:
+    fill_cache(tmp_path / "c", make_manifest(), seeds=(0, 1), holes=(1,))
+    return tmp_path / "c"
+
+
+@pytest.fixture
+def many_shards(make_manifest, fill_cache, tmp_path: Path):
+    manifest = make_manifest(samples=23, shard_size=2)
+    assert manifest.shard_count == 12
+    return tmp_path / "many", fill_cache(tmp_path / "many", manifest, seeds=(0, 12))
+
+
+def flip_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_folder_without_manifest_is_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"no manifest\.json here"):
+        CacheReader(tmp_path)
+    with pytest.raises(CacheError, match="does not exist"):
+        CacheReader(tmp_path / "absent")
+
+
+def test_a_folder_of_caches_names_them(cache: Path) -> None:
+    with pytest.raises(CacheError, match="caches lie inside it: c"):
+        CacheReader(cache.parent)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "receipts/seed-0001/shard-00002.json"])
+def test_unknown_schema_versions_are_refused_by_number(cache: Path, name: str) -> None:
+    document = json.loads((cache / name).read_text())
+    (cache / name).write_text(json.dumps({**document, "schema_version": 2}))
+    with pytest.raises(SchemaError, match="schema version 2 is not known"):
+        CacheReader(cache)
+
+
+def test_incomplete_seeds_are_refused_and_others_can_be_chosen(cache: Path) -> None:
+    (cache / "receipts/seed-0001/shard-00001.json").unlink()
+    with pytest.raises(IncompleteCacheError, match=r"seed 1 has no receipt for 1 of 3 shards \(1\)"):
+        CacheReader(cache)
+    assert CacheReader(cache, seeds=[0]).seeds == (0,)
+    with pytest.raises(IncompleteCacheError, match="seed 5 has no receipt for 3 of 3"):
+        CacheReader(cache, seeds=[5])
+    shutil.rmtree(cache / "receipts")
+    with pytest.raises(IncompleteCacheError, match="no shard has a receipt"):
+        CacheReader(cache)
+
+
+def test_receipts_of_another_cache_or_place_are_refused(cache: Path) -> None:
+    path = cache / "receipts/seed-0000/shard-00000.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "fingerprint": "sha256:" + "f" * 64}))
+    with pytest.raises(IntegrityError, match="belongs to another cache"):
+        CacheReader(cache)
+    shutil.copy(cache / "receipts/seed-0001/shard-00000.json", path)
+    with pytest.raises(SchemaError, match="receipt of seed 1, shard 0; expected seed 0"):
+        CacheReader(cache)
+
+
+def test_holes_are_not_rows_and_cannot_be_read(cache: Path) -> None:
+    reader = CacheReader(cache)
+    assert reader.rows(0).tolist() == [0, 2, 3, 4]
+    assert [len(receipt.holes) for receipt in reader.receipts(1)] == [1, 0, 0]
+    with pytest.raises(IntegrityError, match="row 1 of seed 1 is a hole"):
+        reader.read("targets", [0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("check", ["first-use", "never"])
+def test_truncated_and_missing_objects_are_refused_whatever_is_checked(cache: Path, check) -> None:
+    path = cache / TARGETS
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match=r"targets/c/0.*its receipt says"):
+        CacheReader(cache, check=check).read("targets", [0], [0])
+    path.unlink()
+    with pytest.raises(IntegrityError, match=r"targets/c/0.*cannot be opened"):
+        CacheReader(cache, check=check).read("targets", [0], [0])
+
+
+def test_a_flipped_byte_is_refused_on_first_use_and_passed_without_checks(cache: Path) -> None:
+    before = CacheReader(cache).read("targets", [0], [0])
+    flip_byte(cache / TARGETS, 0)
+    with pytest.raises(IntegrityError, match=r"targets/c/0.*digest"):
+        CacheReader(cache).read("targets", [0], [0])
+    after = CacheReader(cache, check="never").read("targets", [0], [0])
+    assert (after != before).sum() == 1
+
+
+def test_a_damaged_index_is_refused_even_without_digests(cache: Path) -> None:
+    flip_byte(cache / TARGETS, -1)
+    with pytest.raises(IntegrityError, match="shard index is damaged"):
+        CacheReader(cache, check="never").read("targets", [0], [0])
+
+
+@pytest.mark.parametrize("position", [0, 4, 10])
+def test_broken_strings_are_refused_even_without_digests(cache: Path, position: int) -> None:
+    flip_byte(cache / "seed-0000/key/c/0", position)
+    with pytest.raises(IntegrityError, match="key/c/0"):
+        CacheReader(cache, check="never").column("key", 0)
+
+
+def test_shards_keep_numeric_order(many_shards) -> None:
+    root, written = many_shards
+    reader = CacheReader(root)
+    rows = np.arange(23)
+    for seed in (0, 12):
+        for name in ("targets", "importance", "pixels"):
+            np.testing.assert_array_equal(reader.read(name, [seed] * 23, rows), written[seed][name])
+        for name in ("key", "label", "view"):
+            np.testing.assert_array_equal(reader.column(name, seed), written[seed][name])
+    assert reader.layout.seeds() == (0, 12)
+    assert reader.layout.receipted_shards(12) == tuple(range(12))
+
+
+def test_tokens_are_gathered_per_sample(many_shards) -> None:
+    root, written = many_shards
+    tokens = np.array([[0, 16, 3], [5, 5, 1]])
+    got = CacheReader(root).read("targets", [12, 0], [22, 7], tokens)
+    np.testing.assert_array_equal(
+        got, [written[12]["targets"][22][tokens[0]], written[0]["targets"][7][tokens[1]]]
+    )  # fmt: skip
+
+
+def test_out_buffers_are_filled_in_place_and_misfits_refused(many_shards) -> None:
+    root, written = many_shards
+    reader = CacheReader(root)
+    out = np.full((2, 16), np.nan, np.float32)
+    assert reader.read("importance", [0, 0], [20, 3], out=out) is out
+    np.testing.assert_array_equal(out, written[0]["importance"][[20, 3]])
+    wide = np.empty((2, 32), np.float32)
+    for misfit in (out[:1], out.astype(np.float64), wide[:, ::2], np.empty((2, 17), np.float32)):
+        with pytest.raises(ValueError, match="out must be C-contiguous"):
+            reader.read("importance", [0, 0], [20, 3], out=misfit)
+
+
+def test_a_pickled_reader_reads_the_same(many_shards) -> None:
+    root, written = many_shards
+    reader = CacheReader(root)
+    reader.read("targets", [0], [0])
+    state = pickle.dumps(reader)
+    assert len(state) < 100_000  # receipts, never mapped content
+    copy = pickle.loads(state)
+    np.testing.assert_array_equal(copy.read("targets", [12], [21]), written[12]["targets"][21:22])
+
+
+def test_two_threads_with_few_maps_read_what_was_written(many_shards) -> None:
+    root, written = many_shards
+    reader = CacheReader(root)
+    reader._pool = ShardPool(limit=3)
+
+    def read(thread: int) -> int:
+        generator = np.random.default_rng(thread)
+        for _ in range(150):
+            rows, seeds = generator.integers(0, 23, 4), generator.choice([0, 12], 4)
+            got = reader.read("targets", seeds, rows)
+            for position, (seed, row) in enumerate(zip(seeds, rows, strict=True)):
+                np.testing.assert_array_equal(got[position], written[seed]["targets"][row])
+        return 150
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(read, range(2))) == 300
+    assert len(reader._pool) == 3
+
+
+def test_the_pool_closes_the_least_recently_used() -> None:
+    pool, opened = ShardPool(limit=2), []
+
+    def get(shard: int) -> None:
+        def opener() -> MappedShard:
+            opened.append(shard)
+            return MappedShard(np.zeros(1, np.uint8), np.zeros(1, np.int64))
+
+        pool.get(("targets", 0, shard), opener)
+
+    for shard in (1, 2, 1, 3, 1, 2):
+        get(shard)
+    assert opened == [1, 2, 3, 2]
+
+
+def test_blocks_the_cache_lacks_are_named(cache: Path) -> None:
+    reader = CacheReader(cache)
+    assert reader.layer_positions([4, 3]) == [1, 0]
+    with pytest.raises(CacheMismatchError, match=r"blocks 1, 2 are not in this cache, which holds blocks 3, 4 of 4"):
+        reader.layer_positions([1, 3, 2])
+
+
+def test_decoding_some_layers_uses_their_calibration(cache: Path) -> None:
+    reader = CacheReader(cache)
+    stored = reader.read("targets", [0], [0])
+    np.testing.assert_array_equal(reader.decode(stored[:, :, 1:], [1]), reader.decode(stored)[:, :, 1:])
+    parameters = reader.manifest.encoding.parameters
+    expected = stored.astype(np.float32) * parameters["scale"] + parameters["offset"]
+    np.testing.assert_array_equal(reader.decode(stored), expected)
