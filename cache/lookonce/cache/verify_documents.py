@@ -1,0 +1,71 @@
+"""Checking the documents of a cache as a whole: its manifest, and the zarr metadata of each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lookonce.cache.create import seed_metadata
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.cache.verify_report import Finding
+from lookonce.shared.errors import CacheError
+from lookonce.storage_schemas.manifest import Manifest, parse_manifest, validate_manifest
+from lookonce.storage_schemas.precision import PRECISIONS
+from lookonce.storage_schemas.recipe import document_differences
+
+
+def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]:
+    """The manifest, None when it is not valid, and a finding for each of its problems."""
+    path = layout.manifest_file
+    advice = "restore it from a copy, or extract into a new folder"
+    if not path.is_file():
+        found = "there is no manifest, so this is not a lookonce cache"
+        return None, [Finding(path=path.name, problem=found, advice=f"check the path {layout.root}, or {advice}")]
+    try:
+        document = load_json(path)
+    except CacheError as error:
+        problem = reason(error, path)
+        return None, [Finding(path=path.name, problem=problem, advice=advice)]
+    problems = [str(problem) for problem in validate_manifest(document)]
+    if problems:
+        return None, [Finding(path=path.name, problem=problem, advice=advice) for problem in problems]
+    manifest = parse_manifest(document, str(path))
+    if manifest.encoding.precision in PRECISIONS:
+        return manifest, []
+    problem = f"precision {manifest.encoding.precision!r} is not known to this lookonce ({', '.join(PRECISIONS)})"
+    return manifest, [Finding(path=path.name, problem=problem, advice="install the lookonce that wrote it")]
+
+
+def check_metadata(layout: CacheLayout, manifest: Manifest, seed: int) -> Iterator[Finding]:
+    """Each ``zarr.json`` of a seed must be what the manifest implies: other readers go by it."""
+    for path, expected in seed_metadata(layout.root, manifest, seed).items():
+        array = None if path.parent == layout.seed_folder(seed) else path.parent.name
+        problem = _metadata_problem(path, expected)
+        if problem is not None:
+            yield Finding(
+                path=path.relative_to(layout.root).as_posix(),
+                array=array,
+                seed=seed,
+                problem=problem,
+                advice="run extract-features again with the same arguments: it writes the file anew",
+            )
+
+
+def _metadata_problem(path: Path, expected: Mapping[str, Any]) -> str | None:
+    try:
+        document = load_json(path)
+    except CacheError as error:
+        return reason(error, path)
+    if document == expected:
+        return None
+    if not isinstance(document, dict):
+        return f"it is a JSON {type(document).__name__}, expected an object"
+    differences = document_differences(document, expected)[:4]
+    listed = [f"{field} is {found!r:.80}, expected {wanted!r:.80}" for field, found, wanted in differences]
+    return "; ".join(listed) or "it is not what the manifest implies"
+
+
+def reason(error: CacheError, path: Path) -> str:
+    """An error's sentence without the file and the advice, which a finding has beside it."""
+    return str(error).removeprefix(f"{path}: ").split("; ")[0]

@@ -1,0 +1,169 @@
+"""Checking one (seed, shard): its receipt, the sizes of its objects, their indices, and on demand their digests."""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.cache.mapped import Bytes, map_object
+from lookonce.cache.verify_documents import reason
+from lookonce.cache.verify_report import Finding
+from lookonce.cache.zarr_objects import REPAIR, decode_whole_chunk, sample_offsets
+from lookonce.shared.errors import CacheError
+from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt, StoredObject, parse_receipt, validate_receipt
+
+RESUME = "run extract-features again with the same arguments: it writes the shard"
+ANEW = "delete it, then run extract-features again with the same arguments: it writes the shard anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What the checks of one shard gave, digests apart."""
+
+    objects: int = 0
+    """Objects looked at."""
+    bytes: int = 0
+    """What their receipt says they hold."""
+    sound: tuple[StoredObject, ...] = ()
+    """Objects with nothing bad so far: their digests are worth computing."""
+    findings: tuple[Finding, ...] = ()
+
+
+class ShardChecker:
+    """Checks one (seed, shard) against the manifest of its cache; thread-safe."""
+
+    def __init__(self, layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> None:
+        self._layout, self._manifest = layout, manifest
+        self.seed, self.shard = seed, shard
+        self._exists = shard < manifest.shard_count
+        self._rows = manifest.shard_rows(shard) if self._exists else range(0)
+        self._receipt_path = layout.receipt_file(seed, shard).relative_to(layout.root).as_posix()
+
+    def check(self) -> ShardCheck:
+        """Look at everything but the digests of a shard that has a receipt."""
+        if not self._exists:
+            last = self._manifest.shard_count - 1
+            problem = f"there is no shard {self.shard}: the last one is {last}"
+            return ShardCheck(findings=(self._receipt_finding(problem, "delete it: it belongs to another cache"),))
+        path = self._layout.receipt_file(self.seed, self.shard)
+        try:
+            document = load_json(path)
+        except CacheError as error:
+            return ShardCheck(findings=(self._receipt_finding(reason(error, path), ANEW),))
+        problems = [str(problem) for problem in validate_receipt(document)]
+        receipt = None if problems else parse_receipt(document, self._receipt_path)
+        if receipt is not None:
+            problems = self._identity_problems(receipt)
+        if receipt is None or problems:
+            return ShardCheck(findings=tuple(self._receipt_finding(problem, ANEW) for problem in problems))
+        return self._check_objects(receipt)
+
+    def missing(self) -> Finding:
+        """The finding for a shard without a receipt."""
+        return self._receipt_finding("there is no receipt: the shard was not finished, or its receipt is lost", RESUME)
+
+    def digest_mismatch(self, stored: StoredObject, found: str) -> Finding:
+        """The finding for an object whose bytes are not those that its receipt names."""
+        problem = f"the digest of its bytes is {found}, its receipt says {stored.digest}: it was changed or damaged"
+        return self._object_finding(stored.path, stored.array, problem)
+
+    def unreadable(self, stored: StoredObject, error: OSError) -> Finding:
+        """The finding for an object that the operating system does not give out."""
+        return self._object_finding(stored.path, stored.array, f"it cannot be read: {error.strerror or error}")
+
+    def _identity_problems(self, receipt: Receipt) -> list[str]:
+        expected = {
+            "fingerprint": self._manifest.recipe.fingerprint,
+            "encoding": self._manifest.encoding.digest,
+            "seed": self.seed,
+            "shard": self.shard,
+            "first_sample": self._rows.start,
+            "samples": len(self._rows),
+        }
+        return [
+            f"{field} is {getattr(receipt, field)}, expected {value}: the receipt of another cache or shard"
+            for field, value in expected.items()
+            if getattr(receipt, field) != value
+        ]
+
+    def _check_objects(self, receipt: Receipt) -> ShardCheck:
+        findings, sound, checked = [], [], 0
+        counts = collections.Counter(stored.array for stored in receipt.objects)
+        known = {spec.name for spec in self._manifest.arrays}
+        for name in sorted(counts.keys() - known):
+            findings.append(self._receipt_finding(f"it names an array {name!r} that the manifest has not", ANEW))
+        by_name = {stored.array: stored for stored in receipt.objects}
+        for spec in self._manifest.arrays:
+            if counts[spec.name] != 1:
+                problem = f"it names {counts[spec.name]} objects of the array, expected 1"
+                findings.append(self._receipt_finding(problem, ANEW, spec.name))
+                continue
+            stored = by_name[spec.name]
+            expected_path = self._layout.object_path(self.seed, spec, self.shard)
+            if stored.path != expected_path:
+                problem = f"it names the object {stored.path}, expected {expected_path}"
+                findings.append(self._receipt_finding(problem, ANEW, spec.name))
+                continue
+            checked += 1
+            found = self._object_problem(spec, stored, receipt)
+            if found is None:
+                sound.append(stored)
+            else:
+                findings.append(self._object_finding(stored.path, spec.name, found))
+        return ShardCheck(
+            objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings)
+        )  # fmt: skip
+
+    def _object_problem(self, spec: ArraySpec, stored: StoredObject, receipt: Receipt) -> str | None:
+        path = self._layout.root / stored.path
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return "there is no such file"
+        except OSError as error:
+            return f"it cannot be read: {error.strerror or error}"
+        if size != stored.bytes:
+            return f"{size} bytes, its receipt says {stored.bytes}: it is truncated or was replaced"
+        if size == 0:  # an empty file cannot be mapped
+            return "it is empty"
+        try:
+            return self._content_problem(spec, map_object(self._layout.root, stored, check_digest=False), receipt)
+        except CacheError as error:
+            return str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR}")
+
+    def _content_problem(self, spec: ArraySpec, data: Bytes, receipt: Receipt) -> str | None:
+        """What is wrong with an object by itself; its pages are read only as far as needed."""
+        size = self._manifest.shard_size
+        where = str(self._layout.root / self._layout.object_path(self.seed, spec, self.shard))
+        if spec.chunking == "shard":
+            decode_whole_chunk(data.tobytes(), spec, size, where)
+            return None
+        offsets = sample_offsets(data.data, spec, size, where)
+        absent = set(np.flatnonzero(offsets < 0).tolist())
+        holes = {hole.sample - self._rows.start for hole in receipt.holes} | set(range(len(self._rows), size))
+        if absent != holes:
+            differing = absent ^ holes
+            row = self._rows.start + min(differing)
+            found = "no sample" if min(differing) in absent else "a sample"
+            return f"its index has {found} for row {row}, which contradicts its receipt ({len(differing)} such rows)"
+        starts = np.sort(offsets[offsets >= 0])
+        if (np.diff(starts) < spec.sample_bytes).any():
+            return "its index gives two samples the same bytes"
+        return None
+
+    def _receipt_finding(self, problem: str, advice: str, array: str | None = None) -> Finding:
+        return self._finding(self._receipt_path, array, problem, advice)
+
+    def _object_finding(self, path: str, array: str, problem: str) -> Finding:
+        return self._finding(path, array, problem, f"delete {self._receipt_path}, then {RESUME}")
+
+    def _finding(self, path: str, array: str | None, problem: str, advice: str) -> Finding:
+        rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
+        return Finding(
+            path=path, array=array, seed=self.seed, shard=self.shard, rows=rows, problem=problem, advice=advice
+        )  # fmt: skip

@@ -1,0 +1,59 @@
+"""What lies in a cache folder without belonging to it: temporary files, objects without a receipt, other files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.verify_report import Note
+from lookonce.shared.atomic import TEMPORARY_MARK
+from lookonce.storage_schemas.manifest import Manifest
+
+
+def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> list[Note]:
+    """Notes about the files of the given seeds, and those beside them, that do not count, by path."""
+    known = _known_files(layout, manifest, seeds)
+    unreceipted = _unreceipted_objects(layout, manifest, seeds)
+    notes = []
+    for path in sorted(_files(layout, seeds)):
+        if TEMPORARY_MARK in path.rsplit("/", 1)[-1]:
+            notes.append(Note(path=path, remark="a temporary file, of a writer that runs or was killed"))
+        elif path in unreceipted:
+            notes.append(Note(path=path, remark="an object without a receipt: it does not count and will be rewritten"))
+        elif path not in known:
+            notes.append(Note(path=path, remark="not part of the cache"))
+    return notes
+
+
+def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+    root = layout.root
+    known = {layout.manifest_file.name, layout.lock_file.name}
+    for seed in seeds:
+        folder = layout.seed_folder(seed).name
+        known |= {f"{folder}/zarr.json"} | {f"{folder}/{spec.name}/zarr.json" for spec in manifest.arrays}
+        for shard in layout.receipted_shards(seed):
+            known.add(layout.receipt_file(seed, shard).relative_to(root).as_posix())
+            known |= {layout.object_path(seed, spec, shard) for spec in manifest.arrays}
+    return known
+
+
+def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+    return {
+        layout.object_path(seed, spec, shard)
+        for seed in seeds
+        for shard in set(range(manifest.shard_count)) - set(layout.receipted_shards(seed))
+        for spec in manifest.arrays
+    }
+
+
+def _files(layout: CacheLayout, seeds: Sequence[int]) -> Iterator[str]:
+    """Files directly in the cache, and all files under the given seeds; POSIX paths relative to the cache."""
+    root = layout.root
+    yield from (entry.name for entry in root.iterdir() if not entry.is_dir())
+    for seed in seeds:
+        for top in (layout.seed_folder(seed), layout.receipt_file(seed, 0).parent):
+            for folder, _, names in os.walk(top):
+                relative = Path(folder).relative_to(root).as_posix()
+                yield from (f"{relative}/{name}" for name in names)
