@@ -1,0 +1,113 @@
+"""Facts of a cache, whole or not, from its manifest and receipts; objects are not looked at."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.shared.errors import SchemaError
+from lookonce.storage_schemas.manifest import Manifest
+
+FIRST_HOLES = 5
+"""How many holes are listed with their reasons."""
+
+
+def describe_cache(root: Path) -> dict[str, Any]:
+    """Facts of a cache as a JSON-compatible document.
+
+    Receipts are read without validation, which would take most of the time; ``feature-cache verify`` validates. One
+    that cannot be read, or belongs to another cache, is counted as unusable and its shard as missing.
+
+    Args:
+        root: the cache folder; it may be incomplete.
+
+    Raises:
+        CacheError: no cache at ``root``.
+        SchemaError: its manifest is not valid.
+    """
+    layout = CacheLayout(root)
+    manifest = layout.load_manifest()
+    tally = _Tally(layout, manifest)
+    seeds = [tally.add_seed(seed) for seed in layout.seeds()]
+    recipe, encoding = manifest.recipe, manifest.encoding
+    return {
+        "cache": str(root),
+        "complete": bool(seeds) and all(seed["complete"] for seed in seeds),
+        "teacher": recipe.document()["teacher"],
+        "precision": encoding.precision,
+        "view": recipe.document()["view"],
+        "patch_size": recipe.patch_size,
+        "patches": recipe.patches,
+        "tokens": dict(recipe.tokens),
+        "samples": manifest.samples,
+        "shard_size": manifest.shard_size,
+        "seeds": seeds,
+        "views": tally.views,
+        "holes": {"count": tally.hole_count, "first": tally.first_holes},
+        "unusable_receipts": tally.unusable,
+        "classes": list(manifest.classes),
+        "pixels": "store" if manifest.stores_pixels else "none",
+        "bytes": sum(tally.bytes.values()),
+        "bytes_by_array": dict(tally.bytes),
+        "bytes_a_view": {name: total / max(tally.views, 1) for name, total in tally.bytes.items()},
+        "statistics": tally.mean_statistics(),
+        "fingerprint": recipe.fingerprint,
+        "encoding": encoding.digest,
+        "container": manifest.container,
+        "created_with": dict(manifest.created_with),
+        "versions": {name: sorted(found) for name, found in sorted(tally.versions.items())},
+    }
+
+
+class _Tally:
+    """What the receipts add up to."""
+
+    def __init__(self, layout: CacheLayout, manifest: Manifest) -> None:
+        self._layout, self._manifest = layout, manifest
+        self._identity = (manifest.recipe.fingerprint, manifest.encoding.digest)
+        self.views = self.hole_count = self.unusable = 0
+        self.first_holes: list[dict[str, Any]] = []
+        self.bytes = dict.fromkeys((spec.name for spec in manifest.arrays), 0)
+        self.versions: collections.defaultdict[str, set[str]] = collections.defaultdict(set)
+        self._statistics: collections.defaultdict[str, list[float]] = collections.defaultdict(list)
+
+    def add_seed(self, seed: int) -> dict[str, Any]:
+        """Add a seed's receipts; returns how complete it is."""
+        usable = sum(self._add_receipt(seed, shard) for shard in self._layout.receipted_shards(seed))
+        total = self._manifest.shard_count
+        return {"seed": seed, "shards": usable, "of_shards": total, "complete": usable == total}
+
+    def _add_receipt(self, seed: int, shard: int) -> bool:
+        try:
+            receipt = load_json(self._layout.receipt_file(seed, shard))
+            identity = (receipt["fingerprint"], receipt["encoding"])
+            usable = identity == self._identity and shard < self._manifest.shard_count
+            if usable:
+                self._add(seed, receipt)
+        except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not of a receipt's form
+            usable = False
+        self.unusable += not usable
+        return usable
+
+    def _add(self, seed: int, receipt: Mapping[str, Any]) -> None:
+        sizes = [(stored["array"], int(stored["bytes"])) for stored in receipt["objects"]]
+        holes = [{"seed": seed, **hole} for hole in receipt["holes"]]
+        views = int(receipt["samples"]) - len(holes)
+        statistics = {name: float(value) for name, value in receipt["statistics"].items()}
+        versions = {name: str(version) for name, version in receipt["versions"].items()}
+        for name, size in sizes:  # from here on nothing can fail: a receipt counts as a whole or not at all
+            self.bytes[name] = self.bytes.get(name, 0) + size
+        self.views += views
+        self.hole_count += len(holes)
+        self.first_holes += holes[: FIRST_HOLES - len(self.first_holes)]
+        for name, value in statistics.items():
+            self._statistics[name].append(value)
+        for name, version in versions.items():
+            self.versions[name].add(version)
+
+    def mean_statistics(self) -> dict[str, float]:
+        """Each statistic's mean over the receipts."""
+        return {name: sum(values) / len(values) for name, values in sorted(self._statistics.items())}

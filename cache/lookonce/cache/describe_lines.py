@@ -1,0 +1,70 @@
+"""The facts of a cache as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def describe_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The facts of ``describe_cache`` as lines for people."""
+    teacher, view, holes = facts["teacher"], facts["view"], facts["holes"]
+    blocks = ", ".join(map(str, teacher["blocks"]))
+    a_view = facts["bytes_a_view"]
+    arrays = ", ".join(f"{name} {_size(size)}" for name, size in a_view.items() if size)
+    classes = facts["classes"]
+    table = {
+        "cache": f"{facts['cache']} ({'complete' if facts['complete'] else 'INCOMPLETE'})",
+        "teacher": f"{teacher['name']}, blocks {blocks} of {teacher['block_count']}, {teacher['width']} channels, "
+        f"fed {teacher['input_size']} px, computed in {teacher['compute_precision']}",
+        "weights": teacher["weights_digest"],
+        "precision": facts["precision"],
+        "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
+        f"{facts['patch_size']} px, pixels {'stored' if facts['pixels'] == 'store' else 'not stored'}",
+        "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",
+        "seeds": _seeds_line(facts["seeds"]),
+        "holes": f"{holes['count']}" + (" (unreadable images)" if holes["count"] else ""),
+        "classes": f"{len(classes)}: {_listed(classes, 8)}" if classes else "none",
+        "size": f"{_size(facts['bytes'])}, a view {_size(sum(a_view.values()))}: {arrays}",
+        "statistics": ", ".join(f"{name} {value:.4g}" for name, value in facts["statistics"].items()) or "none",
+        "fingerprint": facts["fingerprint"],
+        "encoding": facts["encoding"],
+        "container": f"{facts['container']}, schema version 1",
+        "versions": ", ".join(f"{name} {'|'.join(found)}" for name, found in facts["versions"].items()) or "none",
+    }
+    lines = []
+    for name, value in table.items():
+        lines.append(f"{name:<13}{value}")
+        if name == "holes":
+            lines += [f"{'':<13}seed {hole['seed']}, row {hole['sample']}, {_hole(hole)}" for hole in holes["first"]]
+    if facts["unusable_receipts"]:
+        lines.append(f"{facts['unusable_receipts']} receipts are unusable: feature-cache verify says which and why")
+    return lines
+
+
+def _seeds_line(seeds: Sequence[Mapping[str, Any]]) -> str:
+    if not seeds:
+        return "none yet: no shard has a receipt; run extract-features again to resume"
+    whole = [str(seed["seed"]) for seed in seeds if seed["complete"]]
+    parts = [f"{_listed(whole, 12)} whole"] if whole else []
+    broken = [seed for seed in seeds if not seed["complete"]]
+    parts += [f"{seed['seed']} has {seed['shards']} of {seed['of_shards']} shards" for seed in broken[:12]]
+    parts += [f"{len(broken) - 12} more are incomplete"] if len(broken) > 12 else []
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _size(count: float) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.3g} B"
+
+
+def _hole(hole: Mapping[str, Any]) -> str:
+    """Key and reason; most reasons begin with the key already."""
+    return f"{hole['key']}: {str(hole['reason']).removeprefix(str(hole['key']) + ': ')}"
