@@ -1,0 +1,13 @@
+"""The subcommands of ``feature-cache``: one file each, one table from name to subcommand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lookonce.commands.cache_commands.show import SHOW
+from lookonce.commands.cache_commands.subcommand import Subcommand
+from lookonce.commands.cache_commands.verify import VERIFY
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {subcommand.name: subcommand for subcommand in (SHOW, VERIFY)}
+
+__all__ = ["SUBCOMMANDS", "Subcommand"]

@@ -1,0 +1,82 @@
+"""``feature-cache verify``: is every byte there, and is it the byte that was written?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lookonce.commands.cache_commands.subcommand import Subcommand
+from lookonce.commands.command import CommonOptions
+from lookonce.shared.errors import UsageError
+
+_MOST_NOTES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Flags of feature-cache verify."""
+
+    cache: tyro.conf.Positional[Path]
+    """Cache folder."""
+    full: bool = False
+    """Also digest every object's bytes; without it only documents, sizes and indices are checked."""
+    workers: int = min(8, os.cpu_count() or 1)
+    """Threads, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError(f"--workers: expected at least 1, found {self.workers}")
+
+
+def _run(options: Options) -> Mapping[str, Any]:
+    from lookonce.cache.verify import verify_cache
+
+    with _progress_bar() as progress:
+        report = verify_cache(options.cache, full=options.full, workers=options.workers, progress=progress)
+    return {"cache": str(options.cache), **report.document(), "exit_code": 0 if report.whole else 1}
+
+
+def _summarise(result: Mapping[str, Any]) -> str:
+    from lookonce.cache.verify_report import Finding, Note
+
+    lines = [str(Finding.from_document(finding)) for finding in result["findings"]]
+    notes = [f"note: {Note(**note)}" for note in result["notes"]]
+    lines += notes[:_MOST_NOTES]
+    if len(notes) > _MOST_NOTES:
+        lines.append(f"note: {len(notes) - _MOST_NOTES} more files do not belong to the cache (--json names them)")
+    looked = "every byte digested" if result["digested"] else "documents, sizes and indices; --full digests the bytes"
+    checked = f"{result['shards']} shards, {result['objects']} objects, {result['bytes'] / 1e6:.1f} MB ({looked})"
+    bad = len(result["findings"])
+    verdict = (
+        f"{result['cache']}: {'whole' if result['whole'] else f'{bad} problem' + 's' * (bad > 1)}; checked {checked}"
+    )
+    return "\n".join([*lines, verdict])
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Bytes digested, on standard error when that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+VERIFY = Subcommand(
+    name="verify",
+    description="Check a cache and name every bad object, one a line; exits with 1 when there is one.",
+    options=Options,
+    run=_run,
+    summarise=_summarise,
+)

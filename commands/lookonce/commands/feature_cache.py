@@ -1,0 +1,30 @@
+"""``feature-cache``: look at a cache and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn, Union
+
+import tyro
+
+from lookonce.commands.cache_commands import SUBCOMMANDS, Subcommand
+from lookonce.commands.command import finish, parse_arguments
+
+DESCRIPTION = "Look at a cache of teacher features, and check it."
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point."""
+    options = parse_arguments(_any_options(), prog="feature-cache", description=DESCRIPTION, arguments=arguments)
+    chosen = next(subcommand for subcommand in SUBCOMMANDS.values() if type(options) is subcommand.options)
+    finish(lambda: chosen.run(options), options, chosen.summarise)
+
+
+def _any_options() -> Any:
+    """The union of all subcommands' options, each under its name."""
+    return Union[tuple(_named(subcommand) for subcommand in SUBCOMMANDS.values())]  # noqa: UP007 - made at run time
+
+
+def _named(subcommand: Subcommand) -> Any:
+    named = tyro.conf.subcommand(name=subcommand.name, description=subcommand.description)
+    return Annotated[subcommand.options, named]
