@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.problems import Problem, raise_problems, schema_problems, version_problems
+from lookonce.storage_schemas.problems import (
+    Problem,
+    raise_problems,
+    schema_problems,
+    seal_problems,
+    sealed,
+    version_problems,
+)
 from lookonce.storage_schemas.recipe import Recipe
 
 SCHEMA = "lookonce-cache"
@@ -68,7 +75,7 @@ class Manifest:
 
     def document(self) -> dict[str, Any]:
         """The manifest as a JSON-compatible document."""
-        return {
+        content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "recipe": self.recipe.document(),
@@ -80,12 +87,16 @@ class Manifest:
             "classes": list(self.classes),
             "created_with": dict(self.created_with),
         }
+        return sealed(content)
 
 
 def validate_manifest(document: Any) -> list[Problem]:
     """All problems of a manifest document; an empty list when it is valid."""
     problems = version_problems(document, SCHEMA, SCHEMA_VERSION) or schema_problems(document, "manifest-v1.json")
     if problems:
+        return problems
+    problems = seal_problems(document)
+    if any(not problem.loc for problem in problems):  # not JSON at all: no digest of its parts can be taken
         return problems
     computed = Recipe.from_document(document["recipe"]).fingerprint
     if computed != document["fingerprint"]:

@@ -8,8 +8,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 
+from lookonce.shared.canonical import digest_document
 from lookonce.shared.errors import SchemaError
 
 Kind = Literal["missing", "unexpected", "type", "value", "version", "inconsistent"]
@@ -36,12 +37,22 @@ class Problem:
         return f"{place}: {self.message}"
 
 
+def _is_integer(_checker: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema alone would take 2.0 for an integer
+
+
+_StrictValidator = validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+)
+
+
 @cache
 def _validator(schema_name: str) -> Draft202012Validator:
     import json
 
     text = resources.files("lookonce.storage_schemas").joinpath("schema", schema_name).read_text("utf-8")
-    return Draft202012Validator(json.loads(text))
+    validator: Draft202012Validator = _StrictValidator(json.loads(text))
+    return validator
 
 
 def schema_problems(document: Any, schema_name: str) -> list[Problem]:
@@ -73,6 +84,24 @@ def version_problems(document: Any, schema: str, version: int) -> list[Problem]:
         )
         return [Problem(loc=("schema_version",), message=message, kind="version")]
     return []
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with ``digest``, the SHA-256 of its canonical JSON without that field."""
+    return {**document, "digest": digest_document(document)}
+
+
+def seal_problems(document: Mapping[str, Any]) -> list[Problem]:
+    """A problem when a sealed document's ``digest`` does not belong to the rest of it."""
+    content = {name: value for name, value in document.items() if name != "digest"}
+    try:
+        computed = digest_document(content)
+    except ValueError as error:  # NaN, infinity or lone surrogates, which are not JSON
+        return [Problem(loc=(), message=f"is not canonical JSON: {error}", kind="value")]
+    if computed == document["digest"]:
+        return []
+    message = f"{document['digest']} does not belong to this document, whose digest is {computed}: it was changed"
+    return [Problem(loc=("digest",), message=message, kind="inconsistent")]
 
 
 def raise_problems(problems: Iterable[Problem], where: str) -> None:

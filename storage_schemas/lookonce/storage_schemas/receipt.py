@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lookonce.storage_schemas.problems import Problem, raise_problems, schema_problems, version_problems
+from lookonce.storage_schemas.problems import (
+    Problem,
+    raise_problems,
+    schema_problems,
+    seal_problems,
+    sealed,
+    version_problems,
+)
 
 SCHEMA = "lookonce-receipt"
 SCHEMA_VERSION = 1
@@ -63,7 +70,7 @@ class Receipt:
         plain["objects"] = [asdict(stored) for stored in self.objects]
         plain["statistics"] = dict(self.statistics)
         plain["versions"] = dict(self.versions)
-        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain}
+        return sealed({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain})
 
     @property
     def content_bytes(self) -> int:
@@ -75,6 +82,9 @@ def validate_receipt(document: Any) -> list[Problem]:
     """All problems of a receipt document; an empty list when it is valid."""
     problems = version_problems(document, SCHEMA, SCHEMA_VERSION) or schema_problems(document, "receipt-v1.json")
     if problems:
+        return problems
+    problems = seal_problems(document)
+    if any(not problem.loc for problem in problems):  # not JSON at all: no digest of its parts can be taken
         return problems
     last = document["first_sample"] + document["samples"]
     for position, hole in enumerate(document["holes"]):
@@ -99,7 +109,7 @@ def parse_receipt(document: Any, where: str) -> Receipt:
         SchemaError: the document is not a valid receipt; the message lists all problems.
     """
     raise_problems(validate_receipt(document), where)
-    fields = {key: value for key, value in document.items() if key not in ("schema", "schema_version")}
+    fields = {key: value for key, value in document.items() if key not in ("schema", "schema_version", "digest")}
     fields["holes"] = tuple(Hole(**hole) for hole in document["holes"])
     fields["objects"] = tuple(StoredObject(**stored) for stored in document["objects"])
     return Receipt(**fields)
