@@ -42,9 +42,7 @@ def read_student_file(path: Path, *, name: str | None) -> StudentFile:
         UsageError: neither ``name`` nor the file says which model this is.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: expected a student's weights (a run's student.safetensors), found no file"
-        )
+        raise CheckpointError(f"{path}: expected a student's weights (a run's student.safetensors), found no file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
+
+from lookonce.commands.evaluate_student import main
+from lookonce.train.student import Student
+from lookonce.train.student_file import save_student
+
+STUDENT = "test_vit"
+TEACHER = "vit_tiny_patch16_224"
+COLOURS = {"blue": (20, 30, 200), "green": (20, 180, 40), "red": (210, 30, 20)}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noisy patches of three colours: classes that any weights can tell apart."""
+    folder = tmp_path_factory.mktemp("colours")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(generator.normal(colour, 12, (40, 36, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "student.safetensors"
+    save_student(Student(STUDENT, img_size=32, seed=1), path)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command, in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(str(stopped.value.code)), out, err
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    code, out, err = run(capsys, "knn", "--json", "--device", "cpu", *arguments)
+    assert code == 0, err
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_a_student_from_its_file(capsys: pytest.CaptureFixture[str], images: Path, weights: Path) -> None:
+    document = result(capsys, "--weights", weights, "--images", images, "--k", "1,5", "--pool", "cls+mean")
+    assert document["accuracy"] == {"1": 1.0, "5": 1.0}
+    assert document["classes"] == list(COLOURS)
+    assert (document["train_images"], document["test_images"], document["features"]) == (18, 9, 128)
+    assert document["evaluated"]["kind"] == "student"
+    assert document["evaluated"]["view_size"] == 32
+
+
+def test_an_untrained_student_is_the_one_of_its_seed(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path
+) -> None:
+    arguments = ("--images", images, "--untrained", "--student", STUDENT, "--view-size", 32, "--pool", "mean")
+    document = result(capsys, *arguments, "--seed", 1)
+    assert document["evaluated"]["kind"] == "untrained student"
+    assert document["evaluated"]["weights"] is None
+    trained = result(capsys, "--images", images, "--weights", weights, "--pool", "mean")
+    assert document["accuracy"] == trained["accuracy"]
+
+
+def test_a_teacher_with_its_file(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model(TEACHER, img_size=32, num_classes=3).state_dict(), path)
+    document = result(
+        capsys, "--images", images, "--teacher", f"timm:{TEACHER}", "--teacher-weights", path, "--view-size", 32,
+        "--pool", "mean", "--k", 5,
+    )  # fmt: skip
+    assert document["evaluated"]["name"] == f"timm:{TEACHER}"
+    assert document["accuracy"]["5"] == 1.0
+
+
+def test_the_summary_for_people(capsys: pytest.CaptureFixture[str], images: Path, weights: Path) -> None:
+    code, out, _ = run(capsys, "knn", "--weights", weights, "--images", images, "--pool", "mean", "--k", "3")
+    assert code == 0
+    assert out.splitlines() == [
+        f"student test_vit ({weights})",
+        "images    18 train, 9 test, 3 classes",
+        "features  64 values (mean), views of 32 px",
+        "k = 3     100.00% right",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "found none of them"),
+        (("--weights", "w", "--teacher", "dino-b16"), "found --weights and --teacher"),
+        (("--teacher", "dino-b16", "--untrained", "--student", "s"), "found --teacher and --untrained"),
+        (("--untrained",), "--untrained needs --student NAME"),
+        (("--teacher", "dino-b16", "--student", "s"), "--student goes with --weights or --untrained"),
+        (("--weights", "w", "--teacher-weights", "w"), "--teacher-weights goes with --teacher"),
+        (("--weights", "w", "--k", "10,0"), "--k '10,0'"),
+        (("--weights", "w", "--batch-size", "0"), "--batch-size 0"),
+        (("--weights", "w", "--seed", "-1"), "--seed -1"),
+        (("--untrained", "--student", "resnet18"), "student resnet18 does not fit"),
+        (("--teacher", "nobody"), "unknown teacher 'nobody': known are"),
+    ],
+)
+def test_bad_usage_exits_with_2(
+    capsys: pytest.CaptureFixture[str], images: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, "knn", "--images", images, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_another_view_size_than_the_weights_own_exits_with_2(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path
+) -> None:
+    code, _, err = run(capsys, "knn", "--images", images, "--weights", weights, "--view-size", 48)
+    assert code == 2
+    assert "was trained on views of 32 px" in err
+
+
+def test_failures_exit_with_1_and_one_sentence(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path
+) -> None:
+    for arguments, message in (
+        (("--images", tmp_path, "--weights", weights), "found no train/"),
+        (("--images", images, "--weights", tmp_path / "none"), "found no file"),
+        (("--images", images, "--weights", weights, "--student", TEACHER), "does not fit vit_tiny_patch16_224"),
+    ):
+        code, out, err = run(capsys, "knn", *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("error: ")
+        assert message in err
+
+
+def test_help_is_there_without_torch() -> None:
+    program = (
+        "import sys\n"
+        "from lookonce.commands.evaluate_student import main\n"
+        "try:\n    main(['knn', '--help'])\n"
+        "except SystemExit as stopped:\n    code = stopped.code\n"
+        "heavy = {'torch', 'timm', 'ray', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--weights" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pool", "least"), [("cls", 0.75), ("mean", 0.7), ("cls+mean", 0.75)])
+def test_a_real_teacher_tells_flowers_apart(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, pool: str, least: float
+) -> None:
+    document = result(
+        capsys, "--images", data_dir / "flowers", "--teacher", "deit-tiny",
+        "--teacher-weights", data_dir / "deit_tiny_patch16_224.safetensors", "--pool", pool,
+    )  # fmt: skip
+    print(pool, document["accuracy"], document["train_images"], document["test_images"])
+    assert min(document["accuracy"].values()) > least
