@@ -1,0 +1,67 @@
+"""The namespace package, its layers, and what the trainer must never import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE_ROOTS = ("extract", "train", "shared", "storage_schemas", "cache", "commands")
+
+
+@pytest.mark.parametrize("name", SOURCE_ROOTS)
+def test_a_source_root_holds_one_typed_package_of_the_namespace(name: str) -> None:
+    namespace = ROOT / name / "lookonce"
+    assert not (namespace / "__init__.py").exists(), "lookonce is a namespace package: an __init__.py would hide others"
+    assert [child.name for child in namespace.iterdir() if child.name != "__pycache__"] == [name]
+    assert (namespace / name / "__init__.py").is_file()
+    assert (namespace / name / "py.typed").is_file()
+
+
+def test_every_package_folder_is_a_package() -> None:
+    for name in SOURCE_ROOTS:
+        for module in (ROOT / name / "lookonce" / name).rglob("*.py"):
+            assert (module.parent / "__init__.py").is_file(), f"{module.parent} lacks __init__.py"
+
+
+def test_import_contracts_are_kept() -> None:
+    pytest.importorskip("importlinter")
+    result = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+def test_training_and_reading_import_neither_ray_nor_open_clip_nor_extraction() -> None:
+    code = (
+        "import sys, lookonce.train.run, lookonce.train.evaluation.knn, lookonce.commands.train_student\n"
+        "print([name for name in ('ray', 'open_clip', 'lookonce.extract') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_documents_import_no_torch() -> None:
+    code = (
+        "import sys, lookonce.storage_schemas.manifest, lookonce.storage_schemas.precision, lookonce.cache.reader\n"
+        "print([name for name in ('torch', 'ray', 'timm') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_no_registry_is_named_anywhere() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    hosts = ["pypi" + ".org", "files.python" + "hosted", "index" + "-url ="]
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".txt", ".json", ".yml", ""} and path.is_file():
+            text = path.read_text("utf-8", errors="ignore")
+            assert not [host for host in hosts if host in text], name
