@@ -58,7 +58,7 @@ def train_teacher(images: Path, weights: Path, *, name: str, view_size: int, epo
     steps = epochs * math.ceil(len(labels) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, pct_start=0.15)
     for epoch in range(epochs):
-        for rows in torch.split(torch.randperm(len(labels)), BATCH):  # type: ignore[no-untyped-call]
+        for rows in torch.split(torch.randperm(len(labels)), BATCH):
             logits = model(_normalise(views[epoch, rows.numpy()]))
             loss = functional.cross_entropy(logits, labels[rows], label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad()
