@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lookonce.shared.canonical import digest_document
 from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import parse_manifest, validate_manifest
+from lookonce.storage_schemas.problems import sealed
 from lookonce.storage_schemas.receipt import Hole, Receipt, StoredObject, parse_receipt, validate_receipt
 
 SETTINGS = settings(
@@ -20,7 +22,7 @@ SETTINGS = settings(
 DIGEST = "sha256:" + "a" * 64
 RECEIPT = Receipt(
     fingerprint=DIGEST, encoding=DIGEST, seed=3, shard=1, first_sample=2, samples=2,
-    holes=(Hole(sample=3, key="b.jpg", reason="truncated"),),
+    holes=(Hole(sample=3, key="b.jpg", label=0, reason="truncated"),),
     objects=(StoredObject(array="label", path="seed-0003/label/c/1", bytes=16, digest=DIGEST),),
     statistics={"feature_norm": 1.5}, versions={"lookonce": "0"},
 ).document()  # fmt: skip
@@ -70,7 +72,14 @@ def mutated(data: st.DataObject, document: Any) -> Any:
                 holder.append(copy.deepcopy(holder[last]))
             case _:
                 holder["added"] = data.draw(VALUES)
-    return document
+    return resealed(document) if data.draw(st.booleans()) else document
+
+
+def resealed(document: Any) -> Any:
+    """With the digests that bind its parts, so that what lies behind them is tried too."""
+    if "recipe" in document:
+        document = {**document, "fingerprint": digest_document(document["recipe"])}
+    return sealed(document)
 
 
 def check(validate: Any, parse: Any, document: Any) -> None:

@@ -36,7 +36,13 @@ def test_facts_of_a_whole_cache(cache: Path) -> None:
     assert facts["complete"]
     assert facts["seeds"] == [{"seed": seed, "shards": 3, "of_shards": 3, "complete": True} for seed in (0, 2)]
     assert (facts["samples"], facts["views"], facts["holes"]["count"]) == (5, 6, 4)
-    assert facts["holes"]["first"][0] == {"seed": 0, "sample": 1, "key": "c1/näme-001.jpg", "reason": "unreadable"}
+    assert facts["holes"]["first"][0] == {
+        "seed": 0,
+        "sample": 1,
+        "key": "c1/näme-001.jpg",
+        "label": 1,
+        "reason": "unreadable",
+    }
     on_disk = {
         name: sum(path.stat().st_size for path in cache.glob(f"seed-*/{name}/c/**/*") if path.is_file())
         for name in facts["bytes_by_array"]

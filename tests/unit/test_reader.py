@@ -13,7 +13,9 @@ import pytest
 
 from lookonce.cache.mapped import MappedShard, ShardPool
 from lookonce.cache.reader import CacheReader
+from lookonce.shared.atomic import write_json
 from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError, SchemaError
+from lookonce.storage_schemas.problems import sealed
 
 TARGETS = "seed-0000/targets/c/0/0/0/0"
 
@@ -72,7 +74,7 @@ def test_incomplete_seeds_are_refused_and_others_can_be_chosen(cache: Path) -> N
 def test_receipts_of_another_cache_or_place_are_refused(cache: Path) -> None:
     path = cache / "receipts/seed-0000/shard-00000.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "fingerprint": "sha256:" + "f" * 64}))
+    write_json(path, sealed({**document, "fingerprint": "sha256:" + "f" * 64}))
     with pytest.raises(IntegrityError, match="belongs to another cache"):
         CacheReader(cache)
     shutil.copy(cache / "receipts/seed-0001/shard-00000.json", path)

@@ -13,7 +13,9 @@ import pytest
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.verify import verify_cache
 from lookonce.cache.verify_report import Finding, VerifyReport
+from lookonce.shared.atomic import write_json
 from lookonce.shared.errors import UsageError
+from lookonce.storage_schemas.problems import sealed
 
 ARRAYS = ("targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest", "view", "key", "label")
 
@@ -45,9 +47,10 @@ def objects(root: Path) -> Iterator[tuple[str, int, int, Path]]:
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    """Change a document as a program would that knows the format: sealed again where it was."""
     document = json.loads(path.read_text())
     change(document)
-    path.write_text(json.dumps(document))
+    write_json(path, sealed(document) if "digest" in document else document)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -216,6 +219,21 @@ def test_broken_documents_are_named(cache: Path, name: str, content: str | None)
     assert findings
     assert {finding.path for finding in findings} == {name}
     assert {finding.array for finding in findings} == {"importance" if "importance" in name else None}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "seed-0002/zarr.json", "receipts/seed-0002/shard-00001.json"])
+def test_every_byte_of_a_document_counts(cache: Path, name: str) -> None:
+    path = cache / name
+    content = path.read_bytes()
+    space, end = content.index(b" "), len(content)
+    changes = [(space, space, b" "), (space, space + 1, b"\t"), (end - 1, end, b""), (end, end, b"\n"), (0, 0, b"\n")]
+    changes += [(place, place + 1, bytes([content[place] ^ 1])) for place in range(0, end, max(1, end // 40))]
+    for start, stop, replacement in changes:
+        path.write_bytes(content[:start] + replacement + content[stop:])
+        findings = verify(cache).findings
+        assert {finding.path for finding in findings} == {name}, (start, replacement)
+    path.write_bytes(content)
+    assert verify(cache).whole
 
 
 def test_a_manifest_names_all_its_problems(cache: Path) -> None:

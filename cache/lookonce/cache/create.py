@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.shared.atomic import TEMPORARY_MARK, storage_error, write_json
-from lookonce.shared.errors import CacheError, RecipeMismatchError, SchemaError
+from lookonce.cache.layout import CacheLayout
+from lookonce.shared.atomic import TEMPORARY_MARK, json_bytes, storage_error, write_json
+from lookonce.shared.errors import CacheError, RecipeMismatchError
 from lookonce.storage_schemas.arrays import VIEW_FIELDS, zarr_group_metadata
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
@@ -77,7 +77,7 @@ def seed_metadata(root: Path, manifest: Manifest, seed: int) -> dict[Path, dict[
 
 
 def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
-    """Write the zarr metadata of a seed's group and arrays where it is missing, unreadable or differs."""
+    """Write the zarr metadata of a seed's group and arrays where it is missing or differs by a byte."""
     for path, document in seed_metadata(root, manifest, seed).items():
         if not _holds(path, document):
             write_json(path, document)
@@ -85,8 +85,8 @@ def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
 
 def _holds(path: Path, document: dict[str, Any]) -> bool:
     try:
-        return path.is_file() and bool(load_json(path) == document)
-    except SchemaError:
+        return path.read_bytes() == json_bytes(document)
+    except OSError:
         return False
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookonce.cache.advice import RESTORE
 from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError, SchemaError
 from lookonce.storage_schemas.arrays import ArraySpec
@@ -113,4 +114,4 @@ def load_json(path: Path) -> Any:
         canonical_json(document)  # refuses what Python reads but JSON has not: NaN, infinity, half characters
         return document
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
-        raise SchemaError(f"{path}: cannot be read as JSON: {error}; restore it or run the extraction again") from error
+        raise SchemaError(f"{path}: cannot be read as JSON: {error}; {RESTORE}") from error

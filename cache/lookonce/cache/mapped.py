@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lookonce.cache.advice import REPAIR, RESUME
 from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.receipt import StoredObject
@@ -43,18 +44,19 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes
             if size != stored.bytes:
                 raise IntegrityError(
                     f"{path} (array {stored.array!r}): {size} bytes, its receipt says {stored.bytes}: "
-                    "the object is truncated or was replaced; run the extraction again to repair it"
+                    f"the object is truncated or was replaced; {RESUME}"
                 )
             mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise IntegrityError(
-            f"{path} (array {stored.array!r}): cannot be opened: {error.strerror or error}; "
-            "run the extraction again to repair it"
+            f"{path} (array {stored.array!r}): cannot be opened: {error.strerror or error}; {RESUME}"
         ) from error
+    except ValueError as error:  # an empty file, or a path with a zero byte
+        raise IntegrityError(f"{path} (array {stored.array!r}): cannot be mapped: {error}; {REPAIR}") from error
     if check_digest and (found := digest_bytes(memoryview(mapped))) != stored.digest:
         raise IntegrityError(
             f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says {stored.digest}: "
-            "the object was changed or damaged; run the extraction again to repair it"
+            f"the object was changed or damaged; {REPAIR}"
         )
     return np.frombuffer(mapped, dtype=np.uint8)
 

@@ -9,9 +9,10 @@ from typing import Any
 from lookonce.cache.create import seed_metadata
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.verify_report import Finding
+from lookonce.shared.atomic import json_bytes
+from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError
 from lookonce.storage_schemas.manifest import Manifest, parse_manifest, validate_manifest
-from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.recipe import document_differences
 
 
@@ -31,10 +32,15 @@ def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]
     if problems:
         return None, [Finding(path=path.name, problem=problem, advice=advice) for problem in problems]
     manifest = parse_manifest(document, str(path))
-    if manifest.encoding.precision in PRECISIONS:
-        return manifest, []
-    problem = f"precision {manifest.encoding.precision!r} is not known to this lookonce ({', '.join(PRECISIONS)})"
-    return manifest, [Finding(path=path.name, problem=problem, advice="install the lookonce that wrote it")]
+    changed = form_problem(path, document)
+    return manifest, [Finding(path=path.name, problem=changed, advice=advice)] if changed else []
+
+
+def form_problem(path: Path, document: Any) -> str | None:
+    """What is wrong with a file whose document is sound: digests bind documents, this binds the file's other bytes."""
+    if path.read_bytes() == json_bytes(document):
+        return None
+    return "its white space, order or spelling was changed: these are not the bytes that lookonce writes for it"
 
 
 def check_metadata(layout: CacheLayout, manifest: Manifest, seed: int) -> Iterator[Finding]:
@@ -57,8 +63,8 @@ def _metadata_problem(path: Path, expected: Mapping[str, Any]) -> str | None:
         document = load_json(path)
     except CacheError as error:
         return reason(error, path)
-    if document == expected:
-        return None
+    if canonical_json(document) == canonical_json(expected):  # where == takes true for 1
+        return form_problem(path, expected)
     if not isinstance(document, dict):
         return f"it is a JSON {type(document).__name__}, expected an object"
     differences = document_differences(document, expected)[:4]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookonce.cache.advice import REPAIR
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.mapped import Bytes, map_object
-from lookonce.cache.verify_documents import reason
+from lookonce.cache.verify_documents import form_problem, reason
 from lookonce.cache.verify_report import Finding
-from lookonce.cache.zarr_objects import REPAIR, decode_whole_chunk, sample_offsets
+from lookonce.cache.zarr_objects import decode_whole_chunk, sample_offsets
 from lookonce.shared.errors import CacheError
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
@@ -58,7 +59,8 @@ class ShardChecker:
         problems = [str(problem) for problem in validate_receipt(document)]
         receipt = None if problems else parse_receipt(document, self._receipt_path)
         if receipt is not None:
-            problems = self._identity_problems(receipt)
+            changed = form_problem(path, document)
+            problems = [*self._identity_problems(receipt), *([changed] if changed else [])]
         if receipt is None or problems:
             return ShardCheck(findings=tuple(self._receipt_finding(problem, ANEW) for problem in problems))
         return self._check_objects(receipt)

@@ -134,7 +134,9 @@ class ShardWriter:
 
     def leave_out(self, row: int, reason: str) -> None:
         """Record that a row is a hole, and why."""
-        self._holes.append(Hole(sample=row, key=self._keys[row - self._rows.start], reason=reason))
+        position = row - self._rows.start
+        label = int(self._labels[position])
+        self._holes.append(Hole(sample=row, key=self._keys[position], label=label, reason=reason))
 
     def commit(self, *, statistics: Mapping[str, float], versions: Mapping[str, str]) -> Receipt:
         """Finish all objects, then write the receipt by rename; from then on the shard counts.

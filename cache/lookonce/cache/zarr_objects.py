@@ -15,12 +15,10 @@ import numpy as np
 from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
+from lookonce.cache.advice import REPAIR
 from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, ArraySpec
-
-REPAIR = "delete the receipt of its shard, then run the extraction again: it writes the shard anew"
-"""How a damaged object is repaired; resuming alone looks at sizes, not at bytes."""
 
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4

@@ -53,11 +53,24 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def json_bytes(document: Any) -> bytes:
+    """A document as the bytes of its file: UTF-8 JSON, sorted keys, two-space indent, a line feed at the end.
+
+    Raises:
+        ValueError: the document holds what JSON cannot: NaN, infinity or lone surrogates.
+
+    >>> json_bytes({"b": 1, "a": []})
+    b'{\\n  "a": [],\\n  "b": 1\\n}\\n'
+    """
+    text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8") + b"\n"
+
+
 def write_json(path: Path, document: Any) -> None:
-    """Write a document as JSON by rename: sorted keys, two-space indent, NaN refused."""
-    data = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write the ``json_bytes`` of a document by rename."""
+    data = json_bytes(document)
     with atomic_file(path) as handle:
-        handle.write(data.encode("utf-8") + b"\n")
+        handle.write(data)
 
 
 def sync_directory(directory: Path) -> None:

@@ -57,7 +57,7 @@ class SchemaError(CacheError):
 
 
 class IntegrityError(CacheError):
-    """An object is missing, truncated or has other bytes than its receipt says: run extraction again to repair."""
+    """An object is missing, truncated or has other bytes than its receipt says: delete the receipt, extract again."""
 
     code = "L403"
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.problems import (
     Problem,
     raise_problems,
@@ -102,9 +103,7 @@ def validate_manifest(document: Any) -> list[Problem]:
     if computed != document["fingerprint"]:
         message = f"{document['fingerprint']} does not belong to the recipe beside it, whose fingerprint is {computed}"
         problems.append(Problem(loc=("fingerprint",), message=message, kind="inconsistent"))
-    encoding_problem = Encoding.digest_problem(document["encoding"])
-    if encoding_problem:
-        problems.append(Problem(loc=("encoding", "digest"), message=encoding_problem, kind="inconsistent"))
+    problems += _encoding_problems(document)
     view_size, patch_size = document["recipe"]["view"]["size"], document["recipe"]["patch_size"]
     if view_size % patch_size:
         message = f"view size {view_size} is not a multiple of the patch size"
@@ -113,6 +112,21 @@ def validate_manifest(document: Any) -> list[Problem]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(loc=("arrays",), message=f"{name!r} is there twice", kind="inconsistent"))
     return problems
+
+
+def _encoding_problems(document: Mapping[str, Any]) -> list[Problem]:
+    """Whether the precision is known, its digest binds, and its parameters are those it needs."""
+    found, name = document["encoding"], document["encoding"]["precision"]
+    if name not in PRECISIONS:
+        message = f"precision {name!r} is not known to this lookonce ({', '.join(PRECISIONS)}); install a newer one"
+        return [Problem(loc=("encoding", "precision"), message=message, kind="value")]
+    broken = Encoding.digest_problem(found)
+    if broken:
+        return [Problem(loc=("encoding", "digest"), message=broken, kind="inconsistent")]
+    teacher = document["recipe"]["teacher"]
+    shape = (len(teacher["blocks"]), teacher["width"])
+    misfit = PRECISIONS[name].misfit(Encoding.from_document(found).parameters, shape)
+    return [Problem(loc=("encoding", "parameters"), message=misfit, kind="inconsistent")] if misfit else []
 
 
 def parse_manifest(document: Any, where: str) -> Manifest:

@@ -88,14 +88,14 @@ def version_problems(document: Any, schema: str, version: int) -> list[Problem]:
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with ``digest``, the SHA-256 of its canonical JSON without that field."""
-    return {**document, "digest": digest_document(document)}
+    content = {name: value for name, value in document.items() if name != "digest"}
+    return {**content, "digest": digest_document(content)}
 
 
 def seal_problems(document: Mapping[str, Any]) -> list[Problem]:
     """A problem when a sealed document's ``digest`` does not belong to the rest of it."""
-    content = {name: value for name, value in document.items() if name != "digest"}
     try:
-        computed = digest_document(content)
+        computed = sealed(document)["digest"]
     except ValueError as error:  # NaN, infinity or lone surrogates, which are not JSON
         return [Problem(loc=(), message=f"is not canonical JSON: {error}", kind="value")]
     if computed == document["digest"]:

@@ -30,6 +30,8 @@ class Hole:
     sample: int
     """Row of the sample."""
     key: str
+    label: int
+    """Index in the manifest's classes, -1 without label."""
     reason: str
 
 
@@ -94,6 +96,9 @@ def validate_receipt(document: Any) -> list[Problem]:
     for position, stored in enumerate(document["objects"]):
         if stored["path"].startswith("/") or ".." in stored["path"].split("/"):
             message = f"{stored['path']!r} leaves the cache folder"
+            problems.append(Problem(loc=("objects", position, "path"), message=message, kind="value"))
+        if "\0" in stored["path"]:
+            message = f"{stored['path']!r} holds a zero byte, which no path can"
             problems.append(Problem(loc=("objects", position, "path"), message=message, kind="value"))
     return problems
 

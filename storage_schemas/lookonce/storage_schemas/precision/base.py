@@ -110,6 +110,27 @@ class Precision(abc.ABC):
     def plan(self, parameters: Parameters) -> QuantisationPlan:
         """What encoding and decoding do."""
 
+    def misfit(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+        """What keeps parameters from being used, or None.
+
+        Args:
+            parameters: as ``calibrate`` gives them.
+            shape: (layers, channels) of the values.
+        """
+        try:
+            plan = self.plan(parameters)
+        except KeyError as missing:
+            return f"precision {self.name} needs {missing.args[0]!r}, which is not there"
+        wanted = [
+            ("scale", plan.scale, shape),
+            ("offset", plan.offset, shape),
+            ("levels", plan.levels, (2**plan.bits,)),
+        ]
+        for name, values, expected in wanted:
+            if values is not None and values.shape != expected:
+                return f"{name!r} has shape {list(values.shape)}, expected {list(expected)}"
+        return None
+
     def encode(self, values: NDArray[np.float32], parameters: Parameters) -> NDArray[Any]:
         """Values float32 (..., layer, channel) to elements of ``dtype`` (..., layer, stored channel).
 
