@@ -46,12 +46,12 @@ def make_manifest() -> Callable[..., Manifest]:
 
     def build(
         *, samples: int = 5, shard_size: int = 2, precision: str = "int8", layers: int = 2, width: int = 6,
-        store_pixels: bool = True, container: Any = "zarr",
+        store_pixels: bool = True, container: Any = "zarr", view_size: int = 32, patch_size: int = 8,
     ) -> Manifest:  # fmt: skip
-        view, patch_size = ViewRecipe(size=32), 8
+        view = ViewRecipe(size=view_size)
         teacher = TeacherIdentity(
             name="timm:tiny", weights_digest="sha256:" + "0" * 64, blocks=tuple(range(5 - layers, 5)), block_count=4,
-            width=width, input_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), compute_precision="fp32",
+            width=width, input_size=view_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), compute_precision="fp32",
         )  # fmt: skip
         recipe = Recipe(
             teacher=teacher,
@@ -85,15 +85,17 @@ def fill_cache() -> Callable[..., dict[str, Any]]:
     """Write a whole synthetic cache at a path; returns the encoded arrays it holds, by name."""
 
     def fill(
-        root: Path, manifest: Manifest, *, seeds: tuple[int, ...] = (0,), holes: tuple[int, ...] = ()
-    ) -> dict[int, dict[str, Any]]:
+        root: Path, manifest: Manifest, *, seeds: tuple[int, ...] = (0,), holes: tuple[int, ...] = (),
+        make_arrays: Callable[[Manifest, int], dict[str, Any]] | None = None,
+    ) -> dict[int, dict[str, Any]]:  # fmt: skip
         create_cache(root, manifest)
         keys = [f"c{row % 2}/näme-{row:03d}.jpg" for row in range(manifest.samples)]
         labels = [row % 2 for row in range(manifest.samples)]
         written: dict[int, dict[str, Any]] = {}
         for seed in seeds:
             prepare_seed(root, manifest, seed)
-            written[seed] = _synthetic_arrays(manifest, np.random.default_rng(seed))
+            made = make_arrays(manifest, seed) if make_arrays else {}
+            written[seed] = {**_synthetic_arrays(manifest, np.random.default_rng(seed)), **made}
             written[seed].update(key=keys, label=labels)
             for shard in range(manifest.shard_count):
                 rows = manifest.shard_rows(shard)
@@ -127,3 +129,20 @@ def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dic
         else:
             arrays[spec.name] = generator.integers(1, 200, shape).astype(spec.dtype)
     return arrays
+
+
+@pytest.fixture
+def training_cache(
+    tmp_path: Path, make_manifest: Callable[..., Manifest], fill_cache: Callable[..., dict[int, dict[str, Any]]]
+) -> Callable[..., Path]:
+    """Write a cache that timm's ``test_vit`` (patch 16, 6 blocks) learns from: 11 samples, 16 patches, blocks 3, 4."""
+
+    def build(
+        name: str = "cache", *, seeds: tuple[int, ...] = (0, 1), holes: tuple[int, ...] = (), make_arrays: Any = None,
+        **changes: Any,
+    ) -> Path:  # fmt: skip
+        sizes: dict[str, Any] = {"samples": 11, "shard_size": 4, "view_size": 64, "patch_size": 16, **changes}
+        fill_cache(tmp_path / name, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays)
+        return tmp_path / name
+
+    return build

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
 from lookonce.train.layer_weights import layer_weights
-from lookonce.train.losses import LossName
+from lookonce.train.names import LossName
 from lookonce.train.target_norm import level_statistics, recover_targets
 
 TOLERANCE = 1e-5

@@ -33,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-    lines = [
-        f"step {result['steps']} of {result['total_steps']}, loss {result['first_loss']:.4f} -> "
-        f"{result['final_loss']:.4f}, {result['images_per_second']:.1f} images/s, "
-        f"input wait {result['input_wait_share']:.1%}",
-        f"run      {result['run']}",
-    ]
+    reached = f"step {result['steps']} of {result['total_steps']}"
+    if result["final_loss"] is not None:
+        reached += (
+            f", loss {result['first_loss']:.4f} -> {result['final_loss']:.4f}, "
+            f"{result['images_per_second']:.1f} images/s, input wait {result['input_wait_share']:.1%}"
+        )
+    lines = [reached, f"run      {result['run']}"]
     if result["student_file"]:
         lines.append(f"student  {result['student_file']}")
     else:

@@ -9,15 +9,12 @@ them all. Adapter ``a`` alone is the usual module with the slices ``weight[a]`` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lookonce.shared.errors import UsageError
-
-AdapterName = Literal["linear", "norm-linear", "mlp", "mlp2"]
+from lookonce.train.names import require_known
 
 ADAPTER_NORM_EPS = 1e-6
 
@@ -100,11 +97,5 @@ def build_adapters(name: str, *, count: int, in_dim: int, out_dim: int, generato
     Raises:
         UsageError: unknown name.
     """
-    validate_adapter(name)
+    require_known("adapter", name, ADAPTERS)
     return ADAPTERS[name](count, in_dim, out_dim, generator)
-
-
-def validate_adapter(name: str) -> None:
-    """Raise UsageError, which lists the known ones, unless ``name`` is an adapter."""
-    if name not in ADAPTERS:
-        raise UsageError(f"unknown adapter {name!r}; known: {', '.join(ADAPTERS)}")

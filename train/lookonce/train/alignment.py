@@ -55,6 +55,7 @@ class DynamicAlignment(nn.Module):
 
     level_weights: Tensor
     weight: nn.Parameter | None
+    initial_weight: Tensor | None
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class DynamicAlignment(nn.Module):
         mixture = _initial_mixture(teacher_levels, student_blocks)[rows] if config.alignment == "dynamic" else None
         self.weight = None if mixture is None else nn.Parameter(mixture)
         """The mixing matrix W, shape (L, S), row by aligned level; None for "layerwise"."""
+        self.register_buffer("initial_weight", None if mixture is None else mixture.clone(), persistent=False)
         adapt_first = config.alignment == "dynamic" and config.mix_order == "adapt-then-mix"
         self.adapters = build_adapters(
             config.adapter,

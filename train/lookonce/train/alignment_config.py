@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.adapters import AdapterName, validate_adapter
 from lookonce.train.layer_weights import validate_layer_weights_name
-from lookonce.train.losses import LossName, validate_loss
-from lookonce.train.target_norm import TargetNorm, validate_target_norm
+from lookonce.train.names import AdapterName, AlignmentName, LossName, MixOrder, TargetNorm, require_known
 
-AlignmentName = Literal["dynamic", "layerwise"]
-MixOrder = Literal["adapt-then-mix", "mix-then-adapt"]
+_CHOICES = {
+    "alignment": AlignmentName,
+    "mix_order": MixOrder,
+    "adapter": AdapterName,
+    "loss": LossName,
+    "target_norm": TargetNorm,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +38,8 @@ class AlignmentConfig:
     """Norm of the targets; applied by ``recover_targets`` before they come here."""
 
     def __post_init__(self) -> None:
-        for field, known in (("alignment", get_args(AlignmentName)), ("mix_order", get_args(MixOrder))):
-            if getattr(self, field) not in known:
-                raise UsageError(f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}")
-        validate_adapter(self.adapter)
+        for field, names in _CHOICES.items():
+            require_known(field.replace("_", " "), getattr(self, field), get_args(names))
         validate_layer_weights_name(self.layer_weights)
-        validate_loss(self.loss)
-        validate_target_norm(self.target_norm)
         if not 0 < self.loss_scale < float("inf"):
             raise UsageError(f"loss_scale must be positive and finite, found {self.loss_scale}")

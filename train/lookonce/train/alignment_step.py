@@ -9,7 +9,7 @@ from lookonce.train.alignment import AlignmentOutput, DynamicAlignment
 from lookonce.train.cached_targets import Batch
 from lookonce.train.decoding import TargetDecoder
 from lookonce.train.student import Student
-from lookonce.train.target_norm import LevelStatistics, level_statistics, recover_targets
+from lookonce.train.target_norm import level_statistics, recover_targets
 
 
 class AlignmentStep(nn.Module):
@@ -49,11 +49,12 @@ class AlignmentStep(nn.Module):
         return output
 
     def _targets(self, batch: Batch) -> Tensor:
-        whitened = self.decoder(batch.stored_targets)
+        whitened: Tensor = self.decoder(batch.stored_targets)
         kind = self.alignment.config.target_norm
-        if kind == "whiten" or batch.token_mean is None or batch.token_std is None:
-            return recover_targets("whiten", whitened, whitened, whitened)
+        if batch.token_mean is None or batch.token_std is None:  # only "whiten" is read without them
+            return whitened
         mean, std = batch.token_mean[..., self._layers], batch.token_std[..., self._layers]
-        statistics: LevelStatistics | None = level_statistics(mean, std, self._channels) if kind == "bn" else None
-        tokens = nn.functional.pad(batch.visible_ids + 1, (1, 0))[..., None].expand(-1, -1, mean.shape[-1])
+        statistics = level_statistics(mean, std, self._channels) if kind == "bn" else None
+        with_class_token = nn.functional.pad(batch.visible_ids + 1, (1, 0))
+        tokens = with_class_token[..., None].expand(-1, -1, mean.shape[-1])
         return recover_targets(kind, whitened, mean.gather(1, tokens), std.gather(1, tokens), statistics)

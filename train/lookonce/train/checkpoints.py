@@ -6,18 +6,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from lookonce.shared.atomic import atomic_file
+from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.config import FREE_TO_CHANGE
 
 VERSION = 1
 KEPT = 2
-"""How many checkpoints stay; older ones are deleted after a newer one is whole."""
+"""How many checkpoints stay; older ones are deleted once a newer one is whole."""
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
@@ -30,16 +30,14 @@ class Checkpoint:
     """Steps done."""
     config: Mapping[str, Any]
     """The run's config document."""
-    fingerprint: str
-    """Fingerprint of the cache."""
-    encoding: str
-    """Digest of the cache's encoding."""
+    data: Mapping[str, Any]
+    """What decides the samples of every step: cache, rows, versions of order and masks."""
     state: Mapping[str, Any]
     """State dicts of student, alignment and optimizer."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``step-000000123.pt`` by rename, then delete all but the newest two.
+    """Write ``step-000000123.pt`` by rename, then delete all before it but one, and what crashed writers left.
 
     Raises:
         StorageError: the operating system refused; older checkpoints are untouched.
@@ -47,10 +45,21 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / f"step-{checkpoint.step:09d}.pt"
     content = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
     with atomic_file(path) as handle:
-        torch.save(content, handle)
-    for old in checkpoints_in(folder)[:-KEPT]:
+        _save_or_os_error(content, handle)
+    here = checkpoints_in(folder)
+    superseded = here[: max(0, here.index(path) + 1 - KEPT)]  # later ones stay, where an older one was resumed
+    for old in [*superseded, *folder.glob(f"step-*.pt{TEMPORARY_MARK}*")]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _save_or_os_error(content: Mapping[str, Any], handle: BinaryIO) -> None:
+    try:
+        torch.save(content, handle)
+    except RuntimeError as error:  # torch's writer hides the operating system's reason behind its own bookkeeping
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -85,19 +94,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def check_continues(
-    path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], fingerprint: str, encoding: str
-) -> None:
+def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another run.
 
     Raises:
-        CheckpointError: config, cache or encoding differ; the message lists the fields with both values.
+        CheckpointError: config or data differ; the message lists the fields with both values.
     """
     there = {name: value for name, value in checkpoint.config.items() if name not in FREE_TO_CHANGE}
     here = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE}
-    there.update(cache_fingerprint=checkpoint.fingerprint, cache_encoding=checkpoint.encoding)
-    here.update(cache_fingerprint=fingerprint, cache_encoding=encoding)
-    differences = document_differences(there, here)
+    differences = document_differences({**there, "data": checkpoint.data}, {**here, "data": data})
     if differences:
         listed = "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
         raise CheckpointError(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.adapters import AdapterName
-from lookonce.train.alignment_config import AlignmentConfig, AlignmentName, MixOrder
-from lookonce.train.losses import LossName
-from lookonce.train.target_norm import TargetNorm
+from lookonce.shared.seeds import parse_seeds
+from lookonce.train.alignment_config import AlignmentConfig
+from lookonce.train.names import (
+    AdapterName,
+    AlignmentName,
+    CheckName,
+    DeviceName,
+    LossName,
+    MaskName,
+    MixOrder,
+    PrecisionName,
+    TargetNorm,
+    require_known,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +33,7 @@ class TrainingConfig:
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
     student: str = "vit_base_patch16_224"
     """timm name of a plain vision transformer with the cache's patch size."""
-    mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
+    mask: MaskName = "attentive"
     """attentive keeps important patches with high probability; hide-attentive hides them."""
     mask_ratio: float = 0.7
     """Share of the patches that the student does not see, 0 up to 1."""
@@ -55,11 +65,11 @@ class TrainingConfig:
     """AdamW weight decay; none on biases, norms and W."""
     drop_path: float = 0.1
     """Stochastic depth of the last block, 0 up to 1."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PrecisionName = "auto"
     """bf16 autocast on GPUs (auto), or full fp32."""
     compile: bool = False
     """Compile student and alignment with torch.compile."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Where the student runs."""
     seed: int = 0
     """Seed of weights, order, masks and stochastic depth."""
@@ -73,7 +83,7 @@ class TrainingConfig:
     """Augmentation seeds to use, such as 0-3; default: all in the cache."""
     images: str | None = None
     """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
-    check: Literal["first-use", "never"] = "first-use"
+    check: CheckName = "first-use"
     """When a shard's bytes are checked against their digest."""
     log_steps: int = 10
     """Steps between lines of metrics.jsonl."""
@@ -88,6 +98,8 @@ class TrainingConfig:
         """
         if len(self.shards) != 1:
             raise UsageError(f"--shards: {len(self.shards)} caches given; this version trains from one cache at a time")
+        for field, names in _CHOICES.items():
+            require_known(_flag(field), getattr(self, field), get_args(names))
         at_least_one = ("epochs", "batch_size", "workers", "log_steps", "max_steps", "checkpoint_steps")
         for flag in at_least_one:
             value = getattr(self, flag)
@@ -99,6 +111,8 @@ class TrainingConfig:
         for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
             if not 0 <= getattr(self, flag) < float("inf"):
                 raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
+        if self.seeds is not None:
+            parse_seeds(self.seeds)
         self.alignment_config()
 
     def alignment_config(self) -> AlignmentConfig:
@@ -137,6 +151,9 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Fields that may differ between a run and its continuation; all others decide the sequence of numbers."""
+
+
+_CHOICES = {"mask": MaskName, "precision": PrecisionName, "device": DeviceName, "check": CheckName}
 
 
 def _flag(field: str) -> str:

@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lookonce.shared.errors import UsageError
-
-LossName = Literal["smooth-l1", "l2", "l1"]
+from lookonce.train.names import require_known
 
 
 def _smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -46,12 +43,6 @@ def level_losses(name: str, predictions_LBnC: Tensor, targets_LBnC: Tensor) -> T
     Raises:
         UsageError: unknown name.
     """
-    validate_loss(name)
+    require_known("loss", name, LOSSES)
     dtype = torch.promote_types(torch.promote_types(predictions_LBnC.dtype, targets_LBnC.dtype), torch.float32)
     return LOSSES[name](predictions_LBnC.to(dtype), targets_LBnC.to(dtype)).mean(dim=(1, 2, 3))
-
-
-def validate_loss(name: str) -> None:
-    """Raise UsageError, which lists the known ones, unless ``name`` is a loss."""
-    if name not in LOSSES:
-        raise UsageError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ class MetricsLog:
         kept = [line for line in read_metrics(self._path) if line["step"] < first_step]
         with atomic_file(self._path) as file:
             file.writelines(_line(metrics).encode() for metrics in kept)
-        self._handle = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        try:
+            self._handle = self._path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        except OSError as error:
+            raise storage_error(error, folder, "opening the run's logs") from error
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Append one line; ``metrics["step"]`` is the 0-based step.
@@ -38,19 +42,16 @@ class MetricsLog:
         try:
             self._handle.write(_line(metrics))
             self._handle.flush()
+            for name, value in _scalars(metrics):
+                self._board.add_scalar(name, value, metrics["step"])
         except OSError as error:
             raise storage_error(error, self._path, "writing metrics") from error
-        for name, value in metrics.items():
-            if isinstance(value, Mapping):
-                for part, number in value.items():
-                    self._board.add_scalar(f"{name}/{part}", number, metrics["step"])
-            elif name != "step":
-                self._board.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Flush and close."""
-        self._handle.close()
-        self._board.close()
+        """Flush and close; every line is on its way since it was written, so nothing is lost if this fails."""
+        with contextlib.suppress(OSError):
+            self._handle.close()
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -63,6 +64,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 break
     return lines
+
+
+def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{part}", number) for part, number in value.items())
+        elif name != "step":
+            yield name, value
 
 
 def _line(metrics: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -15,29 +16,46 @@ from numpy.typing import NDArray
 from lookonce.shared.atomic import atomic_file
 
 
-def draw_mixture(weight: NDArray[np.float32], teacher_blocks: Sequence[int], path: Path) -> None:
-    """The mixing matrix W as a heat map.
+def draw_mixture(
+    weight: NDArray[np.float32], initial: NDArray[np.float32], teacher_blocks: Sequence[int], path: Path
+) -> None:
+    """The mixing matrix W and, beside it, what training changed: two heat maps.
 
     Args:
         weight: float32 (aligned levels, student blocks).
+        initial: W before training, same shape.
         teacher_blocks: 1-based number of each row's teacher block.
         path: PNG file, written by rename.
     """
     levels, blocks = weight.shape
-    figure = Figure(figsize=(1.6 + 0.55 * blocks, 1.5 + 0.45 * levels), layout="constrained")
-    axes = figure.add_subplot()
-    limit = float(np.abs(weight).max()) or 1.0
-    image = axes.imshow(weight, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_xticks(range(blocks), [str(block + 1) for block in range(blocks)])
-    axes.set_yticks(range(levels), [str(block) for block in teacher_blocks])
-    axes.set_xlabel("student block")
-    axes.set_ylabel("teacher block")
-    axes.set_title("Dynamic alignment: weight of each student block", fontsize=10)
-    for (row, column), value in np.ndenumerate(weight):
-        colour = "white" if abs(value) > 0.6 * limit else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=axes, fraction=0.03)
+    figure = Figure(figsize=(max(7.0, 2.2 + 0.9 * blocks), 1.7 + 0.42 * levels), layout="constrained")
+    figure.suptitle("Dynamic alignment: student blocks mixed into teacher blocks", fontsize=11)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _heat_map(figure, left, weight, "W")
+    _heat_map(figure, right, weight - initial, "change since the start")
+    left.set_yticks(range(levels), [str(block) for block in teacher_blocks])
+    left.set_ylabel("teacher block")
     _save(figure, path)
+
+
+def _heat_map(figure: Figure, axes: Axes, values: NDArray[np.float32], title: str) -> None:
+    """Red is positive, blue negative; small values are shown in units of a power of ten, which the title names."""
+    exponent = int(np.floor(np.log10(float(np.abs(values).max()) or 1.0)))
+    if exponent < -1:
+        values, title = values / 10.0**exponent, f"{title}, in units of $10^{{{exponent}}}$"
+    limit = float(np.abs(values).max()) or 1.0
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks(range(values.shape[1]), [str(block + 1) for block in range(values.shape[1])])
+    axes.set_xlabel("student block")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.6 * limit else "#333333"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2)
 
 
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -33,15 +33,15 @@ class ReplayedPixels:
         self._source = open_source(images)
         entries = {entry.key: entry for entry in self._source.listing().entries}
         keys = reader.column("key", reader.seeds[0])
-        missing = [key for key in keys if key not in entries]
+        rows = reader.rows(reader.seeds[0])
+        missing = [keys[row] for row in rows if keys[row] not in entries]
         if missing:
             raise SourceError(
-                f"{images}: {len(missing)} of the cache's {len(keys)} images are not there (first: {missing[0]!r}); "
+                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: {missing[0]!r}); "
                 "give the images that the cache was made from, or extract with --pixels store"
             )
-        self._entries = [entries[key] for key in keys]
+        self._entries = {int(row): entries[keys[row]] for row in rows}
         self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
-        rows = reader.rows(reader.seeds[0])
         for row in rows[:: max(1, len(rows) // CHECKED_BEFORE_TRAINING)]:
             self._view(reader.seeds[0], int(row))
 
@@ -66,8 +66,8 @@ class ReplayedPixels:
         if not np.array_equal(pixel_digest(patches), expected):
             raise CacheMismatchError(
                 f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
-                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes differently from the "
-                f"one the cache was made with ({self._reader.manifest.created_with.get('pillow', 'unknown')}); "
+                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes otherwise than "
+                f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}); "
                 "install that version, or extract with --pixels store"
             )
         return patches

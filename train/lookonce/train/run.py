@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookonce.cache.layout import load_json
-from lookonce.shared.atomic import storage_error, write_json
+from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import UsageError
 from lookonce.train.checkpoints import check_continues, find_checkpoint, load_checkpoint
 from lookonce.train.config import TrainingConfig
@@ -29,11 +29,15 @@ class TrainingSummary:
     steps: int
     total_steps: int
     resumed_from_step: int
-    first_loss: float
-    final_loss: float
+    first_loss: float | None
+    """Loss of the first logged step; None when ``metrics.jsonl`` of a finished run is gone."""
+    final_loss: float | None
+    """Loss of the last logged step."""
     seconds: float
-    images_per_second: float
-    input_wait_share: float
+    images_per_second: float | None
+    """Median over the logged steps of this call, or of the run when this call had none."""
+    input_wait_share: float | None
+    """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -48,15 +52,19 @@ def train_student(config: TrainingConfig, *, show_progress: bool = True) -> Trai
     """
     started = time.perf_counter()
     run = Path(config.out)
+    _require_own_folder(run, Path(config.shards[0]))
     found = find_checkpoint(config.resume, run / "checkpoints")
     setup = set_up(config)
-    _prepare_folder(run)
-    document = config.document()
+    document = {
+        **config.document(),
+        "device": setup.device.type,
+        "precision": setup.precision,
+        "seeds": list(setup.reader.seeds),
+    }
     trainer = Trainer(config, setup, document)
     if found is not None:
         checkpoint = load_checkpoint(found)
-        manifest = setup.reader.manifest
-        check_continues(found, checkpoint, document, manifest.recipe.fingerprint, manifest.encoding.digest)
+        check_continues(found, checkpoint, document, setup.data_document())
         trainer.restore(checkpoint)
     resumed = trainer.step
     write_json(run / "config.json", document)
@@ -72,26 +80,26 @@ def train_student(config: TrainingConfig, *, show_progress: bool = True) -> Trai
     return _summary(run, trainer, resumed, finished, time.perf_counter() - started)
 
 
-def _prepare_folder(run: Path) -> None:
-    if run.is_file():
+def _require_own_folder(run: Path, cache: Path) -> None:
+    if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file; --out needs a folder")
-    if run.is_dir() and any(run.iterdir()) and not (run / "config.json").is_file():
+    if run.resolve() == cache.resolve() or cache.resolve() in run.resolve().parents or (run / "receipts").is_dir():
+        raise UsageError(f"{run}: is (in) a feature cache; --out needs a folder of its own")
+    foreign = [path for path in run.iterdir() if TEMPORARY_MARK not in path.name] if run.is_dir() else []
+    if foreign and not (run / "config.json").is_file():
         raise UsageError(
-            f"{run}: holds other files and no config.json of a run; choose a new or empty folder for --out"
+            f"{run}: holds other files (such as {foreign[0].name}) and no config.json of a run; "
+            "choose a new or empty folder for --out"
         )
-    if (run / "manifest.json").is_file() and "fingerprint" in load_json(run / "manifest.json"):
-        raise UsageError(f"{run}: is a feature cache; --out needs a folder of its own")
-    try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, run, "making the run's folder") from error
 
 
 def _leave_pictures(run: Path, setup: TrainingSetup) -> None:
     alignment = setup.model.alignment
-    if alignment.weight is not None:
-        weight = alignment.weight.detach().float().cpu().numpy()
-        draw_mixture(weight, alignment.teacher_blocks, run / "alignment.png")
+    if alignment.weight is not None and alignment.initial_weight is not None:
+        weight, initial = (
+            tensor.detach().float().cpu().numpy() for tensor in (alignment.weight, alignment.initial_weight)
+        )
+        draw_mixture(weight, initial, alignment.teacher_blocks, run / "alignment.png")
     draw_loss(read_metrics(run / "metrics.jsonl"), run / "loss.png")
 
 
@@ -104,9 +112,13 @@ def _summary(run: Path, trainer: Trainer, resumed: int, finished: bool, seconds:
         steps=trainer.step,
         total_steps=trainer.total_steps,
         resumed_from_step=resumed,
-        first_loss=lines[0]["loss"],
-        final_loss=lines[-1]["loss"],
+        first_loss=lines[0]["loss"] if lines else None,
+        final_loss=lines[-1]["loss"] if lines else None,
         seconds=round(seconds, 3),
-        images_per_second=sorted(line["images_per_second"] for line in here)[len(here) // 2],
-        input_wait_share=sorted(line["input_wait_share"] for line in here)[len(here) // 2],
+        images_per_second=_median(here, "images_per_second"),
+        input_wait_share=_median(here, "input_wait_share"),
     )
+
+
+def _median(lines: list[dict[str, Any]], name: str) -> float | None:
+    return statistics.median(line[name] for line in lines) if lines else None

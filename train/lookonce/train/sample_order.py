@@ -50,7 +50,7 @@ class SampleOrder:
     ) -> None:
         if not len(rows) or not seeds:
             raise UsageError("nothing to train on: the cache has no readable sample for the chosen seeds")
-        self._rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
+        self.rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
         self._run_seed, self._batch_size = run_seed, batch_size
         self.samples_per_epoch = len(rows)
         self._total = epochs * len(rows)
@@ -74,7 +74,7 @@ class SampleOrder:
         rows = np.empty_like(places)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
-            rows[inside] = self._rows[self._permutation(int(epoch))[positions[inside]]]
+            rows[inside] = self.rows[self._permutation(int(epoch))[positions[inside]]]
         return SamplesOfStep(epochs=epochs, rows=rows, seeds=self._seeds[epochs % len(self._seeds)])
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lookonce.cache.reader import CacheReader
+from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.errors import CacheMismatchError, UsageError
+from lookonce.shared.masking import MASK_VERSION
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment import DynamicAlignment
 from lookonce.train.alignment_step import AlignmentStep
@@ -19,7 +22,7 @@ from lookonce.train.cached_targets import CachedTargets, PixelSource, StoredPixe
 from lookonce.train.config import TrainingConfig
 from lookonce.train.decoding import TargetDecoder
 from lookonce.train.replayed_pixels import ReplayedPixels
-from lookonce.train.sample_order import SampleOrder
+from lookonce.train.sample_order import ORDER_VERSION, SampleOrder
 from lookonce.train.student import Student
 
 
@@ -32,6 +35,20 @@ class TrainingSetup:
     targets: CachedTargets
     model: AlignmentStep
     device: torch.device
+    precision: str
+    """What ``auto`` came to: fp32 or bf16."""
+
+    def data_document(self) -> dict[str, Any]:
+        """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
+        manifest, rows = self.reader.manifest, self.order.rows
+        return {
+            "cache_fingerprint": manifest.recipe.fingerprint,
+            "cache_encoding": manifest.encoding.digest,
+            "samples": len(rows),
+            "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
+            "order_version": ORDER_VERSION,
+            "mask_version": MASK_VERSION,
+        }
 
 
 def resolve_device(device: str) -> torch.device:
@@ -82,10 +99,11 @@ def set_up(config: TrainingConfig) -> TrainingSetup:
     layers = reader.layer_positions(alignment.teacher_blocks)
     decoder = TargetDecoder(reader.manifest.encoding, layers, recipe.teacher.width)
     device = resolve_device(config.device)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    automatic = "bf16" if device.type == "cuda" else "fp32"
+    precision = automatic if config.precision == "auto" else config.precision
     model = AlignmentStep(
         student, alignment, decoder, layers=layers, channels=recipe.teacher.width,
-        autocast=torch.bfloat16 if bf16 else None,
+        autocast=torch.bfloat16 if precision == "bf16" else None,
     ).to(device)  # fmt: skip
     rows = _rows_of_all_seeds(reader)
     order = SampleOrder(rows, reader.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs)
@@ -93,7 +111,7 @@ def set_up(config: TrainingConfig) -> TrainingSetup:
         reader, _pixel_source(reader, config), mask=config.mask, mask_ratio=config.mask_ratio,
         run_seed=config.seed, with_moments=config.target_norm != "whiten",
     )  # fmt: skip
-    return TrainingSetup(reader, order, targets, model, device)
+    return TrainingSetup(reader, order, targets, model, device, precision)
 
 
 def trainable(model: AlignmentStep) -> nn.Module:

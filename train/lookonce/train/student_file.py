@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors.torch import save
@@ -23,4 +24,13 @@ def save_student(student: Student, path: Path) -> None:
         "format": "pt",
     }
     with atomic_file(path) as handle:
-        handle.write(save(student.export_state(), metadata=metadata))
+        handle.write(_with_sorted_metadata(save(student.export_state(), metadata=metadata)))
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors shuffles it, and equal students should be equal files."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8").ljust(size)
+    return data[:8] + text + data[8 + size :]

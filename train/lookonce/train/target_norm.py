@@ -15,16 +15,14 @@ the std of all tokens are small (8 bytes a token and level), and the moments fol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
-
-TargetNorm = Literal["whiten", "none", "l2", "bn"]
-TARGET_NORMS: tuple[str, ...] = get_args(TargetNorm)
+from lookonce.train.names import TargetNorm, require_known
 
 LAYER_NORM_EPS = 1e-5
 """What LayerNorm added to each token's variance before the cached std was taken."""
@@ -82,7 +80,7 @@ def recover_targets(
     Raises:
         UsageError: unknown kind, or "bn" without statistics.
     """
-    validate_target_norm(kind)
+    require_known("target norm", kind, get_args(TargetNorm))
     if kind == "whiten":
         return whitened
     raw_BnLC = torch.addcmul(mean.unsqueeze(-1), whitened, std.unsqueeze(-1))
@@ -97,9 +95,3 @@ def recover_targets(
         )
     scale_L1 = (statistics.variance + BATCH_NORM_EPS).rsqrt().unsqueeze(-1)
     return (raw_BnLC - statistics.mean.unsqueeze(-1)) * scale_L1
-
-
-def validate_target_norm(kind: str) -> None:
-    """Raise UsageError, which lists the known ones, unless ``kind`` is a target norm."""
-    if kind not in TARGET_NORMS:
-        raise UsageError(f"unknown target norm {kind!r}; known: {', '.join(TARGET_NORMS)}")

@@ -1,0 +1,157 @@
+"""A run that was stopped anywhere and continued gives the numbers of an uninterrupted one, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lookonce.shared.errors import CheckpointError
+from lookonce.train.checkpoints import checkpoints_in, load_checkpoint
+from lookonce.train.config import TrainingConfig
+from lookonce.train.run import train_student
+
+KILLER = Path(__file__).parent / "kill_runs.py"
+
+RECIPE: dict[str, Any] = {
+    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
+    "workers": 2, "device": "cpu", "drop_path": 0.3, "target_norm": "bn",
+}  # fmt: skip
+"""11 steps over the 11 samples of ``training_cache``, batches across epochs, stochastic depth, a last smaller batch."""
+
+
+def train(cache: Path, run: Path, **changes: Any) -> Path:
+    train_student(TrainingConfig(shards=(cache,), out=run, **{**RECIPE, **changes}), show_progress=False)
+    return run
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    """What decides the run in metrics.jsonl: all but timings."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", "epoch", "loss", "level_loss", "lr")} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Losses, losses by level, learning rates and the final student are equal to the last bit."""
+    assert numbers(one) == numbers(other)
+    first, second = (load_file(run / "student.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def uninterrupted(training_cache: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A cache, and the run that nothing disturbed."""
+    cache = training_cache()
+    return cache, train(cache, tmp_path / "uninterrupted")
+
+
+def test_state_saved_before_every_step_restores_it(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    total = len(numbers(expected))
+    assert total == 11
+    for stop in range(1, total):
+        run = train(cache, tmp_path / f"stopped-{stop}", max_steps=stop)
+        assert not (run / "student.safetensors").exists()
+        assert [line["step"] for line in numbers(run)] == list(range(stop))
+        assert_same_run(expected, train(cache, run))
+
+
+def test_stopped_before_every_step_of_one_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    for stop in range(1, 12):
+        train(cache, tmp_path / "run", max_steps=stop, workers=1 + stop % 3)
+    assert_same_run(expected, tmp_path / "run")
+
+
+def test_any_kept_checkpoint_can_be_gone_on_from(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    run = train(cache, tmp_path / "run", checkpoint_steps=3)
+    older, newest = checkpoints_in(run / "checkpoints")
+    assert (older.name, newest.name) == ("step-000000009.pt", "step-000000011.pt")
+    train(cache, run, resume=str(older), checkpoint_steps=1, max_steps=10)
+    # the one written now stays, though a later one is there
+    assert [path.name[-5:] for path in checkpoints_in(run / "checkpoints")] == ["09.pt", "10.pt", "11.pt"]
+    assert_same_run(expected, train(cache, run, resume=str(older)))
+
+
+@pytest.mark.parametrize("log_steps", [3, 4])
+def test_metrics_have_each_logged_step_once(uninterrupted: tuple[Path, Path], tmp_path: Path, log_steps: int) -> None:
+    cache, expected = uninterrupted
+    run = tmp_path / "run"
+    for stop in (2, 5, 6, None):
+        train(cache, run, max_steps=stop, log_steps=log_steps)
+    logged = [line["step"] for line in numbers(run)]
+    assert logged == [*range(0, 11, log_steps), 10][: len(logged)]
+    assert logged[-1] == 10
+    assert numbers(run) == [line for line in numbers(expected) if line["step"] in logged]
+
+
+def test_going_on_with_a_finished_run_changes_nothing(uninterrupted: tuple[Path, Path]) -> None:
+    cache, run = uninterrupted
+    before = (run / "student.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    train(cache, run)
+    assert before == ((run / "student.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes())
+
+
+def test_a_metrics_line_cut_off_by_a_crash_is_written_anew(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    run = train(cache, tmp_path / "run", max_steps=5)
+    with (run / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 5, "lo')
+    assert_same_run(expected, train(cache, run))
+
+
+def test_what_a_crash_left_half_written_is_no_obstacle(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    partial = run / "checkpoints" / "step-000000003.pt.tmp-0123456789ab"
+    partial.write_bytes(b"half")
+    assert_same_run(expected, train(cache, run))
+    assert not partial.exists()
+
+
+def test_seeds_extracted_meanwhile_are_not_slipped_into_a_run(
+    training_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    one, two = training_cache("one", seeds=(0,)), training_cache("two", seeds=(0, 1))
+    run = train(one, tmp_path / "run", max_steps=3)
+    with pytest.raises(CheckpointError, match=r"seeds: the run has \[0\], now \[0, 1\]"):
+        train(two, run)
+    train(two, run, seeds="0")
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(uninterrupted: tuple[Path, Path]) -> None:
+    _, run = uninterrupted
+    checkpoint = load_checkpoint(checkpoints_in(run / "checkpoints")[-1])
+    assert checkpoint.step == 11
+    assert checkpoint.config["student"] == "test_vit"
+    assert checkpoint.data["samples"] == 11
+
+
+@pytest.mark.parametrize(("signal_name", "seed"), [("SIGKILL", 0), ("SIGKILL", 1), ("SIGTERM", 2), ("SIGINT", 3)])
+def test_killed_at_random_moments(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, signal_name: str, seed: int
+) -> None:
+    cache, expected = uninterrupted
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in RECIPE.items()]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", KILLER, cache, tmp_path / "run", signal_name, str(seed), "5",
+         json.dumps([*flags, "--checkpoint-steps=1"])],
+        capture_output=True, text=True, check=True, timeout=250,
+    )  # fmt: skip
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert set(codes) <= {0, -9 if signal_name == "SIGKILL" else 1}
+    if signal_name != "SIGKILL":
+        assert done.stderr.count("error: stopped;") == codes.count(1) >= 1
+    assert "Traceback" not in done.stderr
+    assert_same_run(expected, train(cache, tmp_path / "run"))

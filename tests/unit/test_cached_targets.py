@@ -1,0 +1,185 @@
+"""One step's input against independent readings: zarr-python for pixels and targets, full features for the norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from numpy.typing import NDArray
+
+from lookonce.cache.reader import CacheReader
+from lookonce.shared.masking import mask_noise, visible_patches
+from lookonce.shared.masking import visible_count as count_of
+from lookonce.train.alignment import DynamicAlignment
+from lookonce.train.alignment_config import AlignmentConfig
+from lookonce.train.alignment_step import AlignmentStep
+from lookonce.train.cached_targets import Batch, CachedTargets, StoredPixels
+from lookonce.train.decoding import TargetDecoder
+from lookonce.train.sample_order import SampleOrder, SamplesOfStep
+from lookonce.train.student import Student
+
+MASK_RATIO = 0.7
+
+
+def open_targets(
+    root: Path, mask: str = "attentive", *, with_moments: bool = False
+) -> tuple[CacheReader, CachedTargets]:
+    reader = CacheReader(root)
+    pixels = StoredPixels(reader)
+    return reader, CachedTargets(
+        reader, pixels, mask=mask, mask_ratio=MASK_RATIO, run_seed=5, with_moments=with_moments
+    )
+
+
+def order_of(reader: CacheReader, batch_size: int = 6) -> SampleOrder:
+    return SampleOrder(reader.rows(0), reader.seeds, run_seed=5, batch_size=batch_size, epochs=4)
+
+
+def from_zarr(root: Path, name: str, samples: SamplesOfStep) -> NDArray[Any]:
+    """Whole samples of an array, read by zarr-python."""
+    arrays = {seed: zarr.open_array(root / f"seed-{seed:04d}" / name, mode="r") for seed in set(samples.seeds.tolist())}
+    return np.stack([arrays[int(s)][int(r)] for s, r in zip(samples.seeds, samples.rows, strict=True)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("mask", ["attentive", "random", "hide-attentive"])
+def test_masks_are_drawn_from_run_seed_epoch_key_and_augmentation_seed(
+    training_cache: Callable[..., Path], mask: str
+) -> None:
+    root = training_cache()
+    reader, targets = open_targets(root, mask)
+    order = order_of(reader)
+    for step in range(order.total_steps):
+        samples = order.step(step)
+        ids = targets.visible_ids(samples)
+        for position, (epoch, row, seed) in enumerate(zip(samples.epochs, samples.rows, samples.seeds, strict=True)):
+            key = f"c{row % 2}/näme-{row:03d}.jpg"
+            noise = mask_noise(5, int(epoch), [key], [int(seed)], 16)
+            importance = reader.read("importance", [int(seed)], [int(row)])
+            assert ids[position].tolist() == visible_patches(mask, importance, noise, MASK_RATIO)[0].tolist()
+
+
+def test_masks_change_with_the_epoch_and_not_with_the_batch(training_cache: Callable[..., Path]) -> None:
+    reader, targets = open_targets(training_cache(samples=30))
+    one = SamplesOfStep(epochs=np.array([0, 2]), rows=np.array([3, 3]), seeds=np.array([0, 0]))
+    first, later = targets.visible_ids(one)
+    assert first.tolist() != later.tolist()
+    alone = SamplesOfStep(epochs=one.epochs[1:], rows=one.rows[1:], seeds=one.seeds[1:])
+    assert targets.visible_ids(alone)[0].tolist() == later.tolist()
+    assert count_of(reader.manifest.recipe.patches, MASK_RATIO) == 4 == len(first)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_what_is_read_equals_a_plain_gather_by_zarr_python(training_cache: Callable[..., Path], precision: str) -> None:
+    root = training_cache(precision=precision)
+    reader, targets = open_targets(root)
+    order = order_of(reader)
+    decoder = TargetDecoder(reader.manifest.encoding, [1, 0], 6)
+    for step in range(order.total_steps):
+        samples = order.step(step)
+        batch = targets.batch(samples)
+        ids = batch.visible_ids.numpy()
+        pixels, stored = from_zarr(root, "pixels", samples), from_zarr(root, "targets", samples)
+        assert np.array_equal(batch.visible_pixels.numpy(), np.take_along_axis(pixels, ids[..., None], axis=1))
+        for position, visible in enumerate(ids):
+            tokens = [0, *(visible + 1)]
+            assert np.array_equal(batch.stored_targets[position].numpy(), stored[position][tokens])
+        decoded = decoder(batch.stored_targets).numpy()
+        reference = reader.decode(batch.stored_targets.numpy())[:, :, [1, 0]]
+        np.testing.assert_allclose(decoded, reference, rtol=1e-6, atol=1e-6)  # a fused multiply-add rounds once
+        assert batch.token_mean is None
+
+
+@pytest.mark.parametrize("norm", ["whiten", "none", "l2", "bn"])
+def test_target_norms_equal_those_of_all_features(training_cache: Callable[..., Path], norm: str) -> None:
+    root = training_cache(width=24, layers=3, samples=8, precision="fp16", make_arrays=_whitened)
+    reader, targets = open_targets(root, with_moments=norm != "whiten")
+    samples = order_of(reader).step(1)
+    batch = targets.batch(samples)
+    positions = reader.layer_positions([3, 4])
+    found = _step(reader, norm, positions)._targets(batch).numpy()
+
+    full = reader.decode(from_zarr(root, "targets", samples))[:, :, positions].astype(np.float64)
+    mean = from_zarr(root, "target_mean", samples)[:, :, positions, None].astype(np.float64)
+    std = from_zarr(root, "target_std", samples)[:, :, positions, None].astype(np.float64)
+    raw = full * std + mean  # every token, visible or not
+    expected = {
+        "whiten": lambda: full,
+        "none": lambda: raw,
+        "l2": lambda: raw / np.linalg.norm(raw, axis=-1, keepdims=True),
+        "bn": lambda: (
+            (raw - raw.mean((0, 1, 3), keepdims=True)) / np.sqrt(raw.var((0, 1, 3), ddof=1, keepdims=True) + 1e-6)
+        ),
+    }[norm]()
+    tokens = np.pad(batch.visible_ids.numpy() + 1, ((0, 0), (1, 0)))
+    np.testing.assert_allclose(
+        found, np.take_along_axis(expected, tokens[..., None, None], axis=1), rtol=2e-4, atol=2e-4
+    )
+
+
+def _whitened(manifest: Any, seed: int) -> dict[str, Any]:
+    """Targets that are LayerNormed as a real cache's are, so that their moments are what mean and std say."""
+    generator = np.random.default_rng(100 + seed)
+    shape = (manifest.samples, manifest.recipe.patches + 1, len(manifest.recipe.teacher.blocks), 24)
+    raw = (
+        generator.normal(size=shape) * generator.uniform(0.5, 4, shape[:3])[..., None]
+        + generator.normal(size=3)[:, None]
+    )
+    mean, std = raw.mean(-1), np.sqrt(raw.var(-1) + 1e-5)
+    whitened = ((raw - mean[..., None]) / std[..., None]).astype(np.float32)
+    from lookonce.storage_schemas.precision import get_precision
+
+    stored = get_precision(manifest.encoding.precision).encode(whitened, manifest.encoding.parameters)
+    return {"targets": stored, "target_mean": mean.astype(np.float32), "target_std": std.astype(np.float32)}
+
+
+def _step(reader: CacheReader, norm: Any, positions: list[int]) -> AlignmentStep:
+    student = Student("test_vit", img_size=64)
+    alignment = DynamicAlignment(
+        AlignmentConfig(target_norm=norm, layer_weights="top2"),
+        student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=24,
+    )  # fmt: skip
+    decoder = TargetDecoder(reader.manifest.encoding, positions, 24)
+    return AlignmentStep(student, alignment, decoder, layers=positions, channels=24, autocast=None)
+
+
+def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..., Path]) -> None:
+    reader, targets = open_targets(training_cache())
+    taken: list[Batch] = []
+
+    class Recorder(Student):
+        def forward(self, visible_pixels: torch.Tensor, visible_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            taken.append(Batch(visible_pixels=visible_pixels, visible_ids=visible_ids,
+                               stored_targets=visible_ids, token_mean=None, token_std=None))  # fmt: skip
+            return super().forward(visible_pixels, visible_ids)
+
+    alignment = DynamicAlignment(
+        AlignmentConfig(layer_weights="top2"), student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=6
+    )
+    decoder = TargetDecoder(reader.manifest.encoding, [0, 1], 6)
+    recorder = Recorder("test_vit", img_size=64)
+    step = AlignmentStep(recorder, alignment, decoder, layers=[0, 1], channels=6, autocast=None)
+    samples = order_of(reader).step(2)
+    output = step(targets.batch(samples))
+    whole = from_zarr(reader.root, "pixels", samples)
+    ids = taken[0].visible_ids.numpy()
+    assert taken[0].visible_pixels.dtype == torch.uint8
+    assert np.array_equal(taken[0].visible_pixels.numpy(), np.take_along_axis(whole, ids[..., None], axis=1))
+    assert output.predictions.shape == (2, len(ids), 5, 6)  # class token and 4 of 16 patches
+
+
+def test_batches_are_the_same_from_many_threads(training_cache: Callable[..., Path]) -> None:
+    from lookonce.train.prefetch import prefetched_batches
+
+    reader, targets = open_targets(training_cache(), with_moments=True)
+    order = order_of(reader, batch_size=3)
+    ahead = list(prefetched_batches(targets, order, first=2, last=order.total_steps, threads=5))
+    assert len(ahead) == order.total_steps - 2
+    for step, batch in enumerate(ahead, start=2):
+        alone = targets.batch(order.step(step))
+        for name in Batch.__dataclass_fields__:
+            assert torch.equal(getattr(batch, name), getattr(alone, name)), name

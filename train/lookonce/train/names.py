@@ -1,0 +1,36 @@
+"""The names that a run is described with; no torch here, so that ``train-student --help`` answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from lookonce.shared.errors import UsageError
+
+MaskName = Literal["attentive", "random", "hide-attentive"]
+AlignmentName = Literal["dynamic", "layerwise"]
+MixOrder = Literal["adapt-then-mix", "mix-then-adapt"]
+AdapterName = Literal["linear", "norm-linear", "mlp", "mlp2"]
+LossName = Literal["smooth-l1", "l2", "l1"]
+TargetNorm = Literal["whiten", "none", "l2", "bn"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+CheckName = Literal["first-use", "never"]
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse an unknown name.
+
+    Args:
+        kind: what is named, for the message, e.g. ``"adapter"``.
+        name: what was given.
+        known: the names there are.
+
+    Raises:
+        UsageError: ``name`` is not known; the message lists those that are.
+
+    >>> require_known("loss", "l1", ("l1", "l2"))
+    """
+    names = tuple(known)
+    if name not in names:
+        raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
