@@ -38,14 +38,15 @@ def finish(
         summarise: the result as a few lines for people.
     """
     try:
-        with _sigterm_as_interrupt():
+        # What libraries print on the way (Ray does, when a worker dies) must not mix with the result.
+        with _sigterm_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
             result = work()
         print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
         code = int(result.get("exit_code", 0))
     except BrokenPipeError:  # the reader of our output went away: nothing to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted):  # Interrupted: raised by work that stops on its own terms
         stopped = Interrupted("stopped; what was committed stays valid, run the same command again to resume")
         code = _report(stopped, options)
     except UsageError as error:
@@ -74,7 +75,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM stops as cleanly as Ctrl-C does."""
 
     def stop(_number: int, _frame: object) -> None:
-        raise Interrupted("stopped by SIGTERM")
+        raise KeyboardInterrupt  # no Exception: libraries on the way must not catch it
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.shared.errors import SourceError
+from lookonce.shared.errors import UnreadableImageError
 from lookonce.shared.images import decode_rgb
 from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view
@@ -28,16 +28,22 @@ class ImageViews:
     """uint8 (seeds, size, size, 3)."""
     parameters: NDArray[np.int32] | None
     """int32 (seeds, 7): crop, flip and source size."""
-    problem: SourceError | None = None
+    problem: UnreadableImageError | None = None
 
 
 def image_views(
     row: int, entry: ListingEntry, source: ImageSource, recipe: ViewRecipe, seeds: Sequence[int]
 ) -> ImageViews:
-    """Read and decode one image and cut its view for every seed; a bad image comes back as a problem."""
+    """Read and decode one image and cut its view for every seed; a bad image comes back as a problem.
+
+    Raises:
+        SourceError: the image is gone, cannot be read or was replaced. That says something about the source, not about
+            the image: were it a hole, a folder that is unmounted during a run would leave nothing but holes.
+    """
+    data = source.read(entry)
     try:
-        image = decode_rgb(source.read(entry), entry.key)
-    except SourceError as error:
+        image = decode_rgb(data, entry.key)
+    except UnreadableImageError as error:
         return ImageViews(row, None, None, error)
     drawn = [
         draw_view(recipe, key=entry.key, seed=seed, source_height=image.height, source_width=image.width)

@@ -27,6 +27,9 @@ from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.receipt import Receipt
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 
+SEEDS_A_TASK = 16
+"""Most seeds a task extracts together, each image decoded once for all; bounds its memory and its open files."""
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -177,8 +180,8 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
 def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listing: Listing) -> list[ShardTask]:
     """Prepare the seeds' folders and list the shards that have no valid receipt yet.
 
-    A receipt counts when it belongs to this cache and every object it names is there with its size (digests are
-    ``feature-cache verify``'s work); any other receipt is removed.
+    A receipt counts when it belongs to this cache, names every object of its shard, and each is there with its size
+    (digests are ``feature-cache verify``'s work); any other receipt is removed.
     """
     for seed in seeds:
         prepare_seed(root, manifest, seed)
@@ -193,9 +196,10 @@ def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listin
     tasks = []
     for shard in range(manifest.shard_count):
         missing = tuple(seed for seed in seeds if (seed, shard) not in done)
-        if missing:
-            rows = manifest.shard_rows(shard)
-            tasks.append(ShardTask(shard, missing, rows, listing.entries[rows.start : rows.stop]))
+        rows = manifest.shard_rows(shard)
+        entries = listing.entries[rows.start : rows.stop]
+        for start in range(0, len(missing), SEEDS_A_TASK):
+            tasks.append(ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries))
     return tasks
 
 
@@ -206,6 +210,8 @@ def _is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int
         return False
     ours = (manifest.recipe.fingerprint, manifest.encoding.digest)
     if (receipt.fingerprint, receipt.encoding) != ours or shard >= manifest.shard_count:
+        return False
+    if {stored.path for stored in receipt.objects} != {layout.object_path(seed, a, shard) for a in manifest.arrays}:
         return False
     return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
 

@@ -20,8 +20,9 @@ class ExtractionProgress:
 
     def __init__(self, tasks: Sequence[ShardTask], manifest: Manifest, *, show: bool) -> None:
         self.views = 0
-        self.shards_written = 0
-        self.bytes = 0
+        """Views looked at, unreadable ones included."""
+        self._written: dict[tuple[int, int], int] = {}
+        """Views by (seed, shard): where a worker is lost between two seeds' receipts, both seeds are done again."""
         self._seconds: collections.Counter[str] = collections.Counter()
         self._view_bytes = sum(spec.sample_bytes for spec in manifest.arrays)
         self._total = sum(len(task.rows) * len(task.seeds) for task in tasks)
@@ -42,6 +43,16 @@ class ExtractionProgress:
             self._bar.close()
 
     @property
+    def shards_written(self) -> int:
+        """Shards, of a seed each, that were written."""
+        return len(self._written)
+
+    @property
+    def views_written(self) -> int:
+        """Views in them, without the unreadable ones."""
+        return sum(self._written.values())
+
+    @property
     def seconds(self) -> float:
         """Wall seconds of the extraction proper."""
         return (self._ended or time.perf_counter()) - self._started
@@ -49,8 +60,7 @@ class ExtractionProgress:
     def update(self, event: BatchProgress | Receipt) -> None:
         """Count one event."""
         if isinstance(event, Receipt):
-            self.shards_written += 1
-            self.bytes += event.content_bytes
+            self._written[event.seed, event.shard] = event.samples - len(event.holes)
             return
         self.views += event.views
         self._seconds.update(event.seconds)

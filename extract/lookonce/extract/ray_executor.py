@@ -9,15 +9,16 @@ import collections
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import load_config_teacher, resolve_device
@@ -39,29 +40,42 @@ class WorkerLostError(LookonceError):
 
 
 class ExtractionWorker:
-    """The actor: a teacher and everything a shard needs."""
+    """The actor: a teacher and everything a shard needs.
+
+    The teacher is loaded with the first shard, not with the actor: what goes wrong in an actor's ``__init__`` reaches
+    the driver as a text about a dead actor, what goes wrong in a task as the error that it is.
+    """
 
     def __init__(
         self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, threads: int
     ) -> None:
+        self._config, self._manifest, self._view, self._source = config, manifest, view, source
         self._threads = threads
-        torch.set_num_threads(threads)
-        teacher = load_config_teacher(config, resolve_device(config.device))
-        if teacher.weights_digest != manifest.recipe.teacher.weights_digest:
-            raise RecipeMismatchError(
-                f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "
-                f"the cache was made with {manifest.recipe.teacher.weights_digest}; "
-                "give all nodes the same weights file"
-            )
-        self._extractor = ShardExtractor(
-            config.out, manifest, view, source, teacher,
-            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
-        )  # fmt: skip
+        self._extractor: ShardExtractor | None = None
 
     def extract(self, task: ShardTask) -> Iterator[BatchProgress | Receipt]:
-        """See ``ShardExtractor.extract``; streamed, item by item."""
-        torch.set_num_threads(self._threads)
+        """See ``ShardExtractor.extract``; streamed, item by item.
+
+        Raises:
+            RecipeMismatchError: this node's weights are others than the cache's.
+        """
+        torch.set_num_threads(self._threads)  # a property of the thread, and Ray may run each task in another
+        if self._extractor is None:
+            self._extractor = self._load()
         yield from self._extractor.extract(task)
+
+    def _load(self) -> ShardExtractor:
+        config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
+        teacher = load_config_teacher(config, resolve_device(config.device))
+        if teacher.weights_digest != wanted:
+            raise RecipeMismatchError(
+                f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "
+                f"the cache was made with {wanted}; give all nodes the same weights file"
+            )
+        return ShardExtractor(
+            config.out, self._manifest, self._view, self._source, teacher,
+            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,16 @@ def ray_cluster(address: str) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own future default; silences its warning
     options: dict[str, Any] = {} if address != "local" else {"include_dashboard": False}
+    sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, ValueError) as error:
-        raise UsageError(f"--ray-address {address}: no Ray cluster can be joined there: {error}") from error
-    try:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, ValueError) as error:
+            raise UsageError(f"--ray-address {address}: no Ray cluster can be joined there: {error}") from error
+        except SystemExit as stop:  # Ray's SIGTERM handler, which ends the process with code 15 and without a word
+            raise KeyboardInterrupt from stop
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, sigterm)  # ray.init has put its own there
         yield
     finally:
         ray.shutdown()
@@ -113,31 +132,63 @@ def ray_cluster(address: str) -> Iterator[None]:
 class _Crew:
     """The living workers and what each is doing."""
 
-    def __init__(self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource) -> None:
-        self._resources = worker_resources(config)
-        self._actor_class = ray.remote(ExtractionWorker).options(
-            num_cpus=self._resources.cpus, num_gpus=self._resources.gpus
-        )
-        self._arguments = (config, manifest, view, source, int(self._resources.cpus))
-        self._idle: list[Any] = [self._hire() for _ in range(self._resources.workers)]
-        self.busy: dict[Any, tuple[Any, ShardTask]] = {}
+    def __init__(self, resources: WorkerResources, arguments: tuple[Any, ...], tasks: Sequence[ShardTask]) -> None:
+        self._actor_class = ray.remote(ExtractionWorker).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        self._arguments = (*arguments, int(resources.cpus))
+        self._waiting = collections.deque(tasks)
+        self._lost: collections.Counter[ShardTask] = collections.Counter()
+        self._busy: dict[Any, _Job] = {}
+        for _ in range(min(resources.workers, len(tasks))):
+            self._start(self._hire())
+
+    def events(self) -> Iterator[BatchProgress | Receipt]:
+        """What the workers yield, as it comes, until all tasks are done."""
+        while self._busy:
+            ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=1.0, fetch_local=False)
+            for stream in ready:
+                try:
+                    event = ray.get(next(stream))
+                except StopIteration:
+                    self._start(self._busy.pop(stream).worker)
+                except RayTaskError as error:  # raised by our code in the worker; Ray's text holds its traceback
+                    raise error.cause from error
+                except RayError as error:
+                    yield self._replace(self._busy.pop(stream), error)
+                else:
+                    if isinstance(event, BatchProgress):
+                        self._busy[stream].views += event.views
+                    yield event
 
     def _hire(self) -> Any:
         return self._actor_class.remote(*self._arguments)
 
-    def give(self, tasks: collections.deque[ShardTask]) -> None:
-        while self._idle and tasks:
-            worker, task = self._idle.pop(), tasks.popleft()
-            self.busy[worker.extract.options(num_returns="streaming").remote(task)] = (worker, task)
+    def _start(self, worker: Any) -> None:
+        """Give the worker the next task; without one it is let go."""
+        if self._waiting:
+            task = self._waiting.popleft()
+            self._busy[worker.extract.options(num_returns="streaming").remote(task)] = _Job(worker, task)
 
-    def finished(self, stream: Any) -> None:
-        worker, _ = self.busy.pop(stream)
-        self._idle.append(worker)
+    def _replace(self, job: _Job, error: RayError) -> BatchProgress:
+        """Hand a dead worker's task to a new one; takes back the progress that was lost with it."""
+        self._lost[job.task] += 1
+        if self._lost[job.task] == TRIES:
+            reason = " ".join(str(error).split())
+            raise WorkerLostError(
+                f"shard {job.task.shard} lost its worker {TRIES} times ({reason:.300}); committed shards stay valid. "
+                "Look for memory or driver trouble (ray logs), try fewer --workers or a smaller --batch-size, run again"
+            ) from error
+        print(f"a worker was lost; shard {job.task.shard} goes to a new one", file=sys.stderr, flush=True)
+        self._waiting.append(job.task)
+        self._start(self._hire())
+        return BatchProgress(views=-job.views)
 
-    def lost(self, stream: Any) -> ShardTask:
-        _, task = self.busy.pop(stream)
-        self._idle.append(self._hire())
-        return task
+
+@dataclass
+class _Job:
+    worker: Any
+    task: ShardTask
+    views: int = 0
+    """Views of the task that were counted."""
 
 
 def run_ray(
@@ -149,36 +200,5 @@ def run_ray(
         WorkerLostError: a shard's workers died again and again.
         LookonceError: whatever a worker raised.
     """
-    waiting = collections.deque(tasks)
-    tries: collections.Counter[int] = collections.Counter()
     with ray_cluster(config.ray_address):
-        crew = _Crew(config, manifest, view, source)
-        crew.give(waiting)
-        while crew.busy:
-            ready, _ = ray.wait(list(crew.busy), num_returns=1, timeout=1.0, fetch_local=False)
-            for stream in ready:
-                try:
-                    yield ray.get(next(stream))
-                except StopIteration:
-                    crew.finished(stream)
-                except RayActorError as error:
-                    task = crew.lost(stream)
-                    tries[task.shard] += 1
-                    if tries[task.shard] >= TRIES:
-                        raise _lost(task, config.out, error) from error
-                    print(f"a worker was lost; shard {task.shard} goes to a new one", file=sys.stderr)
-                    waiting.append(task)
-                except RayTaskError as error:
-                    raise (error.cause if isinstance(error.cause, LookonceError) else error) from None
-                crew.give(waiting)
-
-
-def _lost(task: ShardTask, root: Path, error: RayActorError) -> LookonceError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, LookonceError):
-        return cause
-    first_line = str(error).strip().splitlines()[0]
-    return WorkerLostError(
-        f"{root}: shard {task.shard} lost its worker {TRIES} times ({first_line}); committed shards stay valid. "
-        "Look for memory or driver trouble (ray logs), try --workers with fewer or a smaller --batch-size, run again"
-    )
+        yield from _Crew(worker_resources(config), (config, manifest, view, source), tasks).events()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from lookonce.extract.prepare import (
 from lookonce.extract.progress import ExtractionProgress
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.teachers import Teacher
+from lookonce.shared.errors import SourceError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
@@ -40,6 +42,7 @@ class ExtractionSummary:
     shards_written: int
     """Written by this run; the others were there."""
     views_written: int
+    """Written by this run, without the unreadable ones."""
     holes: int
     """Unreadable samples over all asked seeds."""
     bytes: int
@@ -60,6 +63,7 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
     """Extract what the cache at ``config.out`` still lacks.
 
     Raises:
+        SourceError: not one of the images can be read.
         LookonceError: see ``prepare``, ``shard_extractor`` and ``ray_executor``; what was committed stays valid.
     """
     started = time.perf_counter()
@@ -69,31 +73,42 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
     teacher = load_config_teacher(config, resolve_device(config.device))
     with exclusive_writer(config.out):
         manifest = open_or_create(extraction, teacher)
-        remove_temporary_files(config.out)
+        remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
-        with progress:
-            for event in _events(extraction, manifest, teacher, tasks):
-                progress.update(event)
-    return _summary(config, manifest, seeds, progress, time.perf_counter() - started)
+        try:
+            with progress, contextlib.closing(_events(extraction, manifest, teacher, tasks)) as events:
+                for event in events:
+                    progress.update(event)
+        finally:
+            remove_temporary_files(config.out)  # of killed workers
+    summary = _summary(config, manifest, seeds, progress, time.perf_counter() - started)
+    if summary.holes == summary.samples * len(seeds):
+        reason = CacheLayout(config.out).load_receipt(seeds[0], 0).holes[0].reason
+        raise SourceError(
+            f"{config.images}: none of the {summary.samples} images can be read; the first: {reason}. "
+            f"Delete {config.out}, which holds nothing, and correct the images"
+        )
+    return summary
 
 
 def _events(
     extraction: Extraction, manifest: Manifest, teacher: Teacher, tasks: Sequence[ShardTask]
-) -> Iterator[BatchProgress | Receipt]:
+) -> Generator[BatchProgress | Receipt]:
     config = extraction.config
     if not tasks:
-        return iter(())
+        return
     if config.executor == "inline":
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher,
             batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
         )  # fmt: skip
-        return run_inline(extractor, tasks)
+        yield from run_inline(extractor, tasks)
+        return
     from lookonce.extract.ray_executor import run_ray  # inline extraction works on machines without Ray
 
-    return run_ray(config, manifest, extraction.view, extraction.source, tasks)
+    yield from run_ray(config, manifest, extraction.view, extraction.source, tasks)
 
 
 def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:
@@ -113,7 +128,7 @@ def _summary(
         seeds=seeds,
         shards=len(receipts),
         shards_written=progress.shards_written,
-        views_written=progress.views,
+        views_written=progress.views_written,
         holes=sum(len(receipt.holes) for receipt in receipts),
         bytes=sum(receipt.content_bytes for receipt in receipts),
         seconds=round(seconds, 3),

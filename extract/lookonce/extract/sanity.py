@@ -52,7 +52,7 @@ class ShardStatistics:
         """
         mean, std = values["target_mean"].astype(np.float64), values["target_std"].astype(np.float64)
         importance = values["importance"].astype(np.float64)
-        probability = importance / importance.sum(axis=1, keepdims=True)
+        probability = importance / np.maximum(importance.sum(axis=1, keepdims=True), 1e-30)
         entropy = -(probability * np.log(np.maximum(probability, 1e-30))).sum(axis=1)
         count = len(mean)
         self._samples += count

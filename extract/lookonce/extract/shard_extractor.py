@@ -80,7 +80,7 @@ class ShardExtractor:
         """Extract one shard for all its seeds; yields progress after each batch and, last, a receipt a seed.
 
         Raises:
-            SourceError: an image cannot be read and bad images are not skipped.
+            SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
             NumericalError: the teacher's features are not finite; names the sample.
             StorageError: the file system refused.
         """
@@ -88,6 +88,7 @@ class ShardExtractor:
         statistics = {seed: ShardStatistics() for seed in task.seeds}
         with ExitStack() as stack:
             threads = stack.enter_context(ThreadPoolExecutor(self._threads))
+            stack.callback(threads.shutdown, cancel_futures=True)  # when stopped, decode nothing more
             writers = {
                 seed: stack.enter_context(
                     ShardWriter(self._root, self._manifest, seed=seed, shard=task.shard, keys=keys, labels=labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
             f"no pretrained weights are known for {spec.name}: give them with --teacher-weights FILE "
             "(safetensors or a torch checkpoint)"
         )
+    # The hub's client tries for most of a minute, in silence, where there is no network.
+    print(f"taking the weights of {spec.name} from the hub cache, else from {home} ...", file=sys.stderr, flush=True)
     try:
         state: Mapping[str, Tensor] = adapter.pretrained_state(spec)
     except Exception as error:  # hub, network and file errors of three libraries; all mean that there are no weights

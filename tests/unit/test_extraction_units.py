@@ -1,0 +1,55 @@
+"""Parts of stage one that need no teacher."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from lookonce.cache.layout import CacheLayout
+from lookonce.extract.prepare import SEEDS_A_TASK, remaining_tasks
+from lookonce.extract.progress import ExtractionProgress
+from lookonce.extract.shard_extractor import BatchProgress
+from lookonce.shared.sources import Listing, ListingEntry
+
+
+@pytest.fixture
+def manifest(make_manifest):
+    return make_manifest(samples=5, shard_size=2)
+
+
+@pytest.fixture
+def listing():
+    return Listing(tuple(ListingEntry(f"{row}.jpg", -1, 9) for row in range(5)), ())
+
+
+def test_many_seeds_are_extracted_in_groups(manifest, listing, tmp_path):
+    """All at once would open nine files a seed and hold every seed's views of a batch."""
+    seeds = tuple(range(2 * SEEDS_A_TASK + 1))
+    tasks = remaining_tasks(tmp_path, manifest, seeds, listing)
+    assert [len(task.seeds) for task in tasks] == [SEEDS_A_TASK, SEEDS_A_TASK, 1] * 3
+    pairs = [(seed, task.shard) for task in tasks for seed in task.seeds]
+    assert sorted(pairs) == [(seed, shard) for seed in seeds for shard in range(3)]
+    assert [entry.key for entry in tasks[-1].entries] == ["4.jpg"]
+
+
+def test_a_shard_that_was_written_twice_counts_once(manifest, listing, fill_cache, tmp_path):
+    fill_cache(tmp_path / "cache", manifest, holes=(0,))
+    receipt = CacheLayout(tmp_path / "cache").load_receipt(0, 0)
+    with ExtractionProgress(
+        remaining_tasks(tmp_path / "new", manifest, (0,), listing), manifest, show=False
+    ) as progress:
+        progress.update(BatchProgress(views=2))
+        progress.update(receipt)
+        progress.update(BatchProgress(views=-2))  # its worker was lost
+        progress.update(BatchProgress(views=2))
+        progress.update(receipt)
+    assert (progress.views, progress.shards_written, progress.views_written) == (2, 1, 1)
+
+
+def test_what_workers_return_is_small(manifest, fill_cache, tmp_path):
+    """Features go to disk from the worker; through Ray's object store go these two, and nothing else."""
+    fill_cache(tmp_path / "cache", manifest)
+    receipt = CacheLayout(tmp_path / "cache").load_receipt(0, 0)
+    assert len(pickle.dumps(receipt)) < 10_000
+    assert len(pickle.dumps(BatchProgress(views=32))) < 1_000
