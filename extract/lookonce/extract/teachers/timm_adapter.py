@@ -106,9 +106,7 @@ def describe(name: str) -> TeacherSpec:
         quick = architecture.replace("_clip", "_clip_quickgelu", 1)
         if timm.is_model(quick):
             return describe(f"{quick}.{tag or config.tag}")
-    patch = re.search(r"patch(\d+)", architecture)
-    if patch is None:
-        raise TeacherError(f"timm:{architecture} cannot teach: it is not a plain vision transformer (no patch size)")
+    patch_size = _patch_size(architecture)
     default_tag = default.tag if default is not None else ""
     tag = tag or default_tag or ""
     return TeacherSpec(
@@ -116,11 +114,23 @@ def describe(name: str) -> TeacherSpec:
         library="timm",
         architecture=architecture,
         tag=tag,
-        patch_size=int(patch[1]),
+        patch_size=patch_size,
         mean=rgb(config.mean) if config is not None else (0.5, 0.5, 0.5),
         std=rgb(config.std) if config is not None else (0.5, 0.5, 0.5),
         quick_gelu="quickgelu" in architecture,
     )
+
+
+def _patch_size(architecture: str) -> int:
+    """Side of a patch in pixels: from the name, or, where the name does not tell (test_vit), from the model itself."""
+    if match := re.search(r"patch(\d+)", architecture):
+        return int(match[1])
+    with silent_library(), torch.device("meta"):
+        model = timm.create_model(architecture, pretrained=False)
+    if not isinstance(model, VisionTransformer):
+        raise TeacherError(f"timm:{architecture} cannot teach: it is a {type(model).__name__}, not a VisionTransformer")
+    size: int = model.patch_embed.patch_size[0]
+    return size
 
 
 def build_trunk(spec: TeacherSpec, input_size: int) -> TimmTrunk:
