@@ -401,7 +401,7 @@ def test_unknown_names_say_what_is_known(name: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("timm:resnet50", "not a plain vision transformer"),
+        ("timm:resnet50", "not a VisionTransformer"),
         ("timm:eva02_base_patch14_224", "not a timm VisionTransformer"),
         ("timm:vit_base_patch16_siglip_224", "no class token"),
         ("timm:vit_base_patch16_plus_clip_240.nope", "no weights"),
