@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check
+.PHONY: demo test test-slow check
 
 demo: $(VENV)/.installed  ## the whole path on handwritten digits; leaves demo-out/
 	$(BIN)/python examples/demo.py
@@ -10,11 +10,14 @@ demo: $(VENV)/.installed  ## the whole path on handwritten digits; leaves demo-o
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
+test-slow: $(VENV)/.installed  ## tests that take more than a few seconds
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 # Made once, and again when the dependencies may have changed. uv installs far faster; pip does where uv cannot.
