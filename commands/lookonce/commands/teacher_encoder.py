@@ -26,7 +26,7 @@ class TeacherEncoder:
 
     def __init__(self, teacher: Teacher, *, pool: Pool, weights: Path | None = None) -> None:
         self.teacher = teacher
-        self.pool = pool
+        self.pool: Pool = pool
         self.weights = weights
 
     @property

@@ -147,7 +147,7 @@ class _Crew:
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=1.0, fetch_local=False)
             for stream in ready:
                 try:
-                    event = ray.get(next(stream))
+                    event = self._result(stream)
                 except StopIteration:
                     self._start(self._busy.pop(stream).worker)
                 except RayTaskError as error:  # raised by our code in the worker; Ray's text holds its traceback
@@ -158,6 +158,11 @@ class _Crew:
                     if isinstance(event, BatchProgress):
                         self._busy[stream].views += event.views
                     yield event
+
+    @staticmethod
+    def _result(stream: Any) -> BatchProgress | Receipt:
+        fetched: Any = ray.get(next(stream))  # Ray annotates neither streams nor what is fetched from them
+        return fetched  # type: ignore[no-any-return]
 
     def _hire(self) -> Any:
         return self._actor_class.remote(*self._arguments)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 
-def progress_bar(*, total: int, unit: str, initial: int = 0, show: bool = True) -> tqdm[None]:
+def progress_bar(*, total: int, unit: str, initial: int = 0, show: bool = True) -> tqdm[Any]:
     """A tqdm bar that updates twice a second on a terminal and four times a minute elsewhere.
 
     Args:

@@ -32,7 +32,7 @@ class ReplayedPixels:
         self._reader = reader
         self._source = open_source(images)
         entries = {entry.key: entry for entry in self._source.listing().entries}
-        keys = reader.column("key", reader.seeds[0])
+        keys: list[str] = reader.column("key", reader.seeds[0]).tolist()
         rows = reader.rows(reader.seeds[0])
         missing = [keys[row] for row in rows if keys[row] not in entries]
         if missing:

@@ -31,7 +31,7 @@ class StudentEncoder:
         self, student: Student, *, pool: Pool, device: torch.device | str = "cpu", weights: Path | None = None
     ) -> None:
         self.student = student.to(device).eval()
-        self.pool = pool
+        self.pool: Pool = pool
         self.device = torch.device(device)
         self.weights = weights
 
