@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_sessionstart() -> None:
+    """Take SIGINT back: a run started in the background inherits it ignored, and so would every command under test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
