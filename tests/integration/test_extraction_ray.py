@@ -90,6 +90,7 @@ def test_ray_errors_are_ours(forks, tiny_arguments, tmp_path):
     for changes, code, words in (
         ({"workers": 99}, 2, "--workers 99: the Ray cluster has only"),
         ({"ray_address": "127.0.0.1:1"}, 2, "--ray-address 127.0.0.1:1: no Ray cluster can be joined there"),
+        ({"ray_address": "127.0.0.1:x"}, 2, "--ray-address 127.0.0.1:x: no Ray cluster can be joined there"),
     ):
         ended = forks.start(tiny_arguments(tmp_path / "cache", executor="ray", **changes)).wait()
         assert ended.code == code

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -113,6 +114,7 @@ def ray_cluster(address: str) -> Iterator[None]:
         UsageError: there is no cluster at the address.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own future default; silences its warning
+    _require_listener(address)
     options: dict[str, Any] = {} if address != "local" else {"include_dashboard": False}
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -127,6 +129,17 @@ def ray_cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens: ray.init would try for ever, in silence."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(f"--ray-address {address}: no Ray cluster can be joined there: {error}") from error
 
 
 class _Crew:
