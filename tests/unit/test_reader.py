@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.mapped import MappedShard, ShardPool
+from lookonce.cache.mapped import MappedObject, MapPool
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.atomic import write_json
 from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError, SchemaError
@@ -170,7 +170,7 @@ def test_a_pickled_reader_reads_the_same(many_shards) -> None:
 def test_two_threads_with_few_maps_read_what_was_written(many_shards) -> None:
     root, written = many_shards
     reader = CacheReader(root)
-    reader._pool = ShardPool(limit=3)
+    reader._pool = MapPool(limit=3)
 
     def read(thread: int) -> int:
         generator = np.random.default_rng(thread)
@@ -187,12 +187,12 @@ def test_two_threads_with_few_maps_read_what_was_written(many_shards) -> None:
 
 
 def test_the_pool_closes_the_least_recently_used() -> None:
-    pool, opened = ShardPool(limit=2), []
+    pool, opened = MapPool(limit=2), []
 
     def get(shard: int) -> None:
-        def opener() -> MappedShard:
+        def opener() -> MappedObject:
             opened.append(shard)
-            return MappedShard(np.zeros(1, np.uint8), np.zeros(1, np.int64))
+            return MappedObject(np.zeros(1, np.uint8), {})
 
         pool.get(("targets", 0, shard), opener)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.verify import verify_cache
 from lookonce.cache.verify_report import Finding, VerifyReport
@@ -41,9 +42,9 @@ def only(report: VerifyReport) -> Finding:
 def objects(root: Path) -> Iterator[tuple[str, int, int, Path]]:
     layout = CacheLayout(root)
     manifest = layout.load_manifest()
-    for spec in manifest.arrays:
-        for shard in range(manifest.shard_count):
-            yield spec.name, 2, shard, root / layout.object_path(2, spec, shard)
+    for shard in range(manifest.shard_count):
+        for name, path in container_of(manifest).object_paths(manifest, 2, shard).items():
+            yield name, 2, shard, root / path
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:

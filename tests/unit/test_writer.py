@@ -161,7 +161,7 @@ def write_shard(writer: ShardWriter, manifest: Manifest) -> None:
 @pytest.mark.parametrize("left", [0, 300, 4 * 204 + 1])
 def test_a_full_disk_commits_nothing(root: Path, manifest: Manifest, left: int) -> None:
     with open_writer(root, manifest) as writer:
-        file = writer._writers["targets"]._file
+        file = writer._sink.files["targets"]
         file._handle = FullDisk(file._handle, left)
         with pytest.raises(StorageError, match="the disk is full; what was committed"):
             write_shard(writer, manifest)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.atomic import TEMPORARY_MARK, json_bytes, storage_error, write_json
 from lookonce.shared.errors import CacheError, RecipeMismatchError
-from lookonce.storage_schemas.arrays import VIEW_FIELDS, zarr_group_metadata
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
 
@@ -60,24 +60,13 @@ def create_cache(root: Path, manifest: Manifest) -> None:
 
 
 def seed_metadata(root: Path, manifest: Manifest, seed: int) -> dict[Path, dict[str, Any]]:
-    """The zarr metadata of a seed's group and arrays: each ``zarr.json`` and what it must hold, the group's first."""
-    folder = CacheLayout(root).seed_folder(seed)
-    attributes = {
-        "lookonce": {
-            "seed": seed,
-            "fingerprint": manifest.recipe.fingerprint,
-            "precision": manifest.encoding.precision,
-            "view_fields": list(VIEW_FIELDS),
-        }
-    }
-    documents = {folder / "zarr.json": zarr_group_metadata(attributes)}
-    for spec in manifest.arrays:
-        documents[folder / spec.name / "zarr.json"] = spec.zarr_metadata(manifest.samples, manifest.shard_size)
-    return documents
+    """The JSON files that a seed has beside its shards (zarr metadata), and what each must hold."""
+    documents = container_of(manifest).seed_documents(manifest, seed)
+    return {root / path: document for path, document in documents.items()}
 
 
 def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
-    """Write the zarr metadata of a seed's group and arrays where it is missing or differs by a byte."""
+    """Write a seed's metadata where it is missing or differs by a byte."""
     for path, document in seed_metadata(root, manifest, seed).items():
         if not _holds(path, document):
             write_json(path, document)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import Manifest
@@ -70,7 +71,7 @@ class _Tally:
         self._identity = (manifest.recipe.fingerprint, manifest.encoding.digest)
         self.views = self.hole_count = self.unusable = 0
         self.first_holes: list[dict[str, Any]] = []
-        self.bytes = dict.fromkeys((spec.name for spec in manifest.arrays), 0)
+        self.bytes = dict.fromkeys(container_of(manifest).object_paths(manifest, 0, 0), 0)
         self.versions: collections.defaultdict[str, set[str]] = collections.defaultdict(set)
         self._statistics: collections.defaultdict[str, list[float]] = collections.defaultdict(list)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lookonce.cache.advice import RESTORE
+from lookonce.cache.containers.container import seed_folder
 from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError, SchemaError
-from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
 from lookonce.storage_schemas.receipt import Receipt, parse_receipt
 
@@ -36,12 +36,8 @@ class CacheLayout:
         return self.root / ".lock"
 
     def seed_folder(self, seed: int) -> Path:
-        """A seed's zarr group, ``seed-0000``."""
-        return self.root / f"seed-{seed:04d}"
-
-    def object_path(self, seed: int, spec: ArraySpec, shard: int) -> str:
-        """POSIX path, relative to the cache, of the object that holds one array of one shard."""
-        return f"{self.seed_folder(seed).name}/{spec.chunk_path(shard)}"
+        """A seed's folder, ``seed-0000``: a zarr group, or tar shards."""
+        return self.root / seed_folder(seed)
 
     def receipt_file(self, seed: int, shard: int) -> Path:
         """``receipts/seed-0000/shard-00000.json``."""

@@ -6,7 +6,7 @@ import collections
 import mmap
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,18 @@ from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.receipt import StoredObject
 
 Bytes = NDArray[np.uint8]
+Key = tuple[str, int, int]
+"""(object, seed, shard)."""
 
 
 @dataclass(frozen=True)
-class MappedShard:
-    """One array of one shard in memory."""
+class MappedObject:
+    """One object in memory."""
 
     data: Bytes
     """uint8 (file bytes,), read-only, backed by the file."""
-    offsets: NDArray[np.int64]
-    """int64 (shard size,): where each sample starts; -1 for a hole."""
+    offsets: Mapping[str, NDArray[np.int64]]
+    """By array: int64 (shard size,), where each sample starts; -1 for a hole."""
 
 
 def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes:
@@ -61,8 +63,8 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes
     return np.frombuffer(mapped, dtype=np.uint8)
 
 
-class ShardPool:
-    """Mapped shards by key, least recently used closed first; thread-safe.
+class MapPool:
+    """Mapped objects by key, least recently used closed first; thread-safe.
 
     Python keeps a file descriptor open for each map, so their number stays under half of the open-file limit (which
     is raised to its hard value first).
@@ -70,11 +72,11 @@ class ShardPool:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit or max(_raised_file_limit() // 2, 16)
-        self._open: collections.OrderedDict[tuple[str, int, int], MappedShard] = collections.OrderedDict()
+        self._open: collections.OrderedDict[Key, MappedObject] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int, int], opener: Callable[[], MappedShard]) -> MappedShard:
-        """The shard of (array, seed, shard), opened by ``opener`` when it is not mapped yet."""
+    def get(self, key: Key, opener: Callable[[], MappedObject]) -> MappedObject:
+        """The object of (name, seed, shard), opened by ``opener`` when it is not mapped yet."""
         with self._lock:
             found = self._open.get(key)
             if found is not None:

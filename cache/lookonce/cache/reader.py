@@ -5,20 +5,21 @@ A reader is thread-safe and picklable (maps are opened again in the other proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookonce.cache.advice import RESUME
+from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.mapped import MappedShard, ShardPool, map_object
-from lookonce.cache.zarr_objects import decode_whole_chunk, sample_offsets
+from lookonce.cache.mapped import MappedObject, MapPool, map_object
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
-from lookonce.storage_schemas.receipt import Receipt
+from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 Check = Literal["first-use", "never"]
 """When an object's bytes are digested: once, when a process first maps it, or never (sizes are always checked)."""
@@ -44,8 +45,9 @@ class CacheReader:
         self.manifest: Manifest = self.layout.load_manifest()
         self.seeds: tuple[int, ...] = tuple(seeds) if seeds is not None else self.layout.seeds()
         self._check = check
+        self._container = container_of(self.manifest)
         self._receipts = self._load_receipts()
-        self._pool = ShardPool()
+        self._pool, self._digested = MapPool(), set[str]()
         self._precision = get_precision(self.manifest.encoding.precision)
 
     def _load_receipts(self) -> dict[tuple[int, int], Receipt]:
@@ -79,12 +81,12 @@ class CacheReader:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_pool"]
+        del state["_pool"], state["_digested"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._pool = ShardPool()
+        self._pool, self._digested = MapPool(), set()
 
     def rows(self, seed: int) -> NDArray[np.int64]:
         """Rows of a seed that can be trained on (no holes), int64, ascending."""
@@ -114,16 +116,26 @@ class CacheReader:
             )
         return [held.index(block) for block in blocks]
 
-    def column(self, name: str, seed: int) -> NDArray[Any]:
-        """A whole ``chunking="shard"`` array of a seed (``key``, ``label`` or ``view``), shape (samples, ...)."""
+    def column(self, name: str, seed: int, rows: range | None = None) -> NDArray[Any]:
+        """A ``chunking="shard"`` array of a seed (``key``, ``label`` or ``view``).
+
+        Args:
+            name: array name.
+            seed: which seed.
+            rows: consecutive rows, at least one; None for all.
+
+        Returns:
+            The array's dtype, shape (rows, ...).
+        """
         spec, size = self.manifest.array(name), self.manifest.shard_size
-        parts = []
-        for shard in range(self.manifest.shard_count):
-            mapped = self._map(name, seed, shard)
-            where = self.layout.object_path(seed, spec, shard)
-            rows = len(self.manifest.shard_rows(shard))
-            parts.append(decode_whole_chunk(mapped.tobytes(), spec, size, where)[:rows])
-        return np.concatenate(parts)
+        rows = range(self.manifest.samples) if rows is None else rows
+        first = rows.start // size
+        parts = [
+            self._container.column(self._content(self._container.object_of(name), seed, shard), spec)
+            for shard in range(first, (rows.stop - 1) // size + 1)
+        ]
+        joined: NDArray[Any] = np.concatenate(parts)
+        return joined[rows.start - first * size : rows.stop - first * size]
 
     def read(
         self,
@@ -159,14 +171,8 @@ class CacheReader:
         records = spec.sample_shape[0] if spec.sample_shape else 1
         record_type = np.dtype((np.void, spec.sample_bytes // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
-        size = self.manifest.shard_size
-        for position in range(count):
-            shard, local = divmod(int(rows[position]), size)
-            mapped = self._shard(name, int(seeds[position]), shard)
-            start = int(mapped.offsets[local])
-            if start < 0:
-                raise IntegrityError(f"{self.root}: row {rows[position]} of seed {seeds[position]} is a hole")
-            source = mapped.data[start : start + spec.sample_bytes].view(record_type)
+        for position, (data, start) in enumerate(self._places(name, seeds, rows)):
+            source = data[start : start + spec.sample_bytes].view(record_type)
             if tokens is None:
                 flat[position] = source
             else:
@@ -187,20 +193,44 @@ class CacheReader:
         decoded = self._precision.decode(stored, parameters)
         return decoded[..., : self.manifest.recipe.teacher.width]
 
-    def _shard(self, name: str, seed: int, shard: int) -> MappedShard:
-        def opener() -> MappedShard:
-            data = self._map(name, seed, shard)
-            where = self.layout.object_path(seed, self.manifest.array(name), shard)
-            spec = self.manifest.array(name)
-            return MappedShard(data, sample_offsets(data.data, spec, self.manifest.shard_size, where))
+    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        """The object's bytes and the first byte of each sample; an object is looked up once a call."""
+        size, opened = self.manifest.shard_size, dict[tuple[int, int], tuple[NDArray[np.uint8], NDArray[np.int64]]]()
+        for seed, row in zip(map(int, seeds), map(int, rows), strict=True):
+            shard, local = divmod(row, size)
+            found = opened.get((seed, shard))
+            if found is None:
+                mapped = self._open(name, seed, shard)
+                found = opened[seed, shard] = (mapped.data, mapped.offsets[name])
+            start = int(found[1][local])
+            if start < 0:
+                raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
+            yield found[0], start
+
+    def _open(self, array: str, seed: int, shard: int) -> MappedObject:
+        name = self._container.object_of(array)
+
+        def opener() -> MappedObject:
+            content = self._content(name, seed, shard)
+            return MappedObject(content.data, self._container.offsets(content))
 
         return self._pool.get((name, seed, shard), opener)
 
-    def _map(self, name: str, seed: int, shard: int) -> NDArray[np.uint8]:
-        stored = {item.array: item for item in self._receipts[seed, shard].objects}.get(name)
-        if stored is None:
-            raise IntegrityError(
-                f"{self.layout.receipt_file(seed, shard)}: array {name!r} is not in this receipt; "
-                "delete it and run the extraction again"
-            )
-        return map_object(self.root, stored, check_digest=self._check == "first-use")
+    def _content(self, name: str, seed: int, shard: int) -> ObjectContent:
+        receipt = self._receipts[seed, shard]
+        stored = self._stored(name, receipt)
+        check_digest = self._check == "first-use" and stored.path not in self._digested
+        data = map_object(self.root, stored, check_digest=check_digest)
+        if check_digest:
+            self._digested.add(stored.path)
+        return ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self.manifest)
+
+    def _stored(self, name: str, receipt: Receipt) -> StoredObject:
+        expected = self._container.object_paths(self.manifest, receipt.seed, receipt.shard).get(name)
+        for stored in receipt.objects:
+            if stored.array == name and stored.path == expected:
+                return stored
+        raise IntegrityError(
+            f"{self.layout.receipt_file(receipt.seed, receipt.shard)}: it does not name the object {name!r} at "
+            f"{expected}; {RESUME}"
+        )

@@ -5,16 +5,13 @@ from __future__ import annotations
 import collections
 from dataclasses import dataclass
 
-import numpy as np
-
 from lookonce.cache.advice import REPAIR
+from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.cache.mapped import Bytes, map_object
+from lookonce.cache.mapped import map_object
 from lookonce.cache.verify_documents import form_problem, reason
 from lookonce.cache.verify_report import Finding
-from lookonce.cache.zarr_objects import decode_whole_chunk, sample_offsets
 from lookonce.shared.errors import CacheError
-from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject, parse_receipt, validate_receipt
 
@@ -41,6 +38,7 @@ class ShardChecker:
     def __init__(self, layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> None:
         self._layout, self._manifest = layout, manifest
         self.seed, self.shard = seed, shard
+        self._container = container_of(manifest)
         self._exists = shard < manifest.shard_count
         self._rows = manifest.shard_rows(shard) if self._exists else range(0)
         self._receipt_path = layout.receipt_file(seed, shard).relative_to(layout.root).as_posix()
@@ -96,32 +94,31 @@ class ShardChecker:
     def _check_objects(self, receipt: Receipt) -> ShardCheck:
         findings, sound, checked = [], [], 0
         counts = collections.Counter(stored.array for stored in receipt.objects)
-        known = {spec.name for spec in self._manifest.arrays}
-        for name in sorted(counts.keys() - known):
-            findings.append(self._receipt_finding(f"it names an array {name!r} that the manifest has not", ANEW))
+        paths = self._container.object_paths(self._manifest, self.seed, self.shard)
+        for name in sorted(counts.keys() - paths.keys()):
+            findings.append(self._receipt_finding(f"it names an object {name!r} that the cache has not", ANEW))
         by_name = {stored.array: stored for stored in receipt.objects}
-        for spec in self._manifest.arrays:
-            if counts[spec.name] != 1:
-                problem = f"it names {counts[spec.name]} objects of the array, expected 1"
-                findings.append(self._receipt_finding(problem, ANEW, spec.name))
+        for name, path in paths.items():
+            if counts[name] != 1:
+                problem = f"it names {counts[name]} objects {name!r}, expected 1"
+                findings.append(self._receipt_finding(problem, ANEW, name))
                 continue
-            stored = by_name[spec.name]
-            expected_path = self._layout.object_path(self.seed, spec, self.shard)
-            if stored.path != expected_path:
-                problem = f"it names the object {stored.path}, expected {expected_path}"
-                findings.append(self._receipt_finding(problem, ANEW, spec.name))
+            stored = by_name[name]
+            if stored.path != path:
+                problem = f"it names the object {stored.path}, expected {path}"
+                findings.append(self._receipt_finding(problem, ANEW, name))
                 continue
             checked += 1
-            found = self._object_problem(spec, stored, receipt)
+            found = self._object_problem(stored, receipt)
             if found is None:
                 sound.append(stored)
             else:
-                findings.append(self._object_finding(stored.path, spec.name, found))
+                findings.append(self._object_finding(stored.path, name, found))
         return ShardCheck(
             objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings)
         )  # fmt: skip
 
-    def _object_problem(self, spec: ArraySpec, stored: StoredObject, receipt: Receipt) -> str | None:
+    def _object_problem(self, stored: StoredObject, receipt: Receipt) -> str | None:
         path = self._layout.root / stored.path
         try:
             size = path.stat().st_size
@@ -134,28 +131,11 @@ class ShardChecker:
         if size == 0:  # an empty file cannot be mapped
             return "it is empty"
         try:
-            return self._content_problem(spec, map_object(self._layout.root, stored, check_digest=False), receipt)
+            data = map_object(self._layout.root, stored, check_digest=False)
+            content = ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self._manifest)
+            self._container.check(content)
         except CacheError as error:
-            return str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR}")
-
-    def _content_problem(self, spec: ArraySpec, data: Bytes, receipt: Receipt) -> str | None:
-        """What is wrong with an object by itself; its pages are read only as far as needed."""
-        size = self._manifest.shard_size
-        where = str(self._layout.root / self._layout.object_path(self.seed, spec, self.shard))
-        if spec.chunking == "shard":
-            decode_whole_chunk(data.tobytes(), spec, size, where)
-            return None
-        offsets = sample_offsets(data.data, spec, size, where)
-        absent = set(np.flatnonzero(offsets < 0).tolist())
-        holes = {hole.sample - self._rows.start for hole in receipt.holes} | set(range(len(self._rows), size))
-        if absent != holes:
-            differing = absent ^ holes
-            row = self._rows.start + min(differing)
-            found = "no sample" if min(differing) in absent else "a sample"
-            return f"its index has {found} for row {row}, which contradicts its receipt ({len(differing)} such rows)"
-        starts = np.sort(offsets[offsets >= 0])
-        if (np.diff(starts) < spec.sample_bytes).any():
-            return "its index gives two samples the same bytes"
+            return str(error).removeprefix(f"{stored.path}: ").removeprefix(f"{path}: ").removesuffix(f"; {REPAIR}")
         return None
 
     def _receipt_finding(self, problem: str, advice: str, array: str | None = None) -> Finding:

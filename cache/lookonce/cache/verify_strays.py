@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
+from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.verify_report import Note
 from lookonce.shared.atomic import TEMPORARY_MARK
@@ -29,22 +30,21 @@ def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -
 
 def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
     root = layout.root
-    known = {layout.manifest_file.name, layout.lock_file.name}
+    container, known = container_of(manifest), {layout.manifest_file.name, layout.lock_file.name}
     for seed in seeds:
-        folder = layout.seed_folder(seed).name
-        known |= {f"{folder}/zarr.json"} | {f"{folder}/{spec.name}/zarr.json" for spec in manifest.arrays}
+        known |= container.seed_documents(manifest, seed).keys()
         for shard in layout.receipted_shards(seed):
             known.add(layout.receipt_file(seed, shard).relative_to(root).as_posix())
-            known |= {layout.object_path(seed, spec, shard) for spec in manifest.arrays}
+            known |= set(container.object_paths(manifest, seed, shard).values())
     return known
 
 
 def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
     return {
-        layout.object_path(seed, spec, shard)
+        path
         for seed in seeds
         for shard in set(range(manifest.shard_count)) - set(layout.receipted_shards(seed))
-        for spec in manifest.arrays
+        for path in container_of(manifest).object_paths(manifest, seed, shard).values()
     }
 
 

@@ -6,9 +6,8 @@ directly is several times faster than assigning through zarr-python.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -16,34 +15,11 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR
-from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, ArraySpec
 
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
-
-
-class DigestingFile:
-    """A file being written whose SHA-256 and length are known at every moment."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
-        self._hasher = hashlib.sha256()
-        self.length = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append and digest."""
-        rest = memoryview(data)
-        while rest:  # a file system that runs full, and Linux beyond 2 GiB, take a part and raise nothing
-            rest = rest[self._handle.write(rest) :]
-        self._hasher.update(data)
-        self.length += len(data)
-
-    @property
-    def digest(self) -> str:
-        """Digest of everything written so far."""
-        return DIGEST_PREFIX + self._hasher.hexdigest()
 
 
 def encode_shard_index(offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lookonce.cache.committed import is_committed
 from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.calibration import calibrate
@@ -16,7 +17,7 @@ from lookonce.extract.shard_extractor import ShardTask
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
-from lookonce.shared.errors import CacheError, SchemaError, UsageError
+from lookonce.shared.errors import CacheError, UsageError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.sources import ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe
@@ -24,7 +25,6 @@ from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
-from lookonce.storage_schemas.receipt import Receipt
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 
 SEEDS_A_TASK = 16
@@ -189,7 +189,7 @@ def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listin
     done = set()
     for seed in seeds:
         for shard in layout.receipted_shards(seed):
-            if _is_committed(layout, manifest, seed, shard):
+            if is_committed(layout, manifest, seed, shard):
                 done.add((seed, shard))
             else:  # a receipt that is not true must not outlive the decision to write the shard again
                 layout.receipt_file(seed, shard).unlink(missing_ok=True)
@@ -201,23 +201,3 @@ def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listin
         for start in range(0, len(missing), SEEDS_A_TASK):
             tasks.append(ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries))
     return tasks
-
-
-def _is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
-    try:
-        receipt: Receipt = layout.load_receipt(seed, shard)
-    except SchemaError:
-        return False
-    ours = (manifest.recipe.fingerprint, manifest.encoding.digest)
-    if (receipt.fingerprint, receipt.encoding) != ours or shard >= manifest.shard_count:
-        return False
-    if {stored.path for stored in receipt.objects} != {layout.object_path(seed, a, shard) for a in manifest.arrays}:
-        return False
-    return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False

@@ -1,0 +1,36 @@
+"""Which shards count: the one rule by which whoever writes a cache resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lookonce.cache.containers import container_of
+from lookonce.cache.layout import CacheLayout
+from lookonce.shared.errors import SchemaError
+from lookonce.storage_schemas.manifest import Manifest
+
+
+def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
+    """Whether a shard has a receipt of this cache that names all its objects, each there with its size.
+
+    Digests are ``feature-cache verify``'s work.
+    """
+    if shard >= manifest.shard_count:
+        return False
+    try:
+        receipt = layout.load_receipt(seed, shard)
+    except SchemaError:
+        return False
+    if (receipt.fingerprint, receipt.encoding) != (manifest.recipe.fingerprint, manifest.encoding.digest):
+        return False
+    named = {stored.array: stored.path for stored in receipt.objects}
+    if named != container_of(manifest).object_paths(manifest, seed, shard):
+        return False
+    return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False

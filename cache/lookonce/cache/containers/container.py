@@ -1,0 +1,120 @@
+"""What a container decides: which objects a shard has, how they are written, and where in them a sample lies."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt, StoredObject
+
+Offsets = NDArray[np.int64]
+"""int64 (rows of the shard,): byte where each sample's value starts; -1 for a hole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectContent:
+    """The bytes of one object and what manifest and receipt say about them."""
+
+    data: NDArray[np.uint8]
+    stored: StoredObject
+    receipt: Receipt
+    manifest: Manifest
+
+    @property
+    def where(self) -> str:
+        """The object's path, for messages."""
+        return self.stored.path
+
+    @property
+    def rows(self) -> range:
+        """Rows of the shard, holes included."""
+        return range(self.receipt.first_sample, self.receipt.first_sample + self.receipt.samples)
+
+
+class ShardSink(abc.ABC):
+    """Writes the objects of one shard under temporary names, sample by sample as they come."""
+
+    @abc.abstractmethod
+    def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
+        """Append samples in ascending order of rows; shapes and dtypes are already checked.
+
+        Raises:
+            OSError: the operating system refused the write.
+        """
+
+    @abc.abstractmethod
+    def finish(self) -> list[StoredObject]:
+        """Complete all objects, sync them and rename them into place.
+
+        Raises:
+            OSError: the operating system refused.
+        """
+
+    @abc.abstractmethod
+    def discard(self) -> None:
+        """Remove temporary files; harmless after ``finish``."""
+
+
+class Container(abc.ABC):
+    """One way to lay shards on disk. Stateless."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def seed_documents(self, manifest: Manifest, seed: int) -> dict[str, dict[str, Any]]:
+        """JSON files that a seed has beside its shards: path relative to the cache, and content."""
+
+    @abc.abstractmethod
+    def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
+        """The objects of a shard, in the order of its receipt: name, and POSIX path relative to the cache."""
+
+    @abc.abstractmethod
+    def object_of(self, array: str) -> str:
+        """Name of the object that holds an array."""
+
+    @abc.abstractmethod
+    def open_sink(
+        self, root: Path, manifest: Manifest, seed: int, shard: int, keys: Sequence[str], labels: Sequence[int]
+    ) -> ShardSink:
+        """Begin to write a shard; ``keys`` and ``labels`` are those of all its rows.
+
+        Raises:
+            OSError: the operating system refused to make the files.
+        """
+
+    @abc.abstractmethod
+    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
+        """Where the samples of each ``chunking="sample"`` array in an object lie; cheap: headers and indices only.
+
+        Raises:
+            IntegrityError: the object is damaged.
+        """
+
+    @abc.abstractmethod
+    def column(self, content: ObjectContent, spec: ArraySpec) -> NDArray[Any]:
+        """The rows of a ``chunking="shard"`` array (``key``, ``label`` or ``view``), shape (rows, ...).
+
+        Raises:
+            IntegrityError: the object is damaged.
+        """
+
+    @abc.abstractmethod
+    def check(self, content: ObjectContent) -> None:
+        """Check all that can be checked of an object without digesting its bytes.
+
+        Raises:
+            IntegrityError: the object is damaged, or contradicts its receipt.
+        """
+
+
+def seed_folder(seed: int) -> str:
+    """A seed's folder, ``seed-0000``."""
+    return f"seed-{seed:04d}"

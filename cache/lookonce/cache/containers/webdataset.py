@@ -1,0 +1,204 @@
+"""WebDataset: one uncompressed tar a shard; the stock ``webdataset`` library reads it with its default decoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.advice import REPAIR
+from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
+from lookonce.cache.containers.object_file import ObjectFile
+from lookonce.cache.containers.tar_members import (
+    BLOCK,
+    END_MARK,
+    FACTS,
+    VIEW,
+    SampleLayout,
+    member_header,
+    member_name,
+    member_size,
+    padded,
+)
+from lookonce.shared.canonical import canonical_json
+from lookonce.shared.errors import IntegrityError
+from lookonce.storage_schemas.arrays import VIEW_FIELDS, ArraySpec
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import StoredObject
+
+OBJECT = "shard"
+"""Name of the one object of a shard."""
+
+
+class WebDatasetSink(ShardSink):
+    """Appends the members of each sample to the tar."""
+
+    def __init__(
+        self,
+        root: Path,
+        path: str,
+        manifest: Manifest,
+        seed: int,
+        shard: int,
+        keys: Sequence[str],
+        labels: Sequence[int],
+    ) -> None:
+        self._layout, self._seed, self._first = SampleLayout(manifest), seed, manifest.shard_rows(shard).start
+        self._keys, self._labels = keys, labels
+        self.file = ObjectFile(root, OBJECT, path)
+
+    def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
+        """Append whole samples, all of a batch in one write."""
+        parts: list[bytes | memoryview] = []
+        for position, row in enumerate(rows):
+            parts += self._member(row, FACTS, self._facts(row))
+            parts += self._member(row, VIEW, view_json(values["view"][position]))
+            for member in self._layout.arrays:
+                value = np.ascontiguousarray(values[member.spec.name][position])
+                parts += [member_header(row, member.suffix, member.size), member.npy, value.data.cast("B")]
+                parts.append(bytes(padded(member.size) - member.size))
+        self.file.write(b"".join(parts))
+
+    def _facts(self, row: int) -> bytes:
+        position = row - self._first
+        return facts_json(self._keys[position], int(self._labels[position]), row, self._seed)
+
+    def _member(self, row: int, suffix: str, content: bytes) -> list[bytes]:
+        return [member_header(row, suffix, len(content)), content.ljust(padded(len(content)), b"\0")]
+
+    def finish(self) -> list[StoredObject]:
+        """Write the end mark, sync, rename."""
+        self.file.write(END_MARK)
+        return [self.file.finish()]
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        self.file.discard()
+
+
+class WebDatasetContainer(Container):
+    """A shard is one object, ``shard``, and there is nothing else in a seed's folder."""
+
+    name: ClassVar[str] = "webdataset"
+
+    def seed_documents(self, manifest: Manifest, seed: int) -> dict[str, dict[str, Any]]:
+        """None: a tar says all that its readers need."""
+        return {}
+
+    def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
+        """One tar."""
+        return {OBJECT: f"{seed_folder(seed)}/shard-{shard:05d}.tar"}
+
+    def object_of(self, array: str) -> str:
+        """All arrays lie in the tar."""
+        return OBJECT
+
+    def open_sink(
+        self, root: Path, manifest: Manifest, seed: int, shard: int, keys: Sequence[str], labels: Sequence[int]
+    ) -> ShardSink:
+        """Open the tar."""
+        path = self.object_paths(manifest, seed, shard)[OBJECT]
+        return WebDatasetSink(root, path, manifest, seed, shard, keys, labels)
+
+    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
+        """From the first header of each sample."""
+        layout, first = SampleLayout(content.manifest), content.rows.start
+        ends = np.full(len(content.rows), -1, dtype=np.int64)
+        for row, start, size in _samples(content, layout):
+            ends[row - first] = start + BLOCK + padded(size)
+        present = ends >= 0
+        return {member.spec.name: np.where(present, ends + member.value, -1) for member in layout.arrays}
+
+    def column(self, content: ObjectContent, spec: ArraySpec) -> NDArray[Any]:
+        """From the JSON members; for holes, which have none, from the receipt."""
+        column = np.zeros(
+            (len(content.rows), *spec.sample_shape), object if spec.dtype == "string" else spec.numpy_dtype
+        )
+        first, manifest = content.rows.start, content.manifest
+        for row, start, size in _samples(content, SampleLayout(manifest)):
+            if spec.name == "view":
+                column[row - first] = _view(content, row, start + BLOCK + padded(size))
+            else:
+                column[row - first] = _facts(content, row, start, size)[spec.name]
+        if spec.name != "view":
+            for hole in content.receipt.holes:
+                column[hole.sample - first] = getattr(hole, spec.name)
+        return column
+
+    def check(self, content: ObjectContent) -> None:
+        """Every header, and all of the JSON members."""
+        layout, data = SampleLayout(content.manifest), content.data
+        for row, start, size in _samples(content, layout):
+            _facts(content, row, start, size)
+            rest = start + BLOCK + padded(size)
+            _view(content, row, rest)
+            for member in layout.arrays:
+                place = rest + member.start
+                expected = member_header(row, member.suffix, member.size) + member.npy
+                if data[place : place + len(expected)].tobytes() != expected:
+                    _damaged(content, place, f"no header of {member_name(row, member.suffix)}")
+
+
+def _samples(content: ObjectContent, layout: SampleLayout) -> Iterator[tuple[int, int, int]]:
+    """Row, start of its first member and size of that member, for each sample that the receipt says is there."""
+    data, holes = content.data.data, {hole.sample for hole in content.receipt.holes}
+    place = 0
+    for row in content.rows:
+        if row in holes:
+            continue
+        header = bytes(data[place : place + BLOCK])
+        size = member_size(header)
+        if size < 0 or header != member_header(row, FACTS, size):
+            _damaged(content, place, f"no header of {member_name(row, FACTS)}")
+        yield row, place, size
+        place += BLOCK + padded(size) + layout.rest
+    if bytes(data[place:]) != END_MARK:
+        _damaged(content, place, f"no end mark of {len(END_MARK)} zero bytes, and then the end")
+
+
+def _damaged(content: ObjectContent, place: int, found: str) -> NoReturn:
+    raise IntegrityError(
+        f"{content.where}: there is {found} at byte {place} of {len(content.data)}: the tar is truncated, damaged or "
+        f"of another shard; {REPAIR}"
+    )
+
+
+def facts_json(key: str, label: int, row: int, seed: int) -> bytes:
+    """The member ``.json``."""
+    return canonical_json({"key": key, "label": label, "row": row, "seed": seed})
+
+
+def view_json(values: NDArray[np.int32]) -> bytes:
+    """The member ``.view.json``: at most 167 bytes."""
+    return canonical_json(dict(zip(VIEW_FIELDS, values.tolist(), strict=True)))
+
+
+def _facts(content: ObjectContent, row: int, start: int, size: int) -> dict[str, Any]:
+    stored = content.data[start + BLOCK : start + BLOCK + size].tobytes()
+    try:
+        facts: dict[str, Any] = json.loads(stored)
+        expected = facts_json(str(facts["key"]), int(facts["label"]), row, content.receipt.seed)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        expected = b""
+    if stored != expected or not -(2**63) <= facts["label"] < 2**63:
+        _damaged(content, start + BLOCK, f"no JSON of key and label of row {row}, seed {content.receipt.seed}")
+    return facts
+
+
+def _view(content: ObjectContent, row: int, start: int) -> NDArray[np.int32]:
+    header = content.data[start : start + BLOCK].tobytes()
+    size = member_size(header)
+    stored = content.data[start + BLOCK : start + BLOCK + max(size, 0)].tobytes()
+    try:
+        document = json.loads(stored)
+        values = np.array([document[field] for field in VIEW_FIELDS], dtype=np.int32)
+        whole = stored == view_json(values) and header == member_header(row, VIEW, size)
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
+        whole = False
+    if not whole:
+        _damaged(content, start, f"no {member_name(row, VIEW)}")
+    return values

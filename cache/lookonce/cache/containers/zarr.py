@@ -1,0 +1,135 @@
+"""zarr v3: one object an array and shard, one zarr group a seed; any zarr v3 library opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.advice import REPAIR
+from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
+from lookonce.cache.containers.object_file import ObjectFile, write_together
+from lookonce.cache.zarr_objects import decode_whole_chunk, encode_shard_index, encode_whole_chunk, sample_offsets
+from lookonce.shared.errors import IntegrityError
+from lookonce.storage_schemas.arrays import EMPTY_CHUNK, VIEW_FIELDS, ArraySpec, zarr_group_metadata
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import StoredObject
+
+
+class ZarrSink(ShardSink):
+    """Appends each array's samples to its object; the index of a sharded array comes last."""
+
+    def __init__(
+        self, root: Path, paths: Mapping[str, str], manifest: Manifest, shard: int,
+        keys: Sequence[str], labels: Sequence[int],
+    ) -> None:  # fmt: skip
+        self._manifest, self._rows = manifest, manifest.shard_rows(shard)
+        view = np.zeros((len(self._rows), *manifest.array("view").sample_shape), dtype=np.int32)
+        self._columns: dict[str, Any] = {"view": view, "key": keys, "label": np.asarray(labels, dtype=np.int64)}
+        sharded = [spec.name for spec in manifest.arrays if spec.chunking == "sample"]
+        self._starts = {name: np.full(manifest.shard_size, EMPTY_CHUNK, dtype=np.uint64) for name in sharded}
+        self.files: dict[str, ObjectFile] = {}
+        try:
+            for name, path in paths.items():
+                self.files[name] = ObjectFile(root, name, path)
+        except OSError:
+            self.discard()
+            raise
+
+    def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
+        """Append samples to every object at once."""
+        positions = [row - self._rows.start for row in rows]
+        self._columns["view"][positions] = values["view"]
+        for name, starts in self._starts.items():
+            size = self._manifest.array(name).sample_bytes
+            starts[positions] = self.files[name].length + size * np.arange(len(positions), dtype=np.uint64)
+        write_together([(self.files[name], np.ascontiguousarray(values[name])) for name in self._starts])
+
+    def finish(self) -> list[StoredObject]:
+        """Write indices and columns, sync, rename."""
+        size = self._manifest.shard_size
+        for spec in self._manifest.arrays:
+            if spec.chunking == "sample":
+                starts = self._starts[spec.name]
+                absent = starts == np.uint64(EMPTY_CHUNK)
+                lengths = np.where(absent, starts, np.uint64(spec.sample_bytes))
+                self.files[spec.name].write(encode_shard_index(starts, lengths))
+            else:
+                self.files[spec.name].write(encode_whole_chunk(self._columns[spec.name], spec, size))
+        return [file.finish() for file in self.files.values()]
+
+    def discard(self) -> None:
+        """Remove temporary files."""
+        for file in self.files.values():
+            file.discard()
+
+
+class ZarrContainer(Container):
+    """Objects are named after their arrays."""
+
+    name: ClassVar[str] = "zarr"
+
+    def seed_documents(self, manifest: Manifest, seed: int) -> dict[str, dict[str, Any]]:
+        """``zarr.json`` of the group, then of each array."""
+        attributes = {
+            "lookonce": {
+                "seed": seed,
+                "fingerprint": manifest.recipe.fingerprint,
+                "precision": manifest.encoding.precision,
+                "view_fields": list(VIEW_FIELDS),
+            }
+        }
+        folder = seed_folder(seed)
+        documents = {f"{folder}/zarr.json": zarr_group_metadata(attributes)}
+        for spec in manifest.arrays:
+            documents[f"{folder}/{spec.name}/zarr.json"] = spec.zarr_metadata(manifest.samples, manifest.shard_size)
+        return documents
+
+    def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
+        """One object an array."""
+        return {spec.name: f"{seed_folder(seed)}/{spec.chunk_path(shard)}" for spec in manifest.arrays}
+
+    def object_of(self, array: str) -> str:
+        """An array's object has its name."""
+        return array
+
+    def open_sink(
+        self, root: Path, manifest: Manifest, seed: int, shard: int, keys: Sequence[str], labels: Sequence[int]
+    ) -> ShardSink:
+        """Open all files of a shard."""
+        return ZarrSink(root, self.object_paths(manifest, seed, shard), manifest, shard, keys, labels)
+
+    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
+        """From the shard index at the object's end."""
+        spec = content.manifest.array(content.stored.array)
+        if spec.chunking != "sample":
+            return {}
+        return {spec.name: sample_offsets(content.data.data, spec, content.manifest.shard_size, content.where)}
+
+    def column(self, content: ObjectContent, spec: ArraySpec) -> NDArray[Any]:
+        """The one chunk of the object."""
+        chunk = decode_whole_chunk(content.data.tobytes(), spec, content.manifest.shard_size, content.where)
+        return chunk[: content.receipt.samples]
+
+    def check(self, content: ObjectContent) -> None:
+        """A column must decode; an index must name the samples that the receipt names, each its own bytes."""
+        spec = content.manifest.array(content.stored.array)
+        if spec.chunking == "shard":
+            self.column(content, spec)
+            return
+        offsets = self.offsets(content)[spec.name]
+        first = content.receipt.first_sample
+        absent = set(np.flatnonzero(offsets < 0).tolist())
+        holes = {hole.sample - first for hole in content.receipt.holes}
+        differing = absent ^ (holes | set(range(content.receipt.samples, content.manifest.shard_size)))
+        if differing:
+            found = "no sample" if min(differing) in absent else "a sample"
+            raise IntegrityError(
+                f"{content.where}: its index has {found} for row {first + min(differing)}, which contradicts its "
+                f"receipt ({len(differing)} such rows); {REPAIR}"
+            )
+        if (np.diff(np.sort(offsets[offsets >= 0])) < spec.sample_bytes).any():
+            raise IntegrityError(f"{content.where}: its index gives two samples the same bytes; {REPAIR}")
