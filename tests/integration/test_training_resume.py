@@ -138,7 +138,10 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(uninterrupted: tuple[P
     assert checkpoint.data["samples"] == 11
 
 
-@pytest.mark.parametrize(("signal_name", "seed"), [("SIGKILL", 0), ("SIGKILL", 1), ("SIGTERM", 2), ("SIGINT", 3)])
+@pytest.mark.parametrize(("signal_name", "seed"), [
+    ("SIGKILL", 0), ("SIGTERM", 2),
+    pytest.param("SIGKILL", 1, marks=pytest.mark.slow), pytest.param("SIGINT", 3, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_killed_at_random_moments(
     uninterrupted: tuple[Path, Path], tmp_path: Path, signal_name: str, seed: int
 ) -> None:
@@ -151,6 +154,7 @@ def test_killed_at_random_moments(
     )  # fmt: skip
     codes = json.loads(done.stdout.splitlines()[-1])
     assert set(codes) <= {0, -9 if signal_name == "SIGKILL" else 1}
+    assert any(codes)  # some of them were met by the signal before they had ended
     if signal_name != "SIGKILL":
         assert done.stderr.count("error: stopped;") == codes.count(1) >= 1
     assert "Traceback" not in done.stderr

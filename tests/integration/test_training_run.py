@@ -1,0 +1,152 @@
+"""What a whole run leaves, and what it needs: the cache, and nothing of the teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lookonce.train.config import TrainingConfig
+from lookonce.train.metrics import read_metrics
+from lookonce.train.run import train_student
+from lookonce.train.student import Student
+
+
+def train(cache: Path, out: Path, **changes: Any) -> list[dict[str, Any]]:
+    recipe: dict[str, Any] = {
+        "student": "test_vit", "layer_weights": "top2", "epochs": 6, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
+        "device": "cpu", "drop_path": 0.0,
+    }  # fmt: skip
+    train_student(TrainingConfig(shards=(cache,), out=out, **{**recipe, **changes}), show_progress=False)
+    return read_metrics(out / "metrics.jsonl")
+
+
+def test_a_run_leaves_what_it_promises(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lines = train(training_cache(), run)
+    assert [line["step"] for line in lines] == list(range(17))  # 66 samples, 4 a step
+    assert lines[-1]["level_loss"].keys() == {"3", "4"}
+    assert all(0 <= line["input_wait_share"] <= 1 and line["images_per_second"] > 0 for line in lines)
+    config = json.loads((run / "config.json").read_text())
+    resolved = {name: config[name] for name in ("device", "precision", "seeds", "student", "mask_ratio")}
+    assert resolved == {
+        "device": "cpu", "precision": "fp32", "seeds": [0, 1], "student": "test_vit", "mask_ratio": 0.7
+    }  # fmt: skip
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    for picture in ("alignment.png", "loss.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_timm_loads_the_student_strictly_but_for_the_head(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    train(training_cache(), tmp_path / "run")
+    file = tmp_path / "run" / "student.safetensors"
+    model = timm.create_model("test_vit", img_size=64)
+    result = model.load_state_dict(load_file(file), strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["head.weight", "head.bias"], [])
+    timm.create_model("test_vit", img_size=64, num_classes=0).load_state_dict(load_file(file), strict=True)
+    with safe_open(file, "pt") as handle:
+        metadata = handle.metadata()
+    assert metadata == {"format": "pt", "student": "test_vit", "view_size": "64", "patch_size": "16"}
+    untrained = Student("test_vit", img_size=64).export_state()
+    assert not torch.equal(model.blocks[0].attn.qkv.weight, untrained["blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"mix_order": "mix-then-adapt", "adapter": "mlp2", "loss": "l2", "target_norm": "l2"},
+        {"mask": "hide-attentive", "mask_ratio": 0.0, "target_norm": "none", "loss": "l1"},
+        {"layer_weights": "out", "adapter": "norm-linear", "check": "never", "workers": 1},
+        {"batch_size": 100, "epochs": 100, "base_lr": 0.005},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_way_of_training_runs_and_learns(
+    training_cache: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    lines = train(training_cache(precision="fp16"), tmp_path / "run", **{"epochs": 12, **changes})
+    losses = [line["loss"] for line in lines]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of its own deprecations
+def test_compiled_training_gives_the_same_losses(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    cache = training_cache()
+    plain = train(cache, tmp_path / "plain", target_norm="bn")
+    compiled = train(cache, tmp_path / "compiled", target_norm="bn", compile=True)
+    assert [line["loss"] for line in compiled] == pytest.approx([line["loss"] for line in plain], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_loss_falls_on_real_photographs(data_dir: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    extract = [
+        "--teacher", "timm:deit_tiny_patch16_224", "--teacher-weights", data_dir / "deit_tiny_patch16_224.safetensors",
+        "--images", data_dir / "photos", "--out", cache, "--seeds=0-1", "--precision=int8", "--executor=inline",
+    ]  # fmt: skip
+    command("extract_features", *extract)
+    lines = train(cache, tmp_path / "run", student="test_vit", layer_weights="top5", epochs=20, batch_size=32)
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+
+
+TEACHERLESS = """
+import socket, sys
+def refuse(*arguments): raise OSError("no network here")
+socket.socket.connect = socket.create_connection = refuse
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+from lookonce.commands.train_student import main
+try:
+    main(sys.argv[1:])
+except SystemExit as left:
+    assert left.code == 0, left.code
+loaded = {"ray", "open_clip", "lookonce.extract"} & set(sys.modules)
+assert not loaded, loaded
+print("OPENED", *sorted(set(opened)), sep="\\n")
+"""
+
+
+def test_nothing_of_the_teacher_is_opened_or_imported(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache, run = training_cache(), tmp_path / "run"
+    images = tmp_path / "images"
+    images.mkdir()  # where a teacher's files and photographs would be
+    done = subprocess.run(
+        [sys.executable, "-c", TEACHERLESS, "--shards", cache, "--out", run, "--student=test_vit",
+         "--layer-weights=top2", "--epochs=2", "--batch-size=4"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (run / "student.safetensors").is_file()
+    opened = done.stdout.split("OPENED\n")[1].splitlines()
+    ours = {Path(name) for name in opened if name.startswith(str(tmp_path))}
+    assert cache / "manifest.json" in ours
+    assert not {path for path in ours if not path.is_relative_to(cache) and not path.is_relative_to(run)}
+    assert not [name for name in opened if name.endswith((".safetensors", ".pt", ".pth")) and str(run) not in name]
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, lookonce.commands.train_student; assert not {'torch', 'timm', 'zarr'} & set(sys.modules)"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.perf_counter() - started < 20  # 0.6 s alone; other work on the machine may slow it
+
+
+def command(module: str, *arguments: object) -> None:
+    """One of our commands in a process of its own."""
+    code = f"from lookonce.commands.{module} import main; main()"
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, timeout=250, capture_output=True)
