@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import errno
 import mmap
 import resource
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR, RESUME
 from lookonce.shared.canonical import digest_bytes
-from lookonce.shared.errors import IntegrityError
+from lookonce.shared.errors import IntegrityError, StorageError
 from lookonce.storage_schemas.receipt import StoredObject
 
 Bytes = NDArray[np.uint8]
@@ -27,17 +28,20 @@ Key = tuple[str, int, int]
 class MappedObject:
     """One object in memory."""
 
+    memory: mmap.mmap
+    """The map itself, for advice to the kernel."""
     data: Bytes
     """uint8 (file bytes,), read-only, backed by the file."""
     offsets: Mapping[str, NDArray[np.int64]]
     """By array: int64 (shard size,), where each sample starts; -1 for a hole."""
 
 
-def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes:
+def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> mmap.mmap:
     """Map an object's file after checking it against its receipt.
 
     Raises:
         IntegrityError: the file is missing, has another size, or (``check_digest``) other bytes.
+        StorageError: this process has too many open files.
     """
     path = root / stored.path
     try:
@@ -50,6 +54,8 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes
                 )
             mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise StorageError(f"{path}: {error.strerror}; raise the limit of open files (ulimit -n)") from error
         raise IntegrityError(
             f"{path} (array {stored.array!r}): cannot be opened: {error.strerror or error}; {RESUME}"
         ) from error
@@ -60,7 +66,7 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Bytes
             f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says {stored.digest}: "
             f"the object was changed or damaged; {REPAIR}"
         )
-    return np.frombuffer(mapped, dtype=np.uint8)
+    return mapped
 
 
 class MapPool:
@@ -75,19 +81,20 @@ class MapPool:
         self._open: collections.OrderedDict[Key, MappedObject] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Key, opener: Callable[[], MappedObject]) -> MappedObject:
-        """The object of (name, seed, shard), opened by ``opener`` when it is not mapped yet."""
+    def find(self, key: Key) -> MappedObject | None:
+        """The object of (name, seed, shard) if it is mapped; it is then the most recently used."""
         with self._lock:
             found = self._open.get(key)
             if found is not None:
                 self._open.move_to_end(key)
-                return found
-        opened = opener()
+            return found
+
+    def add(self, key: Key, mapped: MappedObject) -> None:
+        """Take an object in, and let go of those used least recently; their maps close when nobody reads them."""
         with self._lock:
-            self._open[key] = opened
+            self._open[key] = mapped
             while len(self._open) > self._limit:
                 self._open.popitem(last=False)
-        return opened
 
     def __len__(self) -> int:
         return len(self._open)

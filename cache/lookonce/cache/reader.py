@@ -5,6 +5,7 @@ A reader is thread-safe and picklable (maps are opened again in the other proces
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lookonce.cache.advice import RESUME
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool, map_object
+from lookonce.cache.readahead import Readahead, ReadaheadMode
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
@@ -32,6 +34,7 @@ class CacheReader:
         root: the cache folder.
         seeds: which seeds must be whole; None for every seed that has receipts.
         check: when object digests are checked.
+        readahead: what ``prefetch`` does.
 
     Raises:
         CacheError: no cache at ``root``.
@@ -39,12 +42,20 @@ class CacheReader:
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
     """
 
-    def __init__(self, root: Path, *, seeds: Sequence[int] | None = None, check: Check = "first-use") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        seeds: Sequence[int] | None = None,
+        check: Check = "first-use",
+        readahead: ReadaheadMode = "auto",
+    ) -> None:
         self.root = root
         self.layout = CacheLayout(root)
         self.manifest: Manifest = self.layout.load_manifest()
         self.seeds: tuple[int, ...] = tuple(seeds) if seeds is not None else self.layout.seeds()
         self._check = check
+        self.readahead = Readahead(readahead)
         self._container = container_of(self.manifest)
         self._receipts = self._load_receipts()
         self._pool, self._digested = MapPool(), set[str]()
@@ -82,10 +93,12 @@ class CacheReader:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["_pool"], state["_digested"]
+        state["readahead"] = self.readahead.mode
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.readahead = Readahead(state["readahead"])
         self._pool, self._digested = MapPool(), set()
 
     def rows(self, seed: int) -> NDArray[np.int64]:
@@ -131,7 +144,7 @@ class CacheReader:
         rows = range(self.manifest.samples) if rows is None else rows
         first = rows.start // size
         parts = [
-            self._container.column(self._content(self._container.object_of(name), seed, shard), spec)
+            self._container.column(self._map(self._container.object_of(name), seed, shard)[1], spec)
             for shard in range(first, (rows.stop - 1) // size + 1)
         ]
         joined: NDArray[Any] = np.concatenate(parts)
@@ -171,8 +184,8 @@ class CacheReader:
         records = spec.sample_shape[0] if spec.sample_shape else 1
         record_type = np.dtype((np.void, spec.sample_bytes // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
-        for position, (data, start) in enumerate(self._places(name, seeds, rows)):
-            source = data[start : start + spec.sample_bytes].view(record_type)
+        for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
+            source = mapped.data[start : start + spec.sample_bytes].view(record_type)
             if tokens is None:
                 flat[position] = source
             else:
@@ -193,37 +206,57 @@ class CacheReader:
         decoded = self._precision.decode(stored, parameters)
         return decoded[..., : self.manifest.recipe.teacher.width]
 
-    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[NDArray[np.uint8], int]]:
-        """The object's bytes and the first byte of each sample; an object is looked up once a call."""
-        size, opened = self.manifest.shard_size, dict[tuple[int, int], tuple[NDArray[np.uint8], NDArray[np.int64]]]()
+    def prefetch(
+        self,
+        names: Sequence[str],
+        seeds: Sequence[int] | NDArray[np.int64],
+        rows: Sequence[int] | NDArray[np.int64],
+    ) -> None:
+        """Announce that samples will be read soon, so that a cold disk is at work meanwhile; best a batch ahead.
+
+        What comes of it is ``readahead``'s choice. It may be called from any thread and changes no result.
+
+        Args:
+            names: arrays that will be read.
+            seeds: seed of each sample, length B.
+            rows: row of each sample, length B.
+
+        Raises:
+            IntegrityError: a sample is a hole, or an object is damaged.
+        """
+        if self.readahead.mode != "none":
+            lengths = {name: self.manifest.array(name).sample_bytes for name in names}
+            self.readahead.announce(
+                [(mapped, at, lengths[name]) for name in names for mapped, at in self._places(name, seeds, rows)]
+            )
+
+    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int]]:
+        """The object and the first byte of each sample; no map is held longer than the pool holds it."""
+        size, object_name = self.manifest.shard_size, self._container.object_of(name)
         for seed, row in zip(map(int, seeds), map(int, rows), strict=True):
             shard, local = divmod(row, size)
-            found = opened.get((seed, shard))
-            if found is None:
-                mapped = self._open(name, seed, shard)
-                found = opened[seed, shard] = (mapped.data, mapped.offsets[name])
-            start = int(found[1][local])
+            mapped = self._pool.find((object_name, seed, shard)) or self._open(object_name, seed, shard)
+            start = int(mapped.offsets[name][local])
             if start < 0:
                 raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
-            yield found[0], start
+            yield mapped, start
 
-    def _open(self, array: str, seed: int, shard: int) -> MappedObject:
-        name = self._container.object_of(array)
+    def _open(self, name: str, seed: int, shard: int) -> MappedObject:
+        memory, content = self._map(name, seed, shard)
+        mapped = MappedObject(memory, content.data, self._container.offsets(content))
+        self.readahead.opened(mapped)
+        self._pool.add((name, seed, shard), mapped)
+        return mapped
 
-        def opener() -> MappedObject:
-            content = self._content(name, seed, shard)
-            return MappedObject(content.data, self._container.offsets(content))
-
-        return self._pool.get((name, seed, shard), opener)
-
-    def _content(self, name: str, seed: int, shard: int) -> ObjectContent:
+    def _map(self, name: str, seed: int, shard: int) -> tuple[mmap.mmap, ObjectContent]:
         receipt = self._receipts[seed, shard]
         stored = self._stored(name, receipt)
         check_digest = self._check == "first-use" and stored.path not in self._digested
-        data = map_object(self.root, stored, check_digest=check_digest)
+        memory = map_object(self.root, stored, check_digest=check_digest)
         if check_digest:
             self._digested.add(stored.path)
-        return ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self.manifest)
+        data = np.frombuffer(memory, dtype=np.uint8)
+        return memory, ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self.manifest)
 
     def _stored(self, name: str, receipt: Receipt) -> StoredObject:
         expected = self._container.object_paths(self.manifest, receipt.seed, receipt.shard).get(name)

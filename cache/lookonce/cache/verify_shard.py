@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 from dataclasses import dataclass
 
+import numpy as np
+
 from lookonce.cache.advice import REPAIR
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
@@ -131,7 +133,8 @@ class ShardChecker:
         if size == 0:  # an empty file cannot be mapped
             return "it is empty"
         try:
-            data = map_object(self._layout.root, stored, check_digest=False)
+            memory = map_object(self._layout.root, stored, check_digest=False)
+            data = np.frombuffer(memory, dtype=np.uint8)
             content = ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self._manifest)
             self._container.check(content)
         except CacheError as error:
