@@ -9,14 +9,7 @@ from typing import Any, Literal
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS
-from lookonce.storage_schemas.problems import (
-    Problem,
-    raise_problems,
-    schema_problems,
-    seal_problems,
-    sealed,
-    version_problems,
-)
+from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
 from lookonce.storage_schemas.recipe import Recipe
 
 SCHEMA = "lookonce-cache"
@@ -93,11 +86,8 @@ class Manifest:
 
 def validate_manifest(document: Any) -> list[Problem]:
     """All problems of a manifest document; an empty list when it is valid."""
-    problems = version_problems(document, SCHEMA, SCHEMA_VERSION) or schema_problems(document, "manifest-v1.json")
-    if problems:
-        return problems
-    problems = seal_problems(document)
-    if any(not problem.loc for problem in problems):  # not JSON at all: no digest of its parts can be taken
+    problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "manifest-v1.json")
+    if not readable:
         return problems
     computed = Recipe.from_document(document["recipe"]).fingerprint
     if computed != document["fingerprint"]:

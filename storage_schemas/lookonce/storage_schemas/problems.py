@@ -104,6 +104,22 @@ def seal_problems(document: Mapping[str, Any]) -> list[Problem]:
     return [Problem(loc=("digest",), message=message, kind="inconsistent")]
 
 
+def document_problems(document: Any, schema: str, version: int, schema_name: str) -> tuple[list[Problem], bool]:
+    """Problems of version, structure and seal, and whether the document is whole enough to look at its content.
+
+    Args:
+        document: decoded JSON.
+        schema: wanted value of its field ``schema``.
+        version: wanted value of ``schema_version``.
+        schema_name: file of ``schema/`` that says its structure.
+    """
+    problems = version_problems(document, schema, version) or schema_problems(document, schema_name)
+    if problems:
+        return problems, False
+    problems = seal_problems(document)
+    return problems, all(problem.loc for problem in problems)  # a problem of the whole: not JSON, nothing to digest
+
+
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
     """Raise one SchemaError that lists all problems of the document found at ``where``; nothing if there are none.
 

@@ -10,14 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lookonce.storage_schemas.problems import (
-    Problem,
-    raise_problems,
-    schema_problems,
-    seal_problems,
-    sealed,
-    version_problems,
-)
+from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
 
 SCHEMA = "lookonce-receipt"
 SCHEMA_VERSION = 1
@@ -82,11 +75,8 @@ class Receipt:
 
 def validate_receipt(document: Any) -> list[Problem]:
     """All problems of a receipt document; an empty list when it is valid."""
-    problems = version_problems(document, SCHEMA, SCHEMA_VERSION) or schema_problems(document, "receipt-v1.json")
-    if problems:
-        return problems
-    problems = seal_problems(document)
-    if any(not problem.loc for problem in problems):  # not JSON at all: no digest of its parts can be taken
+    problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "receipt-v1.json")
+    if not readable:
         return problems
     last = document["first_sample"] + document["samples"]
     for position, hole in enumerate(document["holes"]):
