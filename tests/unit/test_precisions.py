@@ -75,7 +75,9 @@ class TestPrecisionContract:
         parameters = precision.calibrate(synthetic)
         extreme = np.concatenate([synthetic[:500], synthetic[:2] * 40])  # saturates
         encoder = TargetEncoder(Encoding(precision=name, parameters=parameters))
-        np.testing.assert_array_equal(encoder(torch.from_numpy(extreme)).numpy(), precision.encode(extreme, parameters))
+        stored, saturated_share = encoder(torch.from_numpy(extreme))
+        np.testing.assert_array_equal(stored.numpy(), precision.encode(extreme, parameters))
+        assert saturated_share == pytest.approx(precision.saturated_share(extreme, parameters), rel=1e-9, abs=0)
 
     def test_device_decodes_wanted_layers(self, name: str, synthetic: np.ndarray) -> None:
         precision = get_precision(name)

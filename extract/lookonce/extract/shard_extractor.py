@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from lookonce.cache.writer import ShardWriter
 from lookonce.extract.image_views import ImageViews, batches_of_views
 from lookonce.extract.sanity import ShardStatistics, check_finite
+from lookonce.extract.target_encoder import TargetEncoder
 from lookonce.extract.teachers import Teacher, TeacherFeatures
 from lookonce.extract.versions import content_versions
 from lookonce.shared.patches import patchify
 from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, pixel_digest
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.receipt import Receipt
 
 
@@ -73,7 +73,7 @@ class ShardExtractor:
         self._root, self._manifest, self._view = root, manifest, view
         self._source, self._teacher = source, teacher
         self._batch_size, self._skip = batch_size, skip_bad_images
-        self._precision = get_precision(manifest.encoding.precision)
+        self._encode = TargetEncoder(manifest.encoding).to(teacher.mean.device)
         self._threads = max(1, min(8, len(os.sched_getaffinity(0))))
 
     def extract(self, task: ShardTask) -> Iterator[BatchProgress | Receipt]:
@@ -141,11 +141,10 @@ class ShardExtractor:
         features: TeacherFeatures,
         statistics: ShardStatistics,
     ) -> None:
-        targets = features.targets.cpu().numpy()
-        encoding = self._manifest.encoding.parameters
+        stored, saturated_share = self._encode(features.targets)
         patches = patchify(pixels, self._manifest.recipe.patch_size)
         values = {
-            "targets": self._precision.encode(targets, encoding),
+            "targets": stored.cpu().numpy(),
             "target_mean": features.mean.cpu().numpy(),
             "target_std": features.std.cpu().numpy(),
             "importance": features.importance.cpu().numpy(),
@@ -154,7 +153,7 @@ class ShardExtractor:
         }
         if self._manifest.stores_pixels:
             values["pixels"] = patches
-        statistics.add(values, self._precision.saturated_share(targets, encoding), self._teacher.width)
+        statistics.add(values, saturated_share, self._teacher.width)
         writer.append(rows, values)
 
 

@@ -25,6 +25,7 @@ class TargetEncoder(nn.Module):
         self._precision = get_precision(encoding.precision)
         plan = self._precision.plan(encoding.parameters)
         self._bits = plan.bits
+        self._limits = plan.limits if plan.float_dtype is None else None
         self._float_dtype: torch.dtype | None = getattr(torch, plan.float_dtype) if plan.float_dtype else None
         tables = {
             "scale": plan.scale,
@@ -34,25 +35,27 @@ class TargetEncoder(nn.Module):
         for name, values in tables.items():
             self.register_buffer(name, None if values is None else torch.from_numpy(values), persistent=False)
 
-    def forward(self, targets: Tensor) -> Tensor:
-        """Encode.
+    def forward(self, targets: Tensor) -> tuple[Tensor, float]:
+        """Encode, and measure what saturated.
 
         Args:
             targets: float32 (..., layer, channel), LayerNormed.
 
         Returns:
-            The precision's stored dtype, (..., layer, stored channel).
+            Elements in the precision's stored dtype, (..., layer, stored channel), and the share (0..1) of values
+            outside the representable range.
         """
         if self._float_dtype is not None:
-            return targets.to(self._float_dtype).view(getattr(torch, self._precision.dtype))
-        if self.scale is None or self.offset is None:
+            return targets.to(self._float_dtype).view(getattr(torch, self._precision.dtype)), 0.0
+        if self.scale is None or self.offset is None or self._limits is None:
             raise ValueError(f"{self._precision.name}: neither a float type nor an affine map")
         normalised = (targets - self.offset) / self.scale
+        low, high = self._limits
+        saturated = float(((normalised < low) | (normalised > high)).double().mean())
         if self.thresholds is None:
-            codes: Tensor = normalised.round_().clamp_(0, 2**self._bits - 1).to(torch.uint8)
-            return codes
+            return normalised.round_().clamp_(0, 2**self._bits - 1).to(torch.uint8), saturated
         codes = torch.bucketize(normalised, self.thresholds, out_int32=True).to(torch.uint8)
-        return _pack(codes, self._bits)
+        return _pack(codes, self._bits), saturated
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:

@@ -56,6 +56,13 @@ class QuantisationPlan:
         return self.scale, self.offset
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Normalised values beyond which a value saturates: half of the last step outside the outermost levels."""
+        levels = np.arange(2**self.bits, dtype=np.float32) if self.levels is None else self.levels
+        low, high = levels[0] - (levels[1] - levels[0]) / 2, levels[-1] + (levels[-1] - levels[-2]) / 2
+        return float(low), float(high)
+
+    @property
     def thresholds(self) -> NDArray[np.float32]:
         """Midpoints between neighbouring levels, float32 (2**bits - 1,): where the nearest level changes.
 
@@ -168,11 +175,9 @@ class Precision(abc.ABC):
         plan = self.plan(parameters)
         if plan.float_dtype is not None:
             return 0.0  # LayerNormed values are at most sqrt(channels): far inside every float type here
-        levels = np.arange(2**plan.bits, dtype=np.float32) if plan.levels is None else plan.levels
         scale, offset = plan.affine
         normalised = (values - offset) / scale
-        low = levels[0] - (levels[1] - levels[0]) / 2
-        high = levels[-1] + (levels[-1] - levels[-2]) / 2
+        low, high = plan.limits
         return float(np.mean((normalised < low) | (normalised > high)))
 
 
