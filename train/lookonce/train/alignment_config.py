@@ -23,19 +23,19 @@ class AlignmentConfig:
     """How student features are compared with the teacher's."""
 
     alignment: AlignmentName = "dynamic"
-    """"dynamic": learned mixture of student blocks; "layerwise": teacher block j from student block j alone."""
+    """dynamic: learned mixture of student blocks; layerwise: teacher block j from student block j alone."""
     mix_order: MixOrder = "adapt-then-mix"
-    """Whether adapters come before the mixture (paper) or after it (released code); only for "dynamic"."""
+    """adapt-then-mix: the paper's; mix-then-adapt: the released code's; only for dynamic."""
     adapter: AdapterName = "linear"
-    """Map from the student's width to the teacher's."""
+    """Map from the student's width to the teacher's: linear, norm-linear, mlp or mlp2."""
     layer_weights: str = "top5"
-    """Aligned teacher blocks and their weights: topK, midK, mean, out, linear-decay."""
+    """Aligned teacher blocks and their weights: topK, midK, mean, out or linear-decay."""
     loss: LossName = "smooth-l1"
-    """Distance between prediction and target."""
+    """smooth-l1 (beta 1), l2 or l1, mean over samples, tokens and channels."""
     loss_scale: float = 1.0
     """Factor on the loss, positive; the released code has 2 for smooth-l1 (and 1 for l2 and l1)."""
     target_norm: TargetNorm = "whiten"
-    """Norm of the targets; applied by ``recover_targets`` before they come here."""
+    """Norm of the targets: whiten (LayerNorm without affine), none, l2 or bn."""
 
     def __post_init__(self) -> None:
         for field, names in _CHOICES.items():

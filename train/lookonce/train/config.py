@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,21 +10,16 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.names import (
-    AdapterName,
-    AlignmentName,
     CheckName,
     DeviceName,
-    LossName,
     MaskName,
-    MixOrder,
     PrecisionName,
-    TargetNorm,
     require_known,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(AlignmentConfig):
     """One training run: which student, from which cache, by which recipe (defaults: the released recipe)."""
 
     shards: tuple[Path, ...]
@@ -37,20 +32,6 @@ class TrainingConfig:
     """attentive keeps important patches with high probability; hide-attentive hides them."""
     mask_ratio: float = 0.7
     """Share of the patches that the student does not see, 0 up to 1."""
-    alignment: AlignmentName = "dynamic"
-    """dynamic: learned mixture of student blocks; layerwise: teacher block j from student block j alone."""
-    mix_order: MixOrder = "adapt-then-mix"
-    """adapt-then-mix: the paper's; mix-then-adapt: the released code's."""
-    adapter: AdapterName = "linear"
-    """Map from the student's width to the teacher's: linear, norm-linear, mlp or mlp2."""
-    layer_weights: str = "top5"
-    """Aligned teacher blocks: topK, midK, mean, out or linear-decay."""
-    loss: LossName = "smooth-l1"
-    """smooth-l1 (beta 1), l2 or l1, mean over samples, tokens and channels."""
-    loss_scale: float = 1.0
-    """Factor on the loss; the released code has 2 for smooth-l1."""
-    target_norm: TargetNorm = "whiten"
-    """Norm of the targets: whiten (LayerNorm without affine), none, l2 or bn."""
     epochs: int = 200
     """Times every sample is seen; augmentation seeds rotate over epochs."""
     warmup_epochs: float = 20.0
@@ -113,19 +94,11 @@ class TrainingConfig:
                 raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
         if self.seeds is not None:
             parse_seeds(self.seeds)
-        self.alignment_config()
+        super().__post_init__()
 
     def alignment_config(self) -> AlignmentConfig:
         """The part that says how features are compared."""
-        return AlignmentConfig(
-            alignment=self.alignment,
-            mix_order=self.mix_order,
-            adapter=self.adapter,
-            layer_weights=self.layer_weights,
-            loss=self.loss,
-            loss_scale=self.loss_scale,
-            target_norm=self.target_norm,
-        )
+        return AlignmentConfig(**{field.name: getattr(self, field.name) for field in fields(AlignmentConfig)})
 
     def document(self) -> dict[str, Any]:
         """The run as a JSON-compatible document, for ``config.json``."""
