@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.shared.atomic import TEMPORARY_MARK, json_bytes, storage_error, write_json
+from lookonce.shared.atomic import TEMPORARY_MARK, json_bytes, write_json
 from lookonce.shared.errors import CacheError, RecipeMismatchError
+from lookonce.shared.lock import exclusive_folder
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
 
@@ -97,18 +97,9 @@ def exclusive_writer(root: Path) -> Iterator[None]:
         CacheError: another extraction is writing to this cache.
         StorageError: the folder cannot be made or written.
     """
-    lock = CacheLayout(root).lock_file
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("a")
-    except OSError as error:
-        raise storage_error(error, root, "opening the cache for writing") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CacheError(
-                f"{root}: another extraction is writing to this cache; wait for it to end, then run again "
-                "(it resumes), or choose another --out"
-            ) from error
+    busy = CacheError(
+        f"{root}: another extraction is writing to this cache; wait for it to end, then run again "
+        "(it resumes), or choose another --out"
+    )
+    with exclusive_folder(root, busy):
         yield

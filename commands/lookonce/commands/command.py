@@ -44,7 +44,7 @@ def finish(
         print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
         code = int(result.get("exit_code", 0))
     except BrokenPipeError:  # the reader of our output went away: nothing to tell it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_standard_output()
         code = 0
     except (KeyboardInterrupt, Interrupted):  # Interrupted: raised by work that stops on its own terms
         stopped = Interrupted("stopped; what was committed stays valid, run the same command again to resume")
@@ -56,6 +56,10 @@ def finish(
     except Exception as error:
         code = _report(error, options, unexpected=True)
     sys.exit(code)
+
+
+def _forget_standard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILURE, *, unexpected: bool = False) -> int:
@@ -103,6 +107,9 @@ def parse_arguments(options: Any, *, prog: str, description: str, arguments: Seq
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+    except BrokenPipeError:  # --help into a pager that was closed
+        _forget_standard_output()
+        sys.exit(0)
     except UsageError as error:  # from a config's __post_init__
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)

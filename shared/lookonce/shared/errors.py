@@ -102,3 +102,9 @@ class CheckpointError(LookonceError):
     """A checkpoint cannot be read or belongs to another run: give another one, or start a new run."""
 
     code = "L900"
+
+
+class BusyError(LookonceError):
+    """Another process is writing to the same place: wait for it, or choose another place."""
+
+    code = "L701"

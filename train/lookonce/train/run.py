@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
-from lookonce.shared.errors import UsageError
+from lookonce.shared.errors import BusyError, UsageError
+from lookonce.shared.lock import LOCK_FILE, exclusive_folder
 from lookonce.train.checkpoints import check_continues, find_checkpoint, load_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
@@ -53,6 +54,12 @@ def train_student(config: TrainingConfig, *, show_progress: bool = True) -> Trai
     started = time.perf_counter()
     run = Path(config.out)
     _require_own_folder(run, Path(config.shards[0]))
+    busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
+    with exclusive_folder(run, busy):
+        return _train(config, run, started, show_progress=show_progress)
+
+
+def _train(config: TrainingConfig, run: Path, started: float, *, show_progress: bool) -> TrainingSummary:
     found = find_checkpoint(config.resume, run / "checkpoints")
     setup = set_up(config)
     document = {
@@ -85,7 +92,11 @@ def _require_own_folder(run: Path, cache: Path) -> None:
         raise UsageError(f"{run}: is a file; --out needs a folder")
     if run.resolve() == cache.resolve() or cache.resolve() in run.resolve().parents or (run / "receipts").is_dir():
         raise UsageError(f"{run}: is (in) a feature cache; --out needs a folder of its own")
-    foreign = [path for path in run.iterdir() if TEMPORARY_MARK not in path.name] if run.is_dir() else []
+    foreign = (
+        [path for path in run.iterdir() if TEMPORARY_MARK not in path.name and path.name != LOCK_FILE]
+        if run.is_dir()
+        else []
+    )
     if foreign and not (run / "config.json").is_file():
         raise UsageError(
             f"{run}: holds other files (such as {foreign[0].name}) and no config.json of a run; "

@@ -1,0 +1,64 @@
+"""One writer at a time, for caches and for runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lookonce.shared.errors import BusyError, StorageError
+from lookonce.shared.lock import exclusive_folder
+from lookonce.train.config import TrainingConfig
+from lookonce.train.run import train_student
+
+HOLDER = """
+import sys
+from pathlib import Path
+from lookonce.shared.errors import BusyError
+from lookonce.shared.lock import exclusive_folder
+with exclusive_folder(Path(sys.argv[1]), BusyError("busy")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match="busy"), exclusive_folder(folder, BusyError("busy")):
+            pass
+        holder.kill()
+    with exclusive_folder(folder, BusyError("busy")):
+        pass
+
+
+def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="for writing failed"), exclusive_folder(tmp_path / "file", BusyError("")):
+        pass
+
+
+def test_a_second_run_in_the_same_folder_is_told(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with exclusive_folder(run, BusyError("")), pytest.raises(BusyError, match="another train-student is writing"):
+        train_student(TrainingConfig(shards=(tmp_path / "cache",), out=run), show_progress=False)
+    assert [path.name for path in run.iterdir()] == [".lock"], "nothing was written beside the first run's files"
+
+
+@pytest.mark.parametrize("command", ["extract_features", "train_student", "feature_cache", "evaluate_student"])
+def test_help_into_a_closed_pipe_is_no_error(command: str) -> None:
+    code = f"from lookonce.commands.{command} import main; main(['--help'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert (process.returncode, said) == (0, "")
