@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,12 @@ def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_second_run_in_the_same_folder_is_told(tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_a_second_run_in_the_same_folder_is_told(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache, run = training_cache(), tmp_path / "run"
     with exclusive_folder(run, BusyError("")), pytest.raises(BusyError, match="another train-student is writing"):
-        train_student(TrainingConfig(shards=(tmp_path / "cache",), out=run), show_progress=False)
+        train_student(
+            TrainingConfig(shards=(cache,), out=run, student="test_vit", layer_weights="top2"), show_progress=False
+        )
     assert [path.name for path in run.iterdir()] == [".lock"], "nothing was written beside the first run's files"
 
 

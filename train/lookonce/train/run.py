@@ -54,14 +54,16 @@ def train_student(config: TrainingConfig, *, show_progress: bool = True) -> Trai
     started = time.perf_counter()
     run = Path(config.out)
     _require_own_folder(run, Path(config.shards[0]))
+    setup = set_up(config)  # before the folder is made: a run that is refused leaves nothing behind
     busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
     with exclusive_folder(run, busy):
-        return _train(config, run, started, show_progress=show_progress)
+        return _train(config, setup, run, started, show_progress=show_progress)
 
 
-def _train(config: TrainingConfig, run: Path, started: float, *, show_progress: bool) -> TrainingSummary:
+def _train(
+    config: TrainingConfig, setup: TrainingSetup, run: Path, started: float, *, show_progress: bool
+) -> TrainingSummary:
     found = find_checkpoint(config.resume, run / "checkpoints")
-    setup = set_up(config)
     document = {
         **config.document(),
         "device": setup.device.type,
