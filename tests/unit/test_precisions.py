@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lookonce.cache.reader import CacheReader
 from lookonce.extract.target_encoder import TargetEncoder
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.encoding import Encoding
@@ -89,6 +90,16 @@ class TestPrecisionContract:
             got = decoder(torch.from_numpy(stored))
             assert got.dtype == torch.float32
             np.testing.assert_allclose(got.numpy(), reference[:, :, layers], rtol=1e-6, atol=2e-6)
+
+    def test_a_reader_decodes_some_layers_as_it_does_all(
+        self, name: str, make_manifest, fill_cache, tmp_path: Path
+    ) -> None:
+        manifest = make_manifest(precision=name, layers=3, width=7)  # 7 channels fill no whole number of bytes
+        stored = fill_cache(tmp_path / "c", manifest)[0]["targets"]
+        reader = CacheReader(tmp_path / "c")
+        whole = reader.decode(stored)
+        assert whole.shape == (*stored.shape[:-1], 7)
+        np.testing.assert_array_equal(reader.decode(stored[:, :, [2, 0]], layers=[2, 0]), whole[:, :, [2, 0]])
 
     def test_saturation_is_reported(self, name: str, synthetic: np.ndarray) -> None:
         precision = get_precision(name)

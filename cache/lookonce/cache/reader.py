@@ -200,11 +200,8 @@ class CacheReader:
             stored: elements as ``read`` returns them.
             layers: positions on the layer axis that ``stored`` holds; None for all.
         """
-        parameters = self.manifest.encoding.parameters
-        if layers is not None:
-            parameters = {name: values[list(layers)] for name, values in parameters.items()}
-        decoded = self._precision.decode(stored, parameters)
-        return decoded[..., : self.manifest.recipe.teacher.width]
+        width = self.manifest.recipe.teacher.width
+        return self._precision.decode(stored, self.manifest.encoding.parameters, channels=width, layers=layers)
 
     def prefetch(
         self,

@@ -29,13 +29,12 @@ class TargetDecoder(nn.Module):
 
     def __init__(self, encoding: Encoding, layers: Sequence[int], channels: int) -> None:
         super().__init__()
-        plan = get_precision(encoding.precision).plan(encoding.parameters)
         self._layers = list(layers)
+        plan = get_precision(encoding.precision).plan(encoding.parameters).of_layers(self._layers)
         self._channels = channels
         self._float_dtype: torch.dtype | None = getattr(torch, plan.float_dtype) if plan.float_dtype else None
         for name, values in (("scale", plan.scale), ("offset", plan.offset)):
-            tensor = None if values is None else torch.from_numpy(values)[self._layers]
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, None if values is None else torch.from_numpy(values), persistent=False)
         table = None
         if plan.levels is not None:  # every byte's levels at once, so that unpacking is one look-up
             table = torch.from_numpy(plan.levels[unpack(np.arange(256, dtype=np.uint8)[:, None], plan.bits)])

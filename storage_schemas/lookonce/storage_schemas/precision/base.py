@@ -7,8 +7,8 @@ plan (``extract.target_encoder``, ``train.decoding``), so that a new precision i
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -54,6 +54,12 @@ class QuantisationPlan:
         if self.scale is None or self.offset is None:
             raise ValueError("this plan has no affine map")
         return self.scale, self.offset
+
+    def of_layers(self, layers: Sequence[int]) -> QuantisationPlan:
+        """The plan for some positions of the layer axis, in that order; the table of levels serves all layers."""
+        if self.scale is None or self.offset is None:
+            return self
+        return replace(self, scale=self.scale[list(layers)], offset=self.offset[list(layers)])
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -153,15 +159,22 @@ class Precision(abc.ABC):
             return element
         return pack(np.searchsorted(plan.thresholds, normalised).astype(np.uint8), plan.bits)
 
-    def decode(self, stored: NDArray[Any], parameters: Parameters, channels: int | None = None) -> NDArray[np.float32]:
+    def decode(
+        self,
+        stored: NDArray[Any],
+        parameters: Parameters,
+        channels: int | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
         """Elements (..., layer, stored channel) back to float32 (..., layer, channel).
 
         Args:
             stored: as ``encode`` gives them.
-            parameters: of the layers that ``stored`` holds.
+            parameters: of all layers of the cache.
             channels: channels of a value; needed only when the packing rounded up.
+            layers: positions on the layer axis that ``stored`` holds; None for all.
         """
-        plan = self.plan(parameters)
+        plan = self.plan(parameters) if layers is None else self.plan(parameters).of_layers(layers)
         if plan.float_dtype is not None:
             return stored.view(_FLOATS[plan.float_dtype]).astype(np.float32)
         codes = unpack(stored, plan.bits)[..., :channels]
