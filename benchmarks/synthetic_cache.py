@@ -16,6 +16,7 @@ from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
+from lookonce.storage_schemas.tokens import AllTokens
 
 LAYERS, WIDTH, PATCHES, PATCH = 5, 768, 196, 16
 
@@ -31,14 +32,11 @@ def clip_manifest(samples: int, shard_size: int, *, precision: str = "int8", con
         dataset=DatasetIdentity(samples=samples, digest="sha256:" + "1" * 64),
         view=ViewRecipe().document(),
         patch_size=PATCH,
-        tokens={"kind": "all"},
+        tokens=AllTokens(),
     )
     codec = get_precision(precision)
     values = np.random.default_rng(0).normal(size=(64, LAYERS, WIDTH)).astype(np.float32)
-    arrays = cache_arrays(
-        tokens=PATCHES + 1, layers=LAYERS, stored_channels=codec.stored_channels(WIDTH), target_dtype=codec.dtype,
-        patches=PATCHES, patch_bytes=PATCH * PATCH * 3, store_pixels=True,
-    )  # fmt: skip
+    arrays = cache_arrays(recipe, precision=precision, store_pixels=True)
     return Manifest(
         recipe=recipe, encoding=Encoding(precision=precision, parameters=codec.calibrate(values)), container=container,
         shard_size=shard_size, arrays=arrays, classes=(), created_with={},

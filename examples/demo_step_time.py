@@ -52,7 +52,7 @@ class TwoWays:
     def online(self, samples: SamplesOfStep) -> float:
         """The same step, the teacher looking at the views again."""
         model, reader = self.setup.model, self.setup.reader
-        ids = torch.from_numpy(self.setup.targets.visible_ids(samples))
+        ids = torch.from_numpy(self.setup.targets.visible(samples).ids)
         patches = reader.read("pixels", samples.seeds, samples.rows)
         views = torch.from_numpy(unpatchify(patches, model.student.patch_size))
         features = self.teacher.look(views)

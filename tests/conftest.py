@@ -19,6 +19,7 @@ from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
+from lookonce.storage_schemas.tokens import AllTokens, TokenSubset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -54,6 +55,7 @@ def make_manifest() -> Callable[..., Manifest]:
     def build(
         *, samples: int = 5, shard_size: int = 2, precision: str = "int8", layers: int = 2, width: int = 6,
         store_pixels: bool = True, container: Any = "zarr", view_size: int = 32, patch_size: int = 8,
+        tokens: TokenSubset | None = None,
     ) -> Manifest:  # fmt: skip
         view = ViewRecipe(size=view_size)
         teacher = TeacherIdentity(
@@ -65,15 +67,11 @@ def make_manifest() -> Callable[..., Manifest]:
             dataset=DatasetIdentity(samples=samples, digest="sha256:" + "1" * 64),
             view=view.document(),
             patch_size=patch_size,
-            tokens={"kind": "all"},
+            tokens=tokens or AllTokens(),
         )
         codec = get_precision(precision)
         calibration = np.random.default_rng(0).normal(size=(64, layers, width)).astype(np.float32)
-        arrays = cache_arrays(
-            tokens=recipe.patches + 1, layers=layers, stored_channels=codec.stored_channels(width),
-            target_dtype=codec.dtype, patches=recipe.patches, patch_bytes=patch_size * patch_size * 3,
-            store_pixels=store_pixels,
-        )  # fmt: skip
+        arrays = cache_arrays(recipe, precision=precision, store_pixels=store_pixels)
         return Manifest(
             recipe=recipe,
             encoding=Encoding(precision=precision, parameters=codec.calibrate(calibration)),
@@ -122,7 +120,7 @@ def fill_cache() -> Callable[..., dict[str, Any]]:
     return fill
 
 
-_STREAMED = {"targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest", "view"}
+_STREAMED = {"targets", "target_mean", "target_std", "importance", "patch_ids", "pixels", "pixel_digest", "view"}
 
 
 def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dict[str, Any]:
@@ -131,7 +129,10 @@ def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dic
         shape = (manifest.samples, *spec.sample_shape)
         if spec.name in ("key", "label"):
             continue
-        if spec.dtype.startswith("float"):
+        if spec.name == "patch_ids":
+            drawn = generator.random((manifest.samples, manifest.recipe.patches)).argsort(axis=1)
+            arrays[spec.name] = np.sort(drawn[:, : spec.sample_shape[0]], axis=1).astype(spec.dtype)
+        elif spec.dtype.startswith("float"):
             arrays[spec.name] = generator.random(shape).astype(spec.dtype)
         else:
             arrays[spec.name] = generator.integers(1, 200, shape).astype(spec.dtype)

@@ -55,7 +55,7 @@ def test_masks_are_drawn_from_run_seed_epoch_key_and_augmentation_seed(
     order = order_of(reader)
     for step in range(order.total_steps):
         samples = order.step(step)
-        ids = targets.visible_ids(samples)
+        ids = targets.visible(samples).ids
         for position, (epoch, row, seed) in enumerate(zip(samples.epochs, samples.rows, samples.seeds, strict=True)):
             key = f"c{row % 2}/näme-{row:03d}.jpg"
             noise = mask_noise(5, int(epoch), [key], [int(seed)], 16)
@@ -66,10 +66,10 @@ def test_masks_are_drawn_from_run_seed_epoch_key_and_augmentation_seed(
 def test_masks_change_with_the_epoch_and_not_with_the_batch(training_cache: Callable[..., Path]) -> None:
     reader, targets = open_targets(training_cache(samples=30))
     one = SamplesOfStep(epochs=np.array([0, 2]), rows=np.array([3, 3]), seeds=np.array([0, 0]))
-    first, later = targets.visible_ids(one)
+    first, later = targets.visible(one).ids
     assert first.tolist() != later.tolist()
     alone = SamplesOfStep(epochs=one.epochs[1:], rows=one.rows[1:], seeds=one.seeds[1:])
-    assert targets.visible_ids(alone)[0].tolist() == later.tolist()
+    assert targets.visible(alone).ids[0].tolist() == later.tolist()
     assert count_of(reader.manifest.recipe.patches, MASK_RATIO) == 4 == len(first)
 
 
@@ -153,8 +153,12 @@ def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..
 
     class Recorder(Student):
         def forward(self, visible_pixels: torch.Tensor, visible_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            taken.append(Batch(visible_pixels=visible_pixels, visible_ids=visible_ids,
-                               stored_targets=visible_ids, token_mean=None, token_std=None))  # fmt: skip
+            taken.append(
+                Batch(
+                    visible_pixels=visible_pixels, visible_ids=visible_ids, stored_targets=visible_ids,
+                    tokens=visible_ids, token_mean=None, token_std=None,
+                )
+            )  # fmt: skip
             return super().forward(visible_pixels, visible_ids)
 
     alignment = DynamicAlignment(

@@ -21,6 +21,7 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         "precision": facts["precision"],
         "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
         f"{facts['patch_size']} px, pixels {'stored' if facts['pixels'] == 'store' else 'not stored'}",
+        "tokens": _tokens(facts),
         "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",
         "seeds": _seeds_line(facts["seeds"]),
         "holes": f"{holes['count']}" + (" (unreadable images)" if holes["count"] else ""),
@@ -40,6 +41,15 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
     if facts["unusable_receipts"]:
         lines.append(f"{facts['unusable_receipts']} receipts are unusable: feature-cache verify says which and why")
     return lines
+
+
+def _tokens(facts: Mapping[str, Any]) -> str:
+    tokens, stored = facts["tokens"], f"the class token and {facts['stored_patches']} of {facts['patches']} patches"
+    if tokens["kind"] == "visible":
+        return f"visible: {stored}, of {tokens['mask']} masks at ratio {tokens['mask_ratio']}, fixed per seed"
+    if tokens["kind"] == "top":
+        return f"top:{tokens['share']}: {stored}, the most important; masks are drawn inside them"
+    return "all"
 
 
 def _seeds_line(seeds: Sequence[Mapping[str, Any]]) -> str:

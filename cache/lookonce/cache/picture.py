@@ -22,6 +22,7 @@ from lookonce.cache.reader import CacheReader
 from lookonce.shared.atomic import atomic_file
 from lookonce.shared.errors import IncompleteCacheError, UsageError
 from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.tokens import TopTokens, VisibleTokens
 
 MASK_RATIO = 0.7
 """Share of hidden patches in the draw that is shown; the released recipe's."""
@@ -94,7 +95,10 @@ def _figure(shown: ShownSamples, manifest: Manifest) -> Figure:
     visible, patches = int(shown.visible[0].sum()), manifest.recipe.patches
     page.foot(0, f"{manifest.recipe.view_size} px, {patches} patches of {manifest.recipe.patch_size} px")
     page.legend(1, scale, "class attention; 1 = an average patch")
-    page.foot(2, f"attentive draw of {visible} of {patches} patches")
+    tokens, stored = manifest.recipe.tokens, manifest.recipe.stored_patches
+    drawn = f"{tokens.mask} draw, fixed at extraction:\n" if isinstance(tokens, VisibleTokens) else "attentive draw of "
+    inside = f"\ninside the {stored} that are stored" if isinstance(tokens, TopTokens) else ""
+    page.foot(2, f"{drawn}{visible} of {patches} patches{inside}")
     page.foot(3, "three principal components as RGB,\nover all patches shown")
     return page.figure
 

@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import IncompleteCacheError
-from lookonce.shared.masking import mask_noise, visible_patches
+from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.shared.patches import unpatchify
+from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import VisibleTokens
 
 # S: shown samples, N: patches of a view, g: patches along a side (N = g * g), C: channels, P: view side in pixels.
 Floats = NDArray[np.float32]
+
+_NOT_STORED = 168
+"""Grey level, 0 to 255, of patches that a token subset leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +52,16 @@ def shown_samples(reader: CacheReader, count: int, mask_ratio: float) -> ShownSa
     keys = _column(reader, "key", seeds, rows)
     labels = [int(label) for label in _column(reader, "label", seeds, rows)]
     importance_SN = reader.read("importance", seeds, rows)
-    patches = manifest.recipe.patches
-    noise = mask_noise(0, 0, keys, seeds, patches)
-    visible_Sk = visible_patches("attentive", importance_SN, noise, mask_ratio)
-    visible_SN = np.zeros(importance_SN.shape, dtype=bool)
-    np.put_along_axis(visible_SN, visible_Sk, True, axis=1)
+    recipe, patches = manifest.recipe, manifest.recipe.patches
+    stored_Sk = _stored_ids(reader, seeds, rows)
+    visible_SN = _visible(recipe, importance_SN, stored_Sk, mask_noise(0, 0, keys, seeds, patches), mask_ratio)
     grid = (len(rows), math.isqrt(patches), math.isqrt(patches))
     relative_SN = importance_SN / np.maximum(importance_SN.mean(axis=1, keepdims=True), 1e-12)
-    views = (
-        unpatchify(reader.read("pixels", seeds, rows), manifest.recipe.patch_size) if manifest.stores_pixels else None
-    )
+    views = None
+    if manifest.stores_pixels:
+        pixels_SNp = _placed(reader.read("pixels", seeds, rows), stored_Sk, patches, _NOT_STORED)
+        views = unpatchify(pixels_SNp.astype(np.uint8), recipe.patch_size)
+    components_Sk3 = principal_components(_last_block(reader, seeds, rows))
     return ShownSamples(
         titles=tuple(
             _title(key, seed, _label_name(manifest.classes, label))
@@ -65,7 +70,7 @@ def shown_samples(reader: CacheReader, count: int, mask_ratio: float) -> ShownSa
         views=views,
         importance=relative_SN.reshape(grid),
         visible=visible_SN.reshape(grid),
-        components=principal_components(_last_block(reader, seeds, rows)).reshape(*grid, 3),
+        components=_placed(components_Sk3, stored_Sk, patches, _NOT_STORED / 255).reshape(*grid, 3),
     )
 
 
@@ -92,6 +97,36 @@ def principal_components(features_SNC: Floats) -> Floats:
     spread = high - low > 1e-9
     scaled[:, : len(spread)][:, spread] = ((projected - low) / np.where(spread, high - low, 1))[:, spread].clip(0, 1)
     return scaled.reshape(samples, patches, 3).astype(np.float32)
+
+
+def _stored_ids(reader: CacheReader, seeds: list[int], rows: list[int]) -> NDArray[np.int64]:
+    """Numbers of the stored patches, (S, k)."""
+    recipe = reader.manifest.recipe
+    if recipe.tokens.whole:
+        return np.broadcast_to(np.arange(recipe.patches), (len(rows), recipe.patches))
+    return reader.read("patch_ids", seeds, rows).astype(np.int64)
+
+
+def _visible(
+    recipe: Recipe, importance_SN: Floats, stored_Sk: NDArray[np.int64], noise_SN: NDArray[np.float64], ratio: float
+) -> NDArray[np.bool_]:
+    """The patches of an attentive mask inside the stored ones; all of them where the mask was drawn at extraction."""
+    importance_Sk = np.take_along_axis(importance_SN, stored_Sk, axis=1)
+    noise_Sk = np.take_along_axis(noise_SN, stored_Sk, axis=1)
+    shown = stored_Sk.shape[1]
+    if not isinstance(recipe.tokens, VisibleTokens):
+        shown = min(shown, visible_count(recipe.patches, ratio))
+    positions_Sv = draw_patches("attentive", importance_Sk, noise_Sk, shown)
+    visible_SN = np.zeros(importance_SN.shape, dtype=bool)
+    np.put_along_axis(visible_SN, np.take_along_axis(stored_Sk, positions_Sv, axis=1), True, axis=1)
+    return visible_SN
+
+
+def _placed(values_Skc: NDArray[Any], stored_Sk: NDArray[np.int64], patches: int, fill: float) -> Floats:
+    """Values of the stored patches at their places among all patches, float32 (S, N, c); ``fill`` elsewhere."""
+    placed_SNc = np.full((len(values_Skc), patches, values_Skc.shape[2]), fill, dtype=np.float32)
+    np.put_along_axis(placed_SNc, stored_Sk[..., None], values_Skc.astype(np.float32), axis=1)
+    return placed_SNc
 
 
 def whole_seeds(layout: CacheLayout, shard_count: int) -> tuple[int, ...]:

@@ -22,6 +22,16 @@ _ENTRY_BYTES = 16
 _CRC_BYTES = 4
 
 
+def shard_index_bytes(shard_size: int) -> int:
+    """Length of a shard's index: it has an entry for every inner chunk, there or not."""
+    return shard_size * _ENTRY_BYTES + _CRC_BYTES
+
+
+def empty_chunk_bytes(spec: ArraySpec, shard_size: int) -> int:
+    """Length of a ``chunking="shard"`` chunk whose strings are all empty."""
+    return 4 * (1 + shard_size) if spec.dtype == "string" else shard_size * spec.sample_bytes
+
+
 def encode_shard_index(offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> bytes:
     """Index of a shard: little-endian (offset, length) pairs and their CRC-32C (zarr sharding codec 1.0).
 

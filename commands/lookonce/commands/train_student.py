@@ -44,4 +44,6 @@ def _summary(result: Mapping[str, Any]) -> str:
         lines.append(f"student  {result['student_file']}")
     else:
         lines.append("the schedule is not finished; run again without --max-steps to go on")
+    if result["note"]:
+        lines.append(f"note     {result['note']}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Literal
 from lookonce.shared.errors import UsageError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,12 @@ class ExtractionConfig:
     """How values are stored, bytes each: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25."""
     format: Literal["zarr", "webdataset"] = "zarr"
     """Container of the shards: zarr v3 arrays, or tars that the stock webdataset library reads."""
+    tokens: str = "all"
+    """Patches to store: all; visible (one mask a view, drawn now for good); top:0.5 (the most important half)."""
+    mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
+    """With --tokens visible: attentive keeps important patches with high probability, hide-attentive hides them."""
+    mask_ratio: float = 0.7
+    """With --tokens visible: share of the patches that are not stored, 0 up to 1."""
     pixels: Literal["store", "none"] = "store"
     """store: keep the views, so that training needs no images; none: replay them from the images by crop and flip."""
     teacher_weights: Path | None = None
@@ -77,3 +84,13 @@ class ExtractionConfig:
             raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
         get_precision(self.precision)
         parse_seeds(self.seeds)
+        self.token_subset  # noqa: B018 - refuses what cannot be read
+
+    @property
+    def token_subset(self) -> TokenSubset:
+        """What ``--tokens`` and the mask options say.
+
+        Raises:
+            UsageError: one of them cannot be read or is out of its range.
+        """
+        return parse_token_subset(self.tokens, mask=self.mask, mask_ratio=self.mask_ratio)

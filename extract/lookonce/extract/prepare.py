@@ -24,7 +24,6 @@ from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 
 SEEDS_A_TASK = 16
@@ -110,7 +109,7 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
         dataset=DatasetIdentity(samples=len(extraction.listing), digest=extraction.listing.digest),
         view=extraction.view.document(),
         patch_size=extraction.config.patch_size,
-        tokens={"kind": "all"},
+        tokens=extraction.config.token_subset,
     )
 
 
@@ -141,16 +140,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
 def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, versions: dict[str, str]) -> Manifest:
     """The manifest of a new cache."""
     config = extraction.config
-    codec = get_precision(encoding.precision)
-    arrays = cache_arrays(
-        tokens=recipe.patches + 1,
-        layers=len(recipe.teacher.blocks),
-        stored_channels=codec.stored_channels(recipe.teacher.width),
-        target_dtype=codec.dtype,
-        patches=recipe.patches,
-        patch_bytes=recipe.patch_size**2 * 3,
-        store_pixels=config.pixels == "store",
-    )
+    arrays = cache_arrays(recipe, precision=encoding.precision, store_pixels=config.pixels == "store")
     shard_size = config.shard_size or min(1024, max(16, -(-len(extraction.listing) // 64)))
     return Manifest(
         recipe=recipe,

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lookonce.cache.stored_patches import stored_patch_ids
 from lookonce.cache.writer import ShardWriter
 from lookonce.extract.image_views import ImageViews, batches_of_views
 from lookonce.extract.sanity import ShardStatistics, check_finite
@@ -109,9 +111,10 @@ class ShardExtractor:
                         features = self._teacher.look(torch.from_numpy(pixels).to(self._device))
                         clock = _lap(progress, "teacher", clock)
                         rows = [views.row for views in good]
-                        check_finite(features, [keys[row - task.rows.start] for row in rows], seed)
+                        chosen = [keys[row - task.rows.start] for row in rows]
+                        check_finite(features, chosen, seed)
                         parameters = np.stack([v.parameters[position] for v in good if v.parameters is not None])
-                        self._append(writers[seed], rows, pixels, parameters, features, statistics[seed])
+                        self._append(writers[seed], rows, chosen, seed, pixels, parameters, features, statistics[seed])
                         clock = _lap(progress, "write", clock)
                 progress.views = len(batch) * len(task.seeds)
                 yield progress
@@ -136,21 +139,31 @@ class ShardExtractor:
         self,
         writer: ShardWriter,
         rows: list[int],
+        keys: list[str],
+        seed: int,
         pixels: NDArray[np.uint8],
         parameters: NDArray[np.int32],
         features: TeacherFeatures,
         statistics: ShardStatistics,
     ) -> None:
-        stored, saturated_share = self._encode(features.targets)
-        patches = patchify(pixels, self._manifest.recipe.patch_size)
-        values = {
-            "targets": stored.cpu().numpy(),
-            "target_mean": features.mean.cpu().numpy(),
-            "target_std": features.std.cpu().numpy(),
-            "importance": features.importance.cpu().numpy(),
+        recipe, importance = self._manifest.recipe, features.importance.cpu().numpy()
+        patches = patchify(pixels, recipe.patch_size)
+        targets, mean, std = features.targets, features.mean, features.std
+        values: dict[str, NDArray[Any]] = {
+            "importance": importance,
             "pixel_digest": np.stack([pixel_digest(one) for one in patches]),
             "view": parameters,
         }
+        if not recipe.tokens.whole:
+            ids = stored_patch_ids(recipe.tokens, importance, keys, seed)
+            kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(targets.device)
+            samples = torch.arange(len(kept), device=targets.device)[:, None]
+            targets, mean, std = targets[samples, kept], mean[samples, kept], std[samples, kept]
+            patches = np.take_along_axis(patches, ids[..., None], axis=1)
+            values["patch_ids"] = ids.astype(np.uint16)
+        stored, saturated_share = self._encode(targets)
+        values["targets"] = stored.cpu().numpy()
+        values["target_mean"], values["target_std"] = mean.cpu().numpy(), std.cpu().numpy()
         if self._manifest.stores_pixels:
             values["pixels"] = patches
         statistics.add(values, saturated_share, self._teacher.width)

@@ -51,20 +51,30 @@ def visible_count(patches: int, mask_ratio: float) -> int:
 def visible_patches(
     kind: str, importance: NDArray[np.float32], noise: Floats_BN, mask_ratio: float
 ) -> NDArray[np.int64]:
-    """Draw the visible patches of a batch.
+    """Draw the visible patches of a batch: ``draw_patches`` of ``visible_count(N, mask_ratio)``.
+
+    Raises:
+        UsageError: unknown kind, mask ratio out of range, or shapes that differ.
+        NumericalError: importance is negative, NaN or infinite.
+    """
+    return draw_patches(kind, importance, noise, visible_count(importance.shape[-1], mask_ratio))
+
+
+def draw_patches(kind: str, importance: NDArray[np.float32], noise: Floats_BN, count: int) -> NDArray[np.int64]:
+    """Draw visible patches without replacement.
 
     Args:
         kind: ``attentive`` (important patches are kept with high probability), ``random`` (uniform) or
             ``hide-attentive`` (important patches are hidden with high probability).
         importance: float32, shape (B, N), at least 0; rows need not sum to 1.
         noise: float64, shape (B, N), uniform in [0, 1), see ``mask_noise``.
-        mask_ratio: share of hidden patches, 0 <= r < 1.
+        count: how many to draw, k, 1 to N.
 
     Returns:
-        int64, shape (B, k), patch numbers ascending, k = ``visible_count(N, mask_ratio)``.
+        int64, shape (B, k), positions on the axis of N, ascending.
 
     Raises:
-        UsageError: unknown kind, or shapes that differ.
+        UsageError: unknown kind, a count out of range, or shapes that differ.
         NumericalError: importance is negative, NaN or infinite.
     """
     if kind not in _LATENESS:
@@ -73,7 +83,8 @@ def visible_patches(
         raise UsageError(
             f"masking: expected importance and noise of one shape (B, N), found {importance.shape} and {noise.shape}"
         )
-    count = visible_count(importance.shape[1], mask_ratio)
+    if not 1 <= count <= importance.shape[1]:
+        raise UsageError(f"masking: expected 1 to {importance.shape[1]} visible patches, found {count}")
     lateness_BN = _LATENESS[kind](importance, noise)
     order_BN = np.argsort(lateness_BN, axis=1, kind="stable")  # stable: equal values go by patch number
     return np.sort(order_BN[:, :count], axis=1).astype(np.int64)

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.recipe import Recipe
+
 VIEW_FIELDS = ("top", "left", "height", "width", "flip", "source_height", "source_width")
 PIXEL_DIGEST_BYTES = 16
 EMPTY_CHUNK = 2**64 - 1
@@ -109,48 +112,41 @@ def _bytes_codec(dtype: str) -> dict[str, Any]:
     return {"name": "bytes", "configuration": {"endian": "little"}}
 
 
-def cache_arrays(
-    *,
-    tokens: int,
-    layers: int,
-    stored_channels: int,
-    target_dtype: str,
-    patches: int,
-    patch_bytes: int,
-    store_pixels: bool,
-) -> tuple[ArraySpec, ...]:
+def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple[ArraySpec, ...]:
     """The arrays of schema version 1.
 
     Args:
-        tokens: stored tokens a view, the class token included.
-        layers: stored teacher blocks.
-        stored_channels: length of the last axis of ``targets`` as encoded (packed precisions store fewer elements).
-        target_dtype: numpy dtype name of the encoded elements.
-        patches: patches a view.
-        patch_bytes: bytes of one patch's pixels, patch size squared times 3.
-        store_pixels: whether the views themselves are kept.
+        recipe: what the cache holds.
+        precision: name of the precision its targets are stored in.
+        store_pixels: whether the views themselves are kept (their stored patches, for a token subset).
+
+    Raises:
+        UsageError: unknown precision.
     """
-    token_layer = ("token", "layer")
-    per_sample: list[ArraySpec] = []
+    codec = get_precision(precision)
+    layers, stored = len(recipe.teacher.blocks), recipe.stored_patches
+    stored_channels, patch_bytes = codec.stored_channels(recipe.teacher.width), recipe.patch_size**2 * 3
+    whole, token_layer = recipe.tokens.whole, ("token", "layer")
+    specs: list[ArraySpec] = []
 
     def add(name: str, dtype: str, shape: tuple[int, ...], dimensions: tuple[str, ...]) -> None:
         small = name in ("view", "key", "label")
         chunking: Literal["sample", "shard"] = "shard" if small else "sample"
-        per_sample.append(
-            ArraySpec(name=name, dtype=dtype, sample_shape=shape, dimensions=dimensions, chunking=chunking)
-        )
+        specs.append(ArraySpec(name=name, dtype=dtype, sample_shape=shape, dimensions=dimensions, chunking=chunking))
 
-    add("targets", target_dtype, (tokens, layers, stored_channels), (*token_layer, "channel"))
-    add("target_mean", "float32", (tokens, layers), token_layer)
-    add("target_std", "float32", (tokens, layers), token_layer)
-    add("importance", "float32", (patches,), ("patch",))
+    add("targets", codec.dtype, (stored + 1, layers, stored_channels), (*token_layer, "channel"))
+    add("target_mean", "float32", (stored + 1, layers), token_layer)
+    add("target_std", "float32", (stored + 1, layers), token_layer)
+    add("importance", "float32", (recipe.patches,), ("patch",))
+    if not whole:
+        add("patch_ids", "uint16", (stored,), ("stored_patch",))
     if store_pixels:
-        add("pixels", "uint8", (patches, patch_bytes), ("patch", "pixel"))
+        add("pixels", "uint8", (stored, patch_bytes), ("patch" if whole else "stored_patch", "pixel"))
     add("pixel_digest", "uint8", (PIXEL_DIGEST_BYTES,), ("byte",))
     add("view", "int32", (len(VIEW_FIELDS),), ("field",))
     add("key", "string", (), ())
     add("label", "int64", (), ())
-    return tuple(per_sample)
+    return tuple(specs)
 
 
 def zarr_group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
 from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import token_subset_problem
 
 SCHEMA = "lookonce-cache"
 SCHEMA_VERSION = 1
@@ -89,7 +90,11 @@ def validate_manifest(document: Any) -> list[Problem]:
     problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "manifest-v1.json")
     if not readable:
         return problems
-    computed = Recipe.from_document(document["recipe"]).fingerprint
+    broken = token_subset_problem(document["recipe"]["tokens"])
+    if broken:
+        return [*problems, Problem(loc=("recipe", "tokens"), message=broken, kind="value")]
+    recipe = Recipe.from_document(document["recipe"])
+    computed = recipe.fingerprint
     if computed != document["fingerprint"]:
         message = f"{document['fingerprint']} does not belong to the recipe beside it, whose fingerprint is {computed}"
         problems.append(Problem(loc=("fingerprint",), message=message, kind="inconsistent"))
@@ -98,10 +103,26 @@ def validate_manifest(document: Any) -> list[Problem]:
     if view_size % patch_size:
         message = f"view size {view_size} is not a multiple of the patch size"
         problems.append(Problem(loc=("recipe", "patch_size"), message=message, kind="inconsistent"))
+        return problems
+    specs = {spec["name"]: spec for spec in document["arrays"]}
+    for name, axis in _stored_axes(recipe).items():
+        if name in specs and specs[name]["sample_shape"][:1] != [axis]:
+            message = f"{name} has the shape {specs[name]['sample_shape']} a sample, the recipe stores {axis}"
+            problems.append(Problem(loc=("arrays",), message=message, kind="inconsistent"))
+    if recipe.tokens.whole == ("patch_ids" in specs):
+        message = f"patch_ids is {'there' if recipe.tokens.whole else 'missing'}, tokens are {recipe.tokens.kind!r}"
+        problems.append(Problem(loc=("arrays",), message=message, kind="inconsistent"))
     names = [spec["name"] for spec in document["arrays"]]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(loc=("arrays",), message=f"{name!r} is there twice", kind="inconsistent"))
     return problems
+
+
+def _stored_axes(recipe: Recipe) -> dict[str, int]:
+    """Length of the first axis of a sample, by array."""
+    stored = recipe.stored_patches
+    tokens = dict.fromkeys(("targets", "target_mean", "target_std"), stored + 1)
+    return {**tokens, "importance": recipe.patches, "pixels": stored, "patch_ids": stored}
 
 
 def _encoding_problems(document: Mapping[str, Any]) -> list[Problem]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lookonce.shared.canonical import digest_document
+from lookonce.storage_schemas.tokens import TokenSubset, token_subset
 
 TARGET_NORM = "layernorm-no-affine-eps-1e-05"
 """Targets are LayerNormed per token over channels without affine parameters, eps 1e-5 (released code, "whiten")."""
@@ -63,8 +64,8 @@ class Recipe:
     """``ViewRecipe.document()``: name, version and constants of the augmentation."""
     patch_size: int
     """Side of a student's patch in pixels; the view holds (view size / patch size)**2 patches."""
-    tokens: Mapping[str, Any]
-    """Which tokens are stored; ``{"kind": "all"}`` for all patches and the class token."""
+    tokens: TokenSubset
+    """Which patches are stored beside the class token."""
     target_norm: str = TARGET_NORM
     importance: str = IMPORTANCE
 
@@ -78,10 +79,15 @@ class Recipe:
         """Patches of a view, N."""
         return (self.view_size // self.patch_size) ** 2
 
+    @property
+    def stored_patches(self) -> int:
+        """Patches of a view that are stored, k; the class token comes on top."""
+        return self.tokens.stored_patches(self.patches)
+
     def document(self) -> dict[str, Any]:
         """The recipe as a JSON-compatible document."""
         document: dict[str, Any] = _plain(asdict(self))
-        return document
+        return {**document, "tokens": self.tokens.document()}
 
     @property
     def fingerprint(self) -> str:
@@ -94,8 +100,13 @@ class Recipe:
         teacher = dict(document["teacher"])
         for field in ("blocks", "mean", "std"):
             teacher[field] = tuple(teacher[field])
-        rest = {key: value for key, value in document.items() if key not in ("teacher", "dataset")}
-        return cls(teacher=TeacherIdentity(**teacher), dataset=DatasetIdentity(**document["dataset"]), **rest)
+        rest = {key: value for key, value in document.items() if key not in ("teacher", "dataset", "tokens")}
+        return cls(
+            teacher=TeacherIdentity(**teacher),
+            dataset=DatasetIdentity(**document["dataset"]),
+            tokens=token_subset(document["tokens"]),
+            **rest,
+        )
 
 
 def document_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

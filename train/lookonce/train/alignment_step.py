@@ -55,6 +55,5 @@ class AlignmentStep(nn.Module):
             return whitened
         mean, std = batch.token_mean[..., self._layers], batch.token_std[..., self._layers]
         statistics = level_statistics(mean, std, self._channels) if kind == "bn" else None
-        with_class_token = nn.functional.pad(batch.visible_ids + 1, (1, 0))
-        tokens = with_class_token[..., None].expand(-1, -1, mean.shape[-1])
+        tokens = batch.tokens[..., None].expand(-1, -1, mean.shape[-1])
         return recover_targets(kind, whitened, mean.gather(1, tokens), std.gather(1, tokens), statistics)

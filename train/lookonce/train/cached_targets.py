@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.cache.reader import CacheReader
-from lookonce.shared.masking import mask_noise, visible_patches
+from lookonce.shared.masking import draw_patches, mask_noise, visible_count
+from lookonce.train.masks import VisiblePatches
 from lookonce.train.sample_order import SamplesOfStep
 
 
@@ -25,8 +26,10 @@ class Batch:
     """int64 (B, k), ascending patch numbers."""
     stored_targets: Tensor
     """Encoded elements (B, 1 + k, cache layers, stored channels); token 0 is the class token."""
+    tokens: Tensor
+    """int64 (B, 1 + k): where these tokens lie among the stored T; 0 is the class token."""
     token_mean: Tensor | None
-    """float32 (B, T, cache layers), of all T tokens; None when the target norm does not need it."""
+    """float32 (B, T, cache layers), of all stored tokens; None when the target norm does not need it."""
     token_std: Tensor | None
     """float32 (B, T, cache layers)."""
 
@@ -40,6 +43,7 @@ class Batch:
             visible_pixels=move(self.visible_pixels),
             visible_ids=move(self.visible_ids),
             stored_targets=move(self.stored_targets),
+            tokens=move(self.tokens),
             token_mean=None if self.token_mean is None else move(self.token_mean),
             token_std=None if self.token_std is None else move(self.token_std),
         )
@@ -49,9 +53,9 @@ class PixelSource(Protocol):
     """Where visible patches come from; thread-safe."""
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int64]
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
     ) -> NDArray[np.uint8]:
-        """uint8 (B, k, patch bytes) of patches ``ids`` (B, k) of the views (row, seed)."""
+        """uint8 (B, k, patch bytes) of the visible patches of the views (row, seed)."""
         ...
 
 
@@ -62,10 +66,10 @@ class StoredPixels:
         self._reader = reader
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int64]
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
     ) -> NDArray[np.uint8]:
         """Gathered from the ``pixels`` array."""
-        pixels: NDArray[np.uint8] = self._reader.read("pixels", seeds, rows, ids)
+        pixels: NDArray[np.uint8] = self._reader.read("pixels", seeds, rows, visible.positions)
         return pixels
 
 
@@ -76,7 +80,7 @@ class CachedTargets:
         reader: the open cache.
         pixels: where visible patches come from.
         mask: kind of mask (see ``shared.masking``).
-        mask_ratio: share of hidden patches.
+        mask_ratio: share of hidden patches; ``masks.choose_masks`` says which masks the cache allows.
         run_seed: seed of the masks.
         with_moments: whether every token's mean and std are read too (target norms but "whiten").
     """
@@ -92,20 +96,42 @@ class CachedTargets:
         with_moments: bool,
     ) -> None:
         self._reader, self._pixels = reader, pixels
-        self._mask, self._mask_ratio, self._run_seed = mask, mask_ratio, run_seed
-        self._with_moments = with_moments
+        self._mask, self._run_seed, self._with_moments = mask, run_seed, with_moments
+        recipe = reader.manifest.recipe
+        self._visible = visible_count(recipe.patches, mask_ratio)
+        self._stored, self._subset = recipe.stored_patches, not recipe.tokens.whole
+        moments = ("target_mean", "target_std") if with_moments else ()
+        pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
+        self._announced = ("targets", *pixel_arrays, *moments)
         self._keys: list[str] = list(reader.column("key", reader.seeds[0]))
 
-    def visible_ids(self, samples: SamplesOfStep) -> NDArray[np.int64]:
-        """Visible patches of each sample, int64 (B, k): drawn from (run seed, epoch, key, augmentation seed)."""
+    def visible(self, samples: SamplesOfStep) -> VisiblePatches:
+        """Visible patches of each sample: drawn from (run seed, epoch, key, its seed) inside what is stored."""
+        stored_ids = self._stored_ids(samples)
+        if self._visible == self._stored:  # all that there is: nothing to draw
+            everything = np.broadcast_to(np.arange(self._stored), (len(samples.rows), self._stored))
+            return VisiblePatches(ids=everything if stored_ids is None else stored_ids, positions=everything)
         importance = self._reader.read("importance", samples.seeds, samples.rows)
-        noise = np.empty(importance.shape, dtype=np.float64)
+        noise = self._noise(samples, importance.shape[1])
+        if stored_ids is None:
+            ids = draw_patches(self._mask, importance, noise, self._visible)
+            return VisiblePatches(ids=ids, positions=ids)
+        importance = np.take_along_axis(importance, stored_ids, axis=1)
+        positions = draw_patches(self._mask, importance, np.take_along_axis(noise, stored_ids, axis=1), self._visible)
+        return VisiblePatches(ids=np.take_along_axis(stored_ids, positions, axis=1), positions=positions)
+
+    def _stored_ids(self, samples: SamplesOfStep) -> NDArray[np.int64] | None:
+        if not self._subset:
+            return None
+        return self._reader.read("patch_ids", samples.seeds, samples.rows).astype(np.int64)
+
+    def _noise(self, samples: SamplesOfStep, patches: int) -> NDArray[np.float64]:
+        noise = np.empty((len(samples.rows), patches), dtype=np.float64)
         for epoch in np.unique(samples.epochs):
             inside = np.flatnonzero(samples.epochs == epoch)
             keys = [self._keys[row] for row in samples.rows[inside]]
-            seeds = samples.seeds[inside].tolist()
-            noise[inside] = mask_noise(self._run_seed, int(epoch), keys, seeds, importance.shape[1])
-        return visible_patches(self._mask, importance, noise, self._mask_ratio)
+            noise[inside] = mask_noise(self._run_seed, int(epoch), keys, samples.seeds[inside].tolist(), patches)
+        return noise
 
     def batch(self, samples: SamplesOfStep) -> Batch:
         """Read the input of one step.
@@ -113,15 +139,20 @@ class CachedTargets:
         Raises:
             IntegrityError: an object of the cache is missing or damaged; names it.
         """
-        ids = self.visible_ids(samples)
-        tokens = np.concatenate([np.zeros((len(ids), 1), dtype=np.int64), ids + 1], axis=1)
+        visible = self.visible(samples)
+        tokens = np.pad(visible.positions + 1, ((0, 0), (1, 0)))
         seeds, rows = samples.seeds, samples.rows
         read = self._reader.read
         moments = self._with_moments
         return Batch(
-            visible_pixels=torch.from_numpy(self._pixels.visible_pixels(seeds, rows, ids)),
-            visible_ids=torch.from_numpy(ids),
+            visible_pixels=torch.from_numpy(self._pixels.visible_pixels(seeds, rows, visible)),
+            visible_ids=torch.from_numpy(np.ascontiguousarray(visible.ids)),
             stored_targets=torch.from_numpy(read("targets", seeds, rows, tokens)),
+            tokens=torch.from_numpy(tokens),
             token_mean=torch.from_numpy(read("target_mean", seeds, rows)) if moments else None,
             token_std=torch.from_numpy(read("target_std", seeds, rows)) if moments else None,
         )
+
+    def announce(self, samples: SamplesOfStep) -> None:
+        """Tell the kernel which samples ``batch`` will read soon; see ``CacheReader.prefetch``."""
+        self._reader.prefetch(self._announced, samples.seeds, samples.rows)

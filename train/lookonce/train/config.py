@@ -14,6 +14,7 @@ from lookonce.train.names import (
     DeviceName,
     MaskName,
     PrecisionName,
+    ReadaheadName,
     require_known,
 )
 
@@ -28,10 +29,11 @@ class TrainingConfig(AlignmentConfig):
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
     student: str = "vit_base_patch16_224"
     """timm name of a plain vision transformer with the cache's patch size."""
-    mask: MaskName = "attentive"
-    """attentive keeps important patches with high probability; hide-attentive hides them."""
-    mask_ratio: float = 0.7
-    """Share of the patches that the student does not see, 0 up to 1."""
+    mask: MaskName | None = None
+    """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or the
+    one that a cache of visible tokens was made with."""
+    mask_ratio: float | None = None
+    """Share of the patches that the student does not see, 0 up to 1; default: 0.7, or the one of such a cache."""
     epochs: int = 200
     """Times every sample is seen; augmentation seeds rotate over epochs."""
     warmup_epochs: float = 20.0
@@ -66,6 +68,8 @@ class TrainingConfig(AlignmentConfig):
     """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
     check: CheckName = "first-use"
     """When a shard's bytes are checked against their digest."""
+    readahead: ReadaheadName = "auto"
+    """Announce batches to the kernel before they are read: advice, none, or what a short measurement finds faster."""
     log_steps: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_steps: int | None = None
@@ -80,15 +84,17 @@ class TrainingConfig(AlignmentConfig):
         if len(self.shards) != 1:
             raise UsageError(f"--shards: {len(self.shards)} caches given; this version trains from one cache at a time")
         for field, names in _CHOICES.items():
-            require_known(_flag(field), getattr(self, field), get_args(names))
+            if getattr(self, field) is not None:
+                require_known(_flag(field), getattr(self, field), get_args(names))
         at_least_one = ("epochs", "batch_size", "workers", "log_steps", "max_steps", "checkpoint_steps")
         for flag in at_least_one:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"{_flag(flag)} {value}: must be at least 1")
         for flag in ("mask_ratio", "drop_path"):
-            if not 0 <= getattr(self, flag) < 1:
-                raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be at least 0 and below 1")
+            value = getattr(self, flag)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{_flag(flag)} {value}: must be at least 0 and below 1")
         for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
             if not 0 <= getattr(self, flag) < float("inf"):
                 raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
@@ -117,6 +123,7 @@ FREE_TO_CHANGE = frozenset(
         "workers",
         "images",
         "check",
+        "readahead",
         "log_steps",
         "checkpoint_steps",
         "device",
@@ -126,7 +133,13 @@ FREE_TO_CHANGE = frozenset(
 """Fields that may differ between a run and its continuation; all others decide the sequence of numbers."""
 
 
-_CHOICES = {"mask": MaskName, "precision": PrecisionName, "device": DeviceName, "check": CheckName}
+_CHOICES = {
+    "mask": MaskName,
+    "precision": PrecisionName,
+    "device": DeviceName,
+    "check": CheckName,
+    "readahead": ReadaheadName,
+}
 
 
 def _flag(field: str) -> str:

@@ -16,6 +16,7 @@ TargetNorm = Literal["whiten", "none", "l2", "bn"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CheckName = Literal["first-use", "never"]
+ReadaheadName = Literal["auto", "none", "advice"]
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from lookonce.shared.images import decode_rgb
 from lookonce.shared.patches import patchify
 from lookonce.shared.sources import open_source
 from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
+from lookonce.train.masks import VisiblePatches
 
 CHECKED_BEFORE_TRAINING = 16
 """Views replayed and compared before the first step; every later one is compared as it is used."""
@@ -46,15 +47,15 @@ class ReplayedPixels:
             self._view(reader.seeds[0], int(row))
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int64]
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
     ) -> NDArray[np.uint8]:
-        """Patches ``ids`` (B, k) of the replayed views.
+        """Visible patches of the replayed views.
 
         Raises:
             CacheMismatchError: a replayed view has other pixels than the teacher saw.
         """
         views = [self._view(int(seed), int(row)) for seed, row in zip(seeds, rows, strict=True)]
-        return np.stack([patches[chosen] for patches, chosen in zip(views, ids, strict=True)])
+        return np.stack([patches[chosen] for patches, chosen in zip(views, visible.ids, strict=True)])
 
     def _view(self, seed: int, row: int) -> NDArray[np.uint8]:
         entry = self._entries[row]

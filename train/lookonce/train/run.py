@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class TrainingSummary:
     """Median over the logged steps of this call, or of the run when this call had none."""
     input_wait_share: float | None
     """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
+    note: str | None
+    """What the cache's token subset meant for the masks; None when it stores every patch."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -68,8 +71,12 @@ def _train(
         **config.document(),
         "device": setup.device.type,
         "precision": setup.precision,
+        "mask": setup.masks.kind,
+        "mask_ratio": setup.masks.ratio,
         "seeds": list(setup.reader.seeds),
     }
+    if show_progress and setup.masks.note:
+        print(f"note: {setup.masks.note}", file=sys.stderr, flush=True)
     trainer = Trainer(config, setup, document)
     if found is not None:
         checkpoint = load_checkpoint(found)
@@ -86,7 +93,7 @@ def _train(
     finished = trainer.step >= trainer.total_steps
     if finished:
         save_student(setup.model.student, run / "student.safetensors")
-    return _summary(run, trainer, resumed, finished, time.perf_counter() - started)
+    return _summary(run, trainer, setup, resumed, finished, time.perf_counter() - started)
 
 
 def _require_own_folder(run: Path, cache: Path) -> None:
@@ -116,7 +123,9 @@ def _leave_pictures(run: Path, setup: TrainingSetup) -> None:
     draw_loss(read_metrics(run / "metrics.jsonl"), run / "loss.png")
 
 
-def _summary(run: Path, trainer: Trainer, resumed: int, finished: bool, seconds: float) -> TrainingSummary:
+def _summary(
+    run: Path, trainer: Trainer, setup: TrainingSetup, resumed: int, finished: bool, seconds: float
+) -> TrainingSummary:
     lines = read_metrics(run / "metrics.jsonl")
     here = [line for line in lines if line["step"] >= resumed] or lines
     return TrainingSummary(
@@ -130,6 +139,7 @@ def _summary(run: Path, trainer: Trainer, resumed: int, finished: bool, seconds:
         seconds=round(seconds, 3),
         images_per_second=_median(here, "images_per_second"),
         input_wait_share=_median(here, "input_wait_share"),
+        note=setup.masks.note,
     )
 
 

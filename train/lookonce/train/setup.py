@@ -21,6 +21,7 @@ from lookonce.train.alignment_step import AlignmentStep
 from lookonce.train.cached_targets import CachedTargets, PixelSource, StoredPixels
 from lookonce.train.config import TrainingConfig
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.masks import MaskChoice, choose_masks
 from lookonce.train.replayed_pixels import ReplayedPixels
 from lookonce.train.sample_order import ORDER_VERSION, SampleOrder
 from lookonce.train.student import Student
@@ -37,6 +38,8 @@ class TrainingSetup:
     device: torch.device
     precision: str
     """What ``auto`` came to: fp32 or bf16."""
+    masks: MaskChoice
+    """What the cache allows and the config wants."""
 
     def data_document(self) -> dict[str, Any]:
         """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
@@ -69,7 +72,7 @@ def open_cache(config: TrainingConfig) -> CacheReader:
         CacheError: see ``CacheReader``.
     """
     seeds = None if config.seeds is None else parse_seeds(config.seeds)
-    return CacheReader(Path(config.shards[0]), seeds=seeds, check=config.check)
+    return CacheReader(Path(config.shards[0]), seeds=seeds, check=config.check, readahead=config.readahead)
 
 
 def set_up(config: TrainingConfig) -> TrainingSetup:
@@ -87,6 +90,13 @@ def set_up(config: TrainingConfig) -> TrainingSetup:
             f"{reader.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the student "
             f"{config.student} has patches of {student.patch_size} px; use a student with patch {recipe.patch_size}, "
             f"or extract with --patch-size {student.patch_size}"
+        )
+    masks = choose_masks(recipe, config.mask, config.mask_ratio, str(reader.root))
+    if config.target_norm == "bn" and not recipe.tokens.whole:
+        raise CacheMismatchError(
+            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache holds "
+            f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
+            "--tokens all"
         )
     alignment = DynamicAlignment(
         config.alignment_config(),
@@ -108,10 +118,10 @@ def set_up(config: TrainingConfig) -> TrainingSetup:
     rows = _rows_of_all_seeds(reader)
     order = SampleOrder(rows, reader.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs)
     targets = CachedTargets(
-        reader, _pixel_source(reader, config), mask=config.mask, mask_ratio=config.mask_ratio,
+        reader, _pixel_source(reader, config), mask=masks.kind, mask_ratio=masks.ratio,
         run_seed=config.seed, with_moments=config.target_norm != "whiten",
     )  # fmt: skip
-    return TrainingSetup(reader, order, targets, model, device, precision)
+    return TrainingSetup(reader, order, targets, model, device, precision, masks)
 
 
 def trainable(model: AlignmentStep) -> nn.Module:

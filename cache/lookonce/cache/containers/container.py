@@ -91,6 +91,18 @@ class Container(abc.ABC):
         """
 
     @abc.abstractmethod
+    def sample_bytes(self, manifest: Manifest) -> int:
+        """Bytes that a sample takes in a shard's objects, without ``key_bytes``."""
+
+    @abc.abstractmethod
+    def shard_bytes(self, manifest: Manifest) -> int:
+        """Bytes that a shard's objects have beside those of its samples: indices, columns, end marks."""
+
+    @abc.abstractmethod
+    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
+        """Bytes that go with the keys and labels of all samples of a seed, in the order of their rows."""
+
+    @abc.abstractmethod
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
         """Where the samples of each ``chunking="sample"`` array in an object lie; cheap: headers and indices only.
 

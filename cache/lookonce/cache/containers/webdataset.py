@@ -104,6 +104,19 @@ class WebDatasetContainer(Container):
         path = self.object_paths(manifest, seed, shard)[OBJECT]
         return WebDatasetSink(root, path, manifest, seed, shard, keys, labels)
 
+    def sample_bytes(self, manifest: Manifest) -> int:
+        """All members of a sample but the first, whose size varies."""
+        return SampleLayout(manifest).rest
+
+    def shard_bytes(self, manifest: Manifest) -> int:
+        """The end mark."""
+        return len(END_MARK)
+
+    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
+        """The first member of each sample."""
+        facts = zip(keys, labels, strict=True)
+        return sum(BLOCK + padded(len(facts_json(key, label, row, seed))) for row, (key, label) in enumerate(facts))
+
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
         """From the first header of each sample."""
         layout, first = SampleLayout(content.manifest), content.rows.start

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from lookonce.cache.advice import REPAIR
 from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
 from lookonce.cache.containers.object_file import ObjectFile, write_together
-from lookonce.cache.zarr_objects import decode_whole_chunk, encode_shard_index, encode_whole_chunk, sample_offsets
+from lookonce.cache.zarr_objects import (
+    decode_whole_chunk,
+    empty_chunk_bytes,
+    encode_shard_index,
+    encode_whole_chunk,
+    sample_offsets,
+    shard_index_bytes,
+)
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, VIEW_FIELDS, ArraySpec, zarr_group_metadata
 from lookonce.storage_schemas.manifest import Manifest
@@ -101,6 +108,19 @@ class ZarrContainer(Container):
     ) -> ShardSink:
         """Open all files of a shard."""
         return ZarrSink(root, self.object_paths(manifest, seed, shard), manifest, shard, keys, labels)
+
+    def sample_bytes(self, manifest: Manifest) -> int:
+        """One inner chunk of each sharded array."""
+        return sum(spec.sample_bytes for spec in manifest.arrays if spec.chunking == "sample")
+
+    def shard_bytes(self, manifest: Manifest) -> int:
+        """Indices, and columns without the letters of their strings: even a short shard has ``shard_size`` entries."""
+        size, index = manifest.shard_size, shard_index_bytes(manifest.shard_size)
+        return sum(index if spec.chunking == "sample" else empty_chunk_bytes(spec, size) for spec in manifest.arrays)
+
+    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
+        """The keys in UTF-8."""
+        return sum(len(key.encode("utf-8")) for key in keys)
 
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
         """From the shard index at the object's end."""
