@@ -13,6 +13,7 @@ from lookonce.cache.create import check_same_recipe, create_cache, existing_mani
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.image_views import CutViews
 from lookonce.extract.shard_extractor import ShardTask
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
@@ -122,19 +123,31 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     """
     config = extraction.config
     recipe = build_recipe(extraction, teacher)
-    found = existing_manifest(config.out)
+    found = manifest_to_join(config, recipe)
     if found is not None:
-        check_same_recipe(config.out, found.recipe, recipe)
-        _check_same_storage(config, found)
         return found
     seed = parse_seeds(config.seeds)[0]
     encoding = calibrate(
-        config.precision, teacher, extraction.source, extraction.listing.entries, extraction.view,
+        config.precision, teacher, CutViews(extraction.source, extraction.view), extraction.listing.entries,
         seed=seed, views=config.calibration_views,
     )  # fmt: skip
     manifest = new_manifest(extraction, recipe, encoding, content_versions(teacher.spec.library))
     create_cache(config.out, manifest)
     return manifest
+
+
+def manifest_to_join(config: ExtractionConfig, recipe: Recipe) -> Manifest | None:
+    """The manifest of the cache at ``--out`` that this extraction would complete; None where there is no cache yet.
+
+    Raises:
+        RecipeMismatchError: the cache there was made by another recipe.
+        CacheError: it was made with another precision or container, or without pixels, or ``--out`` is something else.
+    """
+    found = existing_manifest(config.out)
+    if found is not None:
+        check_same_recipe(config.out, found.recipe, recipe)
+        _check_same_storage(config, found)
+    return found
 
 
 def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, versions: dict[str, str]) -> Manifest:

@@ -24,6 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import load_config_teacher, resolve_device
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.workers import WorkerResources, share_out
 from lookonce.shared.errors import LookonceError, RecipeMismatchError, UsageError
 from lookonce.shared.sources import ImageSource
 from lookonce.shared.views import ViewRecipe
@@ -79,31 +80,14 @@ class ExtractionWorker:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class WorkerResources:
-    """What one worker takes of the cluster."""
-
-    workers: int
-    cpus: float
-    gpus: float
-
-
 def worker_resources(config: ExtractionConfig) -> WorkerResources:
-    """How many workers, and what each asks Ray for.
+    """How many workers the running cluster has place for, and what each asks Ray for.
 
     Raises:
         UsageError: more workers than the cluster has CPUs or GPUs for.
     """
     total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    on_gpu = gpus > 0 and config.device != "cpu"
-    auto = gpus if on_gpu else max(1, cpus // 2)
-    workers = auto if config.workers == "auto" else int(config.workers)
-    available = gpus if on_gpu else cpus
-    if workers > available:
-        kind = "GPUs" if on_gpu else "CPUs"
-        raise UsageError(f"--workers {workers}: the Ray cluster has only {available} {kind}; use at most {available}")
-    return WorkerResources(workers, max(1, cpus // workers), 1.0 if on_gpu else 0.0)
+    return share_out(config, cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
 
 
 @contextlib.contextmanager
@@ -147,7 +131,7 @@ class _Crew:
 
     def __init__(self, resources: WorkerResources, arguments: tuple[Any, ...], tasks: Sequence[ShardTask]) -> None:
         self._actor_class = ray.remote(ExtractionWorker).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-        self._arguments = (*arguments, int(resources.cpus))
+        self._arguments = (*arguments, resources.cpus)
         self._waiting = collections.deque(tasks)
         self._lost: collections.Counter[ShardTask] = collections.Counter()
         self._busy: dict[Any, _Job] = {}
