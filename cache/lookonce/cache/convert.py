@@ -1,7 +1,7 @@
-"""Converting a cache: to another container, to fewer bits, to another shard size; the features stay the recipe's.
+"""Converting a cache: to another container, fewer bits, fewer tokens, another shard size; features stay the recipe's.
 
-The result is a cache like any other: its fingerprint is the source's, its receipts keep holes and statistics, and a
-conversion that was stopped goes on where it was.
+The result is a cache like any other: its fingerprint is the source's (or, of fewer tokens, that of their recipe), its
+receipts keep holes and statistics, and a conversion that was stopped goes on where it was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a conversion makes of a manifest: container, precision with its calibration, shard size."""
+"""What a conversion makes of a manifest: container, precision with its calibration, token subset, shard size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import IncompleteCacheError, UsageError
+from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Container, Manifest
 from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import TokenSubset
 
 CALIBRATION_SAMPLES = 256
 """Stored samples that fix the scales of a calibrated precision, evenly spread over the rows of the first seed."""
@@ -27,6 +30,8 @@ class ConversionRequest:
     precision: str | None = None
     shard_size: int | None = None
     """Samples a shard, at least 1."""
+    tokens: TokenSubset | None = None
+    """Patches to keep of a cache that holds all of them."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -44,23 +49,34 @@ def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manif
     """The manifest of the converted cache; the same source and request always give the same.
 
     Raises:
-        UsageError: the precision is another one of no fewer bits.
+        UsageError: the precision is another one of no fewer bits, or the source does not hold the wanted tokens.
         IncompleteCacheError: every sample is a hole, so there is nothing to calibrate from.
         IntegrityError: an object is damaged.
     """
     manifest = reader.manifest
-    changes: dict[str, object] = {
-        "container": request.container or manifest.container,
-        "shard_size": request.shard_size or manifest.shard_size,
-    }
-    if request.precision is not None and request.precision != manifest.encoding.precision:
-        changes["encoding"] = _encoding(reader, request.precision)
-        codec, width = get_precision(request.precision), manifest.recipe.teacher.width
-        targets = manifest.array("targets")
-        shape = (*targets.sample_shape[:-1], codec.stored_channels(width))
-        narrowed = dataclasses.replace(targets, dtype=codec.dtype, sample_shape=shape)
-        changes["arrays"] = tuple(narrowed if spec.name == "targets" else spec for spec in manifest.arrays)
-    return dataclasses.replace(manifest, **changes)  # type: ignore[arg-type]  # the fields' own types
+    recipe, encoding = _recipe(reader, request.tokens), manifest.encoding
+    if request.precision is not None and request.precision != encoding.precision:
+        encoding = _encoding(reader, request.precision)
+    return dataclasses.replace(
+        manifest,
+        recipe=recipe,
+        encoding=encoding,
+        container=request.container or manifest.container,
+        shard_size=request.shard_size or manifest.shard_size,
+        arrays=cache_arrays(recipe, precision=encoding.precision, store_pixels=manifest.stores_pixels),
+    )
+
+
+def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
+    found = reader.manifest.recipe
+    if tokens is None or tokens == found.tokens:
+        return found
+    if not found.tokens.whole:
+        raise UsageError(
+            f"{reader.root}: it holds the token subset {found.tokens.document()}, of which no other can be made; "
+            "convert a cache of all tokens, or extract again"
+        )
+    return dataclasses.replace(found, tokens=tokens)
 
 
 def _encoding(reader: CacheReader, precision: str) -> Encoding:

@@ -1,13 +1,15 @@
-"""Converting one shard: stored samples are read, encoded anew where the precision changes, and appended."""
+"""Converting one shard: stored samples are read, cut to the token subset, encoded anew if need be, and appended."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.reader import CacheReader
+from lookonce.cache.stored_patches import stored_patch_ids
 from lookonce.cache.writer import ShardWriter
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
@@ -30,7 +32,8 @@ class ShardConverter:
         self._reader, self._out, self._manifest = reader, out, manifest
         self._codec = get_precision(manifest.encoding.precision)
         self._encodes = manifest.encoding.digest != reader.manifest.encoding.digest
-        self._streamed = [spec.name for spec in manifest.arrays if spec.chunking == "sample"]
+        self._narrows = manifest.recipe.tokens != reader.manifest.recipe.tokens
+        self._streamed = [spec.name for spec in reader.manifest.arrays if spec.chunking == "sample"]
 
     def convert(self, place: tuple[int, int]) -> Receipt:
         """Write one (seed, shard).
@@ -53,7 +56,7 @@ class ShardConverter:
                 writer.leave_out(hole.sample, hole.reason)
             for start in range(0, len(present), BATCH_SIZE):
                 chosen = present[start : start + BATCH_SIZE]
-                values, share = self._batch(seed, chosen)
+                values, share = self._batch(seed, chosen, [keys[row - rows.start] for row in chosen])
                 writer.append(chosen, {**values, "view": views[[row - rows.start for row in chosen]]})
                 saturated += share * len(chosen)
             return writer.commit(
@@ -66,9 +69,17 @@ class ShardConverter:
         size = self._reader.manifest.shard_size
         return self._reader.receipts(seed)[rows.start // size : (rows.stop - 1) // size + 1]
 
-    def _batch(self, seed: int, rows: list[int]) -> tuple[dict[str, NDArray[Any]], float]:
+    def _batch(self, seed: int, rows: list[int], keys: list[str]) -> tuple[dict[str, NDArray[Any]], float]:
         """Arrays of the rows, and the share of their target values outside the precision's range."""
-        values = {name: self._reader.read(name, [seed] * len(rows), rows) for name in self._streamed}
+        seeds, kept = [seed] * len(rows), dict[str, NDArray[np.int64]]()
+        values: dict[str, NDArray[Any]] = {}
+        if self._narrows:
+            importance = self._reader.read("importance", seeds, rows)
+            ids = stored_patch_ids(self._manifest.recipe.tokens, importance, keys, seed)
+            values["patch_ids"] = ids.astype(np.uint16)
+            tokens = np.pad(ids + 1, ((0, 0), (1, 0)))
+            kept = {"targets": tokens, "target_mean": tokens, "target_std": tokens, "pixels": ids}
+        values |= {name: self._reader.read(name, seeds, rows, kept.get(name)) for name in self._streamed}
         if not self._encodes:
             return values, 0.0
         parameters = self._manifest.encoding.parameters

@@ -1,4 +1,4 @@
-"""``feature-cache convert``: the same features in another container, in fewer bits, or in shards of another size."""
+"""``feature-cache convert``: the same features in another container, fewer bits, fewer tokens, or other shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,12 @@ class Options(CommonOptions):
     """Container of the shards; default: as they are."""
     precision: str | None = None
     """How target values are stored: only fewer bits than now; default: as they are."""
+    tokens: str | None = None
+    """Patches to keep of a cache of all tokens, as in extract-features: visible, or top:0.5; default: as now."""
+    mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
+    """With --tokens visible: kind of mask."""
+    mask_ratio: float = 0.7
+    """With --tokens visible: share of the patches that are not kept, 0 up to 1."""
     shard_size: int | None = None
     """Samples a shard, at least 1; default: as now."""
     workers: int = 1
@@ -40,6 +47,17 @@ class Options(CommonOptions):
         for flag, value in (("--shard-size", self.shard_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{flag}: expected at least 1, found {value}")
+        self.token_subset()
+
+    def token_subset(self) -> TokenSubset | None:
+        """What ``--tokens`` and the mask options say; None without ``--tokens``.
+
+        Raises:
+            UsageError: one of them cannot be read or is out of its range.
+        """
+        if self.tokens is None:
+            return None
+        return parse_token_subset(self.tokens, mask=self.mask, mask_ratio=self.mask_ratio)
 
 
 def _run(options: Options) -> Mapping[str, Any]:
@@ -49,7 +67,8 @@ def _run(options: Options) -> Mapping[str, Any]:
     from lookonce.cache.convert_plan import ConversionRequest
 
     request = ConversionRequest(
-        container=options.format, precision=options.precision, shard_size=options.shard_size
+        container=options.format, precision=options.precision, shard_size=options.shard_size,
+        tokens=options.token_subset(),
     )  # fmt: skip
     with tqdm(unit="shard", disable=None, leave=False) as bar:
 
@@ -70,7 +89,7 @@ def _summarise(result: Mapping[str, Any]) -> str:
 
 CONVERT = Subcommand(
     name="convert",
-    description="Write the same features in another container, in fewer bits, or in shards of another size.",
+    description="Write the same features in another container, in fewer bits, of fewer tokens, or in shards of another size.",
     options=Options,
     run=_run,
     summarise=_summarise,
