@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookonce.extract.image_views import batches_of_views
+from lookonce.extract.image_views import ViewProducer, batches_of_views
 from lookonce.extract.sanity import check_finite
 from lookonce.extract.teachers import Teacher
 from lookonce.shared.errors import SourceError
-from lookonce.shared.sources import ImageSource, ListingEntry
-from lookonce.shared.views import ViewRecipe
+from lookonce.shared.sources import ListingEntry
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
 
@@ -28,9 +27,8 @@ MAX_TOKENS = 1 << 15
 def calibrate(
     precision: str,
     teacher: Teacher,
-    source: ImageSource,
+    producer: ViewProducer,
     entries: Sequence[ListingEntry],
-    view: ViewRecipe,
     *,
     seed: int,
     views: int,
@@ -40,9 +38,8 @@ def calibrate(
     Args:
         precision: name of the precision.
         teacher: on its device.
-        source: where images are read.
+        producer: where views come from.
         entries: the whole listing.
-        view: view recipe.
         seed: augmentation seed of the calibration views.
         views: how many views, at most.
 
@@ -58,7 +55,7 @@ def calibrate(
     device = teacher.mean.device
     with ThreadPoolExecutor() as threads:
         chosen = [entries[row] for row in rows]
-        for batch in batches_of_views(rows, chosen, source, view, [seed], BATCH_SIZE, threads):
+        for batch in batches_of_views(rows, chosen, producer, [seed], BATCH_SIZE, threads):
             pixels = [image.pixels[0] for image in batch if image.pixels is not None]
             if pixels:
                 features = teacher.look(torch.from_numpy(np.stack(pixels)).to(device))

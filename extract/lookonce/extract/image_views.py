@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,30 @@ class ImageViews:
     problem: UnreadableImageError | None = None
 
 
+class ViewProducer(Protocol):
+    """Where views come from; thread-safe."""
+
+    def views(self, row: int, entry: ListingEntry, seeds: Sequence[int]) -> ImageViews:
+        """The views of one image, one a seed, or why there are none.
+
+        Raises:
+            SourceError: the source, not the image, is at fault.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CutViews:
+    """Views cut out of the images of a source."""
+
+    source: ImageSource
+    recipe: ViewRecipe
+
+    def views(self, row: int, entry: ListingEntry, seeds: Sequence[int]) -> ImageViews:
+        """See ``image_views``."""
+        return image_views(row, entry, self.source, self.recipe, seeds)
+
+
 def image_views(
     row: int, entry: ListingEntry, source: ImageSource, recipe: ViewRecipe, seeds: Sequence[int]
 ) -> ImageViews:
@@ -40,9 +65,8 @@ def image_views(
         SourceError: the image is gone, cannot be read or was replaced. That says something about the source, not about
             the image: were it a hole, a folder that is unmounted during a run would leave nothing but holes.
     """
-    data = source.read(entry)
     try:
-        image = decode_rgb(data, entry.key)
+        image = decode_rgb(source.read(entry), entry.key)
     except UnreadableImageError as error:
         return ImageViews(row, None, None, error)
     drawn = [
@@ -56,8 +80,7 @@ def image_views(
 def batches_of_views(
     rows: Sequence[int],
     entries: Sequence[ListingEntry],
-    source: ImageSource,
-    recipe: ViewRecipe,
+    producer: ViewProducer,
     seeds: Sequence[int],
     batch_size: int,
     threads: Executor,
@@ -68,10 +91,9 @@ def batches_of_views(
     sees the same compositions whoever runs it.
 
     Args:
-        rows: rows to decode.
+        rows: rows to look at, ascending.
         entries: their listing entries, as many.
-        source: where the images are read.
-        recipe: how views are drawn.
+        producer: where their views come from.
         seeds: augmentation seeds; each image is decoded once for all of them.
         batch_size: images a batch.
         threads: where decoding runs.
@@ -83,7 +105,7 @@ def batches_of_views(
         start = next(starts, None)
         if start is not None:
             window = range(start, min(start + batch_size, len(rows)))
-            queue.append([threads.submit(image_views, rows[i], entries[i], source, recipe, seeds) for i in window])
+            queue.append([threads.submit(producer.views, rows[i], entries[i], seeds) for i in window])
 
     for _ in range(BATCHES_AHEAD):
         submit_next()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lookonce.cache.stored_patches import stored_patch_ids
 from lookonce.cache.writer import ShardWriter
-from lookonce.extract.image_views import ImageViews, batches_of_views
+from lookonce.extract.image_views import CutViews, ImageViews, ViewProducer, batches_of_views
 from lookonce.extract.sanity import ShardStatistics, check_finite
 from lookonce.extract.target_encoder import TargetEncoder
 from lookonce.extract.teachers import Teacher, TeacherFeatures
@@ -72,8 +72,8 @@ class ShardExtractor:
         batch_size: int,
         skip_bad_images: bool,
     ) -> None:
-        self._root, self._manifest, self._view = root, manifest, view
-        self._source, self._teacher = source, teacher
+        self._root, self._manifest, self._teacher = root, manifest, teacher
+        self._producer: ViewProducer = CutViews(source, view)
         self._batch_size, self._skip = batch_size, skip_bad_images
         self._encode = TargetEncoder(manifest.encoding).to(teacher.mean.device)
         self._threads = max(1, min(8, len(os.sched_getaffinity(0))))
@@ -97,9 +97,7 @@ class ShardExtractor:
                 )
                 for seed in task.seeds
             }
-            batches = batches_of_views(
-                task.rows, task.entries, self._source, self._view, task.seeds, self._batch_size, threads
-            )
+            batches = batches_of_views(task.rows, task.entries, self._producer, task.seeds, self._batch_size, threads)
             clock = time.perf_counter()
             for batch in batches:
                 progress = BatchProgress()
