@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from zarr.abc.codec import ArrayArrayCodec
-from zarr.dtype import Float32, parse_dtype
+from zarr.dtype import Float32, data_type_registry
 
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, get_precision
@@ -96,7 +96,7 @@ class TargetsCodec(ArrayArrayCodec):
     def resolve_metadata(self, chunk_spec: ArraySpec) -> ArraySpec:
         """What lies below: another dtype, fewer elements on the last axis."""
         precision = get_precision(self.encoding.precision)
-        stored = parse_dtype(precision.dtype, zarr_format=3)
+        stored = data_type_registry.match_dtype(np.dtype(precision.dtype))
         shape = (*chunk_spec.shape[:-1], precision.stored_channels(self.channels))
         return replace(chunk_spec, shape=shape, dtype=stored, fill_value=stored.default_scalar())
 
