@@ -49,10 +49,37 @@ def calibrate(
     codec = get_precision(precision)
     if not codec.calibrated:
         return Encoding(precision=precision, parameters={})
+    values = calibration_values(teacher, producer, entries, seed=seed, views=views)
+    return Encoding(precision=precision, parameters=codec.calibrate(values))
+
+
+def calibration_values(
+    teacher: Teacher,
+    producer: ViewProducer,
+    entries: Sequence[ListingEntry],
+    *,
+    seed: int,
+    views: int,
+) -> NDArray[np.float32]:
+    """What a precision is calibrated from: some tokens of evenly spread images.
+
+    Args:
+        teacher: on its device.
+        producer: where views come from.
+        entries: the images to choose from.
+        seed: augmentation seed of the views.
+        views: how many views, at most.
+
+    Returns:
+        float32 (token, layer, channel), LayerNormed.
+
+    Raises:
+        SourceError: none of the chosen images can be read.
+    """
     rows = np.unique(np.linspace(0, len(entries) - 1, min(views, len(entries))).round().astype(int)).tolist()
     kept = _token_positions(teacher.tokens, max(2, MAX_TOKENS // len(rows)))
-    parts: list[NDArray[np.float32]] = []
-    device = teacher.mean.device
+    values = np.empty((len(rows) * len(kept), len(teacher.blocks), teacher.width), dtype=np.float32)
+    filled, device = 0, teacher.mean.device
     with ThreadPoolExecutor() as threads:
         chosen = [entries[row] for row in rows]
         for batch in batches_of_views(rows, chosen, producer, [seed], BATCH_SIZE, threads):
@@ -60,10 +87,12 @@ def calibrate(
             if pixels:
                 features = teacher.look(torch.from_numpy(np.stack(pixels)).to(device))
                 check_finite(features, [entries[image.row].key for image in batch if image.pixels is not None], seed)
-                parts.append(features.targets[:, kept].flatten(0, 1).cpu().numpy())
-    if not parts:
+                part = features.targets[:, kept].flatten(0, 1).cpu().numpy()
+                values[filled : filled + len(part)] = part
+                filled += len(part)
+    if not filled:
         raise SourceError(f"none of the {len(rows)} images chosen for calibration can be read; check the images")
-    return Encoding(precision=precision, parameters=codec.calibrate(np.concatenate(parts)))
+    return values[:filled]
 
 
 def _token_positions(tokens: int, wanted: int) -> list[int]:

@@ -231,5 +231,7 @@ def channel_moments(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], N
     """
     if values.shape[0] == 0:
         raise ValueError("calibration needs at least one token")
-    mean = values.mean(axis=0, dtype=np.float64)
-    return mean, np.maximum(values.std(axis=0, dtype=np.float64), 1e-6)
+    layers = range(values.shape[1])  # one at a time: float64 copies of all would be the most memory of an extraction
+    mean = np.stack([values[:, layer].mean(axis=0, dtype=np.float64) for layer in layers])
+    deviation = np.stack([values[:, layer].std(axis=0, dtype=np.float64) for layer in layers])
+    return mean, np.maximum(deviation, 1e-6)

@@ -39,17 +39,26 @@ class Int8(Precision):
             ValueError: there are no values.
         """
         mean, deviation = channel_moments(values)
-        best_error = np.full(mean.shape, np.inf)
-        scale, offset = np.empty_like(mean), np.empty_like(mean)
-        for half_range in RANGES:
-            low = mean - half_range * deviation
-            step = 2 * half_range * deviation / LAST_CODE
-            restored = np.clip(np.rint((values - low) / step), 0, LAST_CODE) * step + low
-            error = np.square(restored - values).mean(axis=0, dtype=np.float64)
-            better = error < best_error
-            best_error[better], scale[better], offset[better] = error[better], step[better], low[better]
+        fitted = [_least_error(values[:, layer], mean[layer], deviation[layer]) for layer in range(len(mean))]
+        scale, offset = (np.stack(parts) for parts in zip(*fitted, strict=True))
         return {"scale": rounded(scale), "offset": rounded(offset)}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:
         """One multiply-add a value."""
         return QuantisationPlan(bits=self.bits, scale=parameters["scale"], offset=parameters["offset"])
+
+
+def _least_error(
+    values: NDArray[np.float32], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset of each channel of one layer, from its values (token, channel)."""
+    best_error = np.full(mean.shape, np.inf)
+    scale, offset = np.empty_like(mean), np.empty_like(mean)
+    for half_range in RANGES:
+        low = mean - half_range * deviation
+        step = 2 * half_range * deviation / LAST_CODE
+        restored = np.clip(np.rint((values - low) / step), 0, LAST_CODE) * step + low
+        error = np.square(restored - values).mean(axis=0, dtype=np.float64)
+        better = error < best_error
+        best_error[better], scale[better], offset[better] = error[better], step[better], low[better]
+    return scale, offset

@@ -41,8 +41,10 @@ class LloydMaxPrecision(Precision):
         """
         mean, deviation = channel_moments(values)
         offset, scale = rounded(mean), rounded(deviation)
-        flat = ((values - offset) / scale).reshape(-1)
-        sample = np.sort(flat[:: max(1, len(flat) // MAX_VALUES)].astype(np.float64))
+        flat = values.reshape(-1)
+        taken = np.arange(0, len(flat), max(1, len(flat) // MAX_VALUES))
+        channel = taken % offset.size
+        sample = np.sort(((flat[taken] - offset.flat[channel]) / scale.flat[channel]).astype(np.float64))
         return {"scale": scale, "offset": offset, "levels": rounded(_lloyd_max(sample, 2**self.bits))}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:
