@@ -1,4 +1,4 @@
-"""Views of a cache without stored pixels: cut again from the source images, and proven by their digests."""
+"""Visible patches of a cache without stored pixels, out of replayed views."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.reader import CacheReader
-from lookonce.shared.errors import CacheMismatchError, SourceError
-from lookonce.shared.images import decode_rgb
-from lookonce.shared.patches import patchify
-from lookonce.shared.sources import open_source
-from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
+from lookonce.cache.replayed_views import ReplayedViews
 from lookonce.train.masks import VisiblePatches
 
 CHECKED_BEFORE_TRAINING = 16
@@ -30,21 +26,11 @@ class ReplayedPixels:
     """
 
     def __init__(self, reader: CacheReader, images: str) -> None:
-        self._reader = reader
-        self._source = open_source(images)
-        entries = {entry.key: entry for entry in self._source.listing().entries}
-        keys: list[str] = reader.column("key", reader.seeds[0]).tolist()
-        rows = reader.rows(reader.seeds[0])
-        missing = [keys[row] for row in rows if keys[row] not in entries]
-        if missing:
-            raise SourceError(
-                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: {missing[0]!r}); "
-                "give the images that the cache was made from, or extract with --pixels store"
-            )
-        self._entries = {int(row): entries[keys[row]] for row in rows}
-        self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
+        self._views = ReplayedViews(reader, images)
+        seed = reader.seeds[0]
+        rows = reader.rows(seed)
         for row in rows[:: max(1, len(rows) // CHECKED_BEFORE_TRAINING)]:
-            self._view(reader.seeds[0], int(row))
+            self._views.patches(seed, int(row))
 
     def visible_pixels(
         self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
@@ -54,21 +40,5 @@ class ReplayedPixels:
         Raises:
             CacheMismatchError: a replayed view has other pixels than the teacher saw.
         """
-        views = [self._view(int(seed), int(row)) for seed, row in zip(seeds, rows, strict=True)]
+        views = [self._views.patches(int(seed), int(row)) for seed, row in zip(seeds, rows, strict=True)]
         return np.stack([patches[chosen] for patches, chosen in zip(views, visible.ids, strict=True)])
-
-    def _view(self, seed: int, row: int) -> NDArray[np.uint8]:
-        entry = self._entries[row]
-        recipe = self._reader.manifest.recipe
-        image = decode_rgb(self._source.read(entry), entry.key)
-        pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
-        patches = patchify(pixels, recipe.patch_size)
-        expected = self._reader.read("pixel_digest", [seed], [row])[0]
-        if not np.array_equal(pixel_digest(patches), expected):
-            raise CacheMismatchError(
-                f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
-                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes otherwise than "
-                f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}); "
-                "install that version, or extract with --pixels store"
-            )
-        return patches
