@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from lookonce.cache.reader import CacheReader
+from lookonce.cache.stored_features import calibration_values
 from lookonce.shared.errors import IncompleteCacheError, UsageError
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
@@ -14,12 +13,6 @@ from lookonce.storage_schemas.manifest import Container, Manifest
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import TokenSubset
-
-CALIBRATION_SAMPLES = 256
-"""Stored samples that fix the scales of a calibrated precision, evenly spread over the rows of the first seed."""
-
-CALIBRATION_TOKENS = 1 << 15
-"""Tokens kept for it, the class token of every sample among them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,13 +85,5 @@ def _encoding(reader: CacheReader, precision: str) -> Encoding:
     present = reader.rows(seed)
     if not len(present):
         raise IncompleteCacheError(f"{reader.root}: every sample of seed {seed} is a hole: nothing to calibrate from")
-    chosen = present[
-        np.unique(np.linspace(0, len(present) - 1, min(CALIBRATION_SAMPLES, len(present))).round().astype(int))
-    ]
-    tokens = reader.manifest.array("targets").sample_shape[0]
-    kept = np.unique(
-        np.linspace(0, tokens - 1, min(tokens, max(2, CALIBRATION_TOKENS // len(chosen)))).round().astype(int)
-    )
-    positions = np.broadcast_to(kept, (len(chosen), len(kept)))
-    values = reader.decode(reader.read("targets", [seed] * len(chosen), chosen, positions))
-    return Encoding(precision=precision, parameters=codec.calibrate(values.reshape(-1, *values.shape[2:])))
+    values = calibration_values(reader, seed, present)
+    return Encoding(precision=precision, parameters=codec.calibrate(values))
