@@ -71,7 +71,7 @@ class SourceContract:
     def test_threads_may_read_at_once(self, tmp_path: Path) -> None:
         files = {f"{number:03}.jpg": bytes([number]) * (number + 1) for number in range(100)}
         source = self.make(tmp_path, files)
-        entries = source.listing().entries * 5
+        entries = list(source.listing().entries) * 5
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(source.read, entries)) == [files[entry.key] for entry in entries]
 

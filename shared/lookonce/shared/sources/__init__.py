@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.sources.entry_table import NO_LABEL, ListingEntry
 from lookonce.shared.sources.image_folder import ImageFolder
-from lookonce.shared.sources.listing import NO_LABEL, Listing, ListingEntry
+from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.source import ImageSource
 
 __all__ = ["NO_LABEL", "ImageFolder", "ImageSource", "Listing", "ListingEntry", "open_source"]

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookonce.shared.errors import SourceError
-from lookonce.shared.sources.listing import NO_LABEL, Listing, ListingEntry
+from lookonce.shared.sources.entry_table import ListingEntry
+from lookonce.shared.sources.kept_listing import Watch, kept_listing
+from lookonce.shared.sources.listing import Listing
+from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.sorted_runs import SortedRuns
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 """What counts as an image, in any case of letters."""
+
+RESTORE = "restore it, or list anew (extract-features --relist)"
+"""What to do about an image that is not as it was listed."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +34,29 @@ class ImageFolder:
     root: Path
     """Absolute path of the folder."""
 
-    def listing(self) -> Listing:
-        """List the images, sorted by key.
+    def listing(self, *, anew: bool = False) -> Listing:
+        """The images, sorted by key: as they are, or as they were stored when no folder has changed since.
 
         Raises:
             SourceError: no such folder, a file instead of a folder, no image in it, or a folder or link in it that
                 cannot be followed.
         """
         self._require_folder()
+        return kept_listing(f"folder {self.root}", "", self._look, anew=anew)
+
+    def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+        builder = ListingBuilder(runs)
         others: Counter[str] = Counter()
-        sizes: dict[str, int] = {}
-        for key, file in _walk(self.root):
+        for key, file in _walk(self.root, watch):
             extension = os.path.splitext(key)[1].lower()
             size = _file_size(file) if extension in EXTENSIONS else None
             if size is None:
                 others[extension or "without extension"] += 1
             else:
-                sizes[_text(key, file)] = size
-        if not sizes:
+                builder.add(_text(key, file), size)
+        if not len(builder):
             raise SourceError(self._nothing_found(others))
-        keys = sorted(sizes)
-        classes = tuple(sorted({key.split("/", 1)[0] for key in keys})) if all("/" in key for key in keys) else ()
-        labels = {name: label for label, name in enumerate(classes)}
-        entries = (ListingEntry(key, labels.get(key.split("/", 1)[0], NO_LABEL), sizes[key]) for key in keys)
-        return Listing(tuple(entries), classes)
+        return builder
 
     def read(self, entry: ListingEntry) -> bytes:
         """The file of one entry.
@@ -63,12 +69,12 @@ class ImageFolder:
         except OSError as error:
             raise SourceError(
                 f"{entry.key}: expected {entry.byte_count} bytes in {self.root}, found no readable file "
-                f"({error.strerror or error}); it was there when the folder was listed: restore it or list anew"
+                f"({error.strerror or error}); it was there when the folder was listed: {RESTORE}"
             ) from error
         if len(data) != entry.byte_count:
             raise SourceError(
                 f"{entry.key}: expected {entry.byte_count} bytes, found {len(data)}; the file in {self.root} has "
-                "changed since the folder was listed: restore it or list anew"
+                f"changed since the folder was listed: {RESTORE}"
             )
         return data
 
@@ -90,13 +96,14 @@ class ImageFolder:
         return f"{self.root}: expected images ({known}), found {found}; give the folder that holds the images"
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(root: Path, watch: Watch) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in no special order."""
     identity = os.stat(root)
     pending = [(str(root), "", frozenset({(identity.st_dev, identity.st_ino)}))]
     while pending:
         folder, prefix, above = pending.pop()
         try:
+            watch(folder)
             with os.scandir(folder) as children:
                 for child in children:
                     if child.name.startswith("."):

@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import cast
 
-from lookonce.shared.canonical import digest_document
 from lookonce.shared.errors import SourceError, UsageError
-
-NO_LABEL = -1
-"""Label of an image that belongs to no class."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListingEntry:
-    """One image of a source."""
-
-    key: str
-    """The sample's name, unique in its source; views and masks are drawn from it."""
-    label: int
-    """Index into ``Listing.classes``, or -1 for none."""
-    byte_count: int
-    """Size of the encoded image, bytes."""
+from lookonce.shared.sources.entry_table import EntryTable, ListingEntry
 
 
 @dataclass(frozen=True)
 class Listing:
     """All images of a source, in key order (code points, which is the order of the UTF-8 bytes)."""
 
-    entries: tuple[ListingEntry, ...]
-    """Sorted by key, no key twice."""
+    entries: Sequence[ListingEntry]
+    """Sorted by key, no key twice; kept as an ``EntryTable``, whatever it was made from."""
     classes: tuple[str, ...]
     """Class names by label; empty where the source has no labels."""
+    stored_at: float | None = field(default=None, compare=False)
+    """When the source was looked at, where this is a stored listing that is used again; Unix seconds."""
 
     def __post_init__(self) -> None:
-        for before, after in zip(self.entries, self.entries[1:], strict=False):
+        if isinstance(self.entries, EntryTable):
+            return
+        for before, after in pairwise(self.entries):
             if before.key >= after.key:
                 problem = "twice" if before.key == after.key else f"out of order, before {after.key!r}"
                 raise SourceError(f"listing: expected keys sorted and unique, found {before.key!r} {problem}")
+        object.__setattr__(self, "entries", EntryTable.of(self.entries))
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """``sha256:`` over the (key, byte count) pairs in key order: the data's identity, wherever it lies."""
-        return digest_document([[entry.key, entry.byte_count] for entry in self.entries])
+        return cast(EntryTable, self.entries).digest
 
     def head(self, limit: int) -> Listing:
         """The first ``limit`` entries (all, if there are fewer), with the same classes.
@@ -55,4 +47,4 @@ class Listing:
         """
         if limit < 1:
             raise UsageError(f"limit: expected at least 1 image, found {limit}")
-        return Listing(self.entries[:limit], self.classes)
+        return self if limit >= len(self) else Listing(self.entries[:limit], self.classes, self.stored_at)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lookonce.shared.sources.listing import Listing, ListingEntry
+from lookonce.shared.sources.entry_table import ListingEntry
+from lookonce.shared.sources.listing import Listing
 
 
 class ImageSource(Protocol):
@@ -14,11 +15,14 @@ class ImageSource(Protocol):
     threads at once. Deterministic: the same content gives the same listing, in the same order, wherever it lies.
     """
 
-    def listing(self) -> Listing:
-        """Look at the whole source and list its images; every call looks anew, so call it once.
+    def listing(self, *, anew: bool = False) -> Listing:
+        """List the images; a large listing is stored and used again while the source looks unchanged.
+
+        Args:
+            anew: look at the whole source in any case.
 
         Raises:
-            SourceError: there is no such source, or it holds no image.
+            SourceError: there is no such source, it holds no image, or a key comes twice in it.
         """
         ...
 

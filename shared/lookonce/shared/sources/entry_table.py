@@ -1,0 +1,204 @@
+"""The images of a listing as bytes, in memory or in a file; an entry becomes an object only when it is asked for.
+
+A million entries as Python objects take some 300 MB, and a driver would hold them for days. As a table they take 32
+bytes and their keys, and where the table is a file (see ``kept``), none of it stays in memory.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import struct
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from operator import attrgetter
+from typing import Protocol, SupportsIndex, overload
+
+from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
+from lookonce.shared.errors import StorageError
+
+NO_LABEL = -1
+"""Label of an image that belongs to no class."""
+
+ROW = struct.Struct("<QqqiI")
+"""An entry: end of its key among all keys' bytes, byte count, offset, label, part; little-endian."""
+
+CHUNK = 4096
+"""Entries that are made at a time when all are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListingEntry:
+    """One image of a source."""
+
+    key: str
+    """The sample's name, unique in its source; views and masks are drawn from it."""
+    label: int
+    """Index into ``Listing.classes``, or -1 for none."""
+    byte_count: int
+    """Size of the encoded image, bytes."""
+    part: int = 0
+    """Which file of its source holds it, where one holds many."""
+    offset: int = 0
+    """Where it begins in that file: a byte or a row, as the source has it."""
+
+
+class Bytes(Protocol):
+    """Bytes that are read piece by piece."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``."""
+        ...
+
+
+class BytesInMemory:
+    """A piece of memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``."""
+        return self._data[start:stop]
+
+
+class BytesInFile:
+    """Part of an open file; nothing of it is kept in memory, and it stays readable when its name is gone.
+
+    Args:
+        descriptor: of the open file; duplicated.
+        base: where the part begins, bytes.
+    """
+
+    def __init__(self, descriptor: int, base: int) -> None:
+        self._descriptor, self._base = os.dup(descriptor), base
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``.
+
+        Raises:
+            StorageError: the file ends before.
+        """
+        data = os.pread(self._descriptor, stop - start, self._base + start)
+        if len(data) != stop - start:
+            raise StorageError(
+                f"the stored listing was cut off at byte {self._base + start + len(data)} while it was in use; run "
+                "again: the images are listed anew"
+            )
+        return data
+
+
+class EntryTable(Sequence[ListingEntry]):
+    """Entries in key order. A slice is a table too and copies nothing; a pickle holds what the slice covers.
+
+    Args:
+        rows: a ``ROW`` an entry.
+        keys: all keys' UTF-8 bytes, one after the other.
+        span: which of the rows belong to this table.
+        digest: of the whole table, where it is known.
+    """
+
+    def __init__(self, rows: Bytes, keys: Bytes, span: range, digest: str | None = None) -> None:
+        self._rows, self._keys, self._span = rows, keys, span
+        if digest is not None:
+            self.digest = digest
+
+    @classmethod
+    def of(cls, entries: Sequence[ListingEntry]) -> EntryTable:
+        """A table in memory of entries that are in key order."""
+        rows, keys, _ = packed(entries, 0)
+        return cls.in_memory(rows, keys)
+
+    @classmethod
+    def in_memory(cls, rows: bytes, keys: bytes) -> EntryTable:
+        """A table of its two parts."""
+        return cls(BytesInMemory(rows), BytesInMemory(keys), range(len(rows) // ROW.size))
+
+    def __len__(self) -> int:
+        return len(self._span)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> ListingEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> EntryTable: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> ListingEntry | EntryTable:
+        if isinstance(index, slice):
+            span = self._span[index]
+            if span.step != 1:
+                raise ValueError(f"a listing is cut in steps of 1, found {span.step}")
+            return EntryTable(self._rows, self._keys, span)
+        row = self._span[index]
+        return self._entries(row, row + 1)[0]
+
+    def __iter__(self) -> Iterator[ListingEntry]:
+        for start in range(self._span.start, self._span.stop, CHUNK):
+            yield from self._entries(start, min(start + CHUNK, self._span.stop))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EntryTable):
+            return NotImplemented
+        return len(self) == len(other) and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(len(self))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rows, keys, _ = packed(list(self), 0)
+        return EntryTable.in_memory, (rows, keys)
+
+    def find(self, key: str) -> int | None:
+        """Position of a key, or None."""
+        position = bisect.bisect_left(self, key, key=attrgetter("key"))
+        return position if position < len(self) and self[position].key == key else None
+
+    @cached_property
+    def digest(self) -> str:
+        """``sha256:`` over the canonical JSON of all [key, byte count] pairs."""
+        digest = ListingDigest()
+        for start in range(0, len(self), CHUNK):
+            digest.add([(entry.key, entry.byte_count) for entry in self[start : start + CHUNK]])
+        return digest.text()
+
+    def _entries(self, start: int, stop: int) -> list[ListingEntry]:
+        before = max(0, start - 1)
+        rows = list(ROW.iter_unpack(self._rows.read(before * ROW.size, stop * ROW.size)))
+        key_start = rows.pop(0)[0] if start else 0
+        text = self._keys.read(key_start, rows[-1][0])
+        entries, position = [], 0
+        for key_end, byte_count, offset, label, part in rows:
+            key = text[position : key_end - key_start].decode()
+            entries.append(ListingEntry(key, label, byte_count, part, offset))
+            position = key_end - key_start
+        return entries
+
+
+def packed(entries: Sequence[ListingEntry], key_start: int) -> tuple[bytes, bytes, int]:
+    """Rows and keys of entries whose keys begin at ``key_start``, and where they end."""
+    rows, keys, end = [], [entry.key.encode() for entry in entries], key_start
+    for entry, key in zip(entries, keys, strict=True):
+        end += len(key)
+        rows.append(ROW.pack(end, entry.byte_count, entry.offset, entry.label, entry.part))
+    return b"".join(rows), b"".join(keys), end
+
+
+class ListingDigest:
+    """The digest of [key, byte count] pairs as they come: that of ``digest_document`` of them all."""
+
+    def __init__(self) -> None:
+        self._hash, self._first = sha256(b"["), True
+
+    def add(self, pairs: Sequence[tuple[str, int]]) -> None:
+        """Take the next pairs."""
+        if pairs:
+            self._hash.update((b"" if self._first else b",") + canonical_json([list(pair) for pair in pairs])[1:-1])
+            self._first = False
+
+    def text(self) -> str:
+        """``sha256:<64 hex digits>`` of the pairs so far."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return DIGEST_PREFIX + whole.hexdigest()
