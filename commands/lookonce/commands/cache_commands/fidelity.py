@@ -1,0 +1,135 @@
+"""``feature-cache fidelity``: what each precision costs in bytes, and what it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
+from lookonce.commands.cache_commands.subcommand import Subcommand
+from lookonce.commands.command import CommonOptions
+from lookonce.shared.errors import UsageError
+from lookonce.shared.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    from lookonce.cache.fidelity_reference import Reference
+
+DESCRIPTION = """Measure, for each precision, bytes a view, relative error, cosine, and the change of a student's loss
+and gradient. The reference is what CACHE holds (best fp16; only precisions of fewer bits can be judged by it), or with
+--teacher what the teacher sees in fp32. Precisions are calibrated as extract-features calibrates them, on other images
+than those judged where there are at least 16. An outlier is a channel whose root mean square is at least 4 times its
+block's median; all others are the bulk. The student is a stand-in near convergence: it predicts the exact features
+plus Gaussian noise (--student-error); its loss is smooth L1, the gradient that by the predicted features, the change
+the norm of the difference over the norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Flags of feature-cache fidelity."""
+
+    cache: tyro.conf.Positional[Path | None] = None
+    """Cache folder whose features are the reference; or give --teacher and --images."""
+    teacher: str | None = None
+    """The reference is what this teacher sees in fp32; its name, as for extract-features."""
+    images: str | None = None
+    """With --teacher: the images that it looks at; a folder."""
+    teacher_weights: Path | None = None
+    """With --teacher: its weights file; otherwise the hub cache or the hub."""
+    layers: str | None = None
+    """With --teacher: blocks to judge on, top5, all, or 1-based numbers such as 8,10,12; default: top5."""
+    view_size: int | None = None
+    """With --teacher: side of a view in pixels; default: 224."""
+    patch_size: int | None = None
+    """With --teacher: side of the student's patches in pixels; default: 16."""
+    seeds: str | None = None
+    """Augmentation seeds, one view of every image each: 0-3 or 0,2,5; default: all of CACHE, 0 with --teacher."""
+    views: int = 256
+    """Views to judge by, at most, over all seeds; at least 1."""
+    calibration_views: int = 256
+    """Views that fix the scales of calibrated precisions, at most; at least 1."""
+    student_error: float = 0.5
+    """Error of the stand-in student's predictions in standard deviations of each channel, above 0."""
+    plot: Path | None = None
+    """PNG file to write: error and change of the gradient against bytes a view."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """With --teacher: where it runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, and combinations that say nothing or two things.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        if (self.cache is None) == (self.teacher is None):
+            found = "neither" if self.cache is None else "both"
+            raise UsageError(f"give either CACHE or --teacher NAME --images SOURCE, found {found}")
+        if self.teacher is not None and self.images is None:
+            raise UsageError("--teacher needs --images SOURCE: what it shall look at")
+        if self.teacher is None:
+            for name in ("images", "teacher_weights", "layers", "view_size", "patch_size"):
+                if getattr(self, name) is not None:
+                    flag = name.replace("_", "-")
+                    raise UsageError(f"--{flag} goes with --teacher; {self.cache} holds what it was extracted with")
+        for flag, value in (("--views", self.views), ("--calibration-views", self.calibration_views)):
+            if value < 1:
+                raise UsageError(f"{flag}: expected at least 1, found {value}")
+        if not 0 < self.student_error < float("inf"):
+            raise UsageError(f"--student-error: expected a number above 0, found {self.student_error}")
+        if self.seeds is not None:
+            parse_seeds(self.seeds)
+
+
+def _run(options: Options) -> Mapping[str, Any]:
+    from tqdm import tqdm
+
+    from lookonce.commands.cache_commands.fidelity_measures import measure_fidelity
+
+    with tqdm(unit="view", disable=None, leave=False) as bar:
+        result = measure_fidelity(_reference(options), student_error=options.student_error, progress=bar.update)
+    if options.plot is None:
+        return result
+    from lookonce.cache.fidelity_plot import draw_fidelity
+
+    reference = result["reference"]
+    blocks = ", ".join(map(str, reference["blocks"]))
+    title = f"{reference['teacher']}, blocks {blocks}; {result['views']} views against {reference['precision']}"
+    draw_fidelity(result["precisions"], title, options.plot)
+    return {**result, "plot": str(options.plot)}
+
+
+def _reference(options: Options) -> Reference:
+    if options.cache is not None:
+        from lookonce.cache.fidelity_reference import cache_reference
+
+        seeds = None if options.seeds is None else parse_seeds(options.seeds)
+        return cache_reference(
+            options.cache, seeds=seeds, views=options.views, calibration_views=options.calibration_views
+        )
+    from lookonce.extract.config import ExtractionConfig
+    from lookonce.extract.fidelity_reference import teacher_reference
+
+    given = {name: getattr(options, name) for name in ("layers", "view_size", "patch_size", "seeds")}
+    config = ExtractionConfig(
+        teacher=str(options.teacher),
+        images=str(options.images),
+        out=Path(),  # nothing is written
+        teacher_weights=options.teacher_weights,
+        calibration_views=options.calibration_views,
+        compute_precision="fp32",
+        device=options.device,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return teacher_reference(config, views=options.views)
+
+
+FIDELITY = Subcommand(
+    name="fidelity",
+    description=DESCRIPTION,
+    options=Options,
+    run=_run,
+    summarise=lambda result: "\n".join(fidelity_lines(result)),
+)
