@@ -39,8 +39,20 @@ def existing_manifest(root: Path) -> Manifest | None:
     return None
 
 
-def check_same_recipe(root: Path, found: Recipe, wanted: Recipe) -> None:
+def check_same_recipe(
+    root: Path,
+    found: Recipe,
+    wanted: Recipe,
+    *,
+    advice: str = "choose another --out, or the arguments it was made with",
+) -> None:
     """Refuse to continue a cache that another recipe made.
+
+    Args:
+        root: the cache folder.
+        found: its recipe.
+        wanted: recipe of what is asked for.
+        advice: what to do about it, for the message.
 
     Raises:
         RecipeMismatchError: the recipes differ; the message lists each field with both values.
@@ -49,8 +61,7 @@ def check_same_recipe(root: Path, found: Recipe, wanted: Recipe) -> None:
     if differences:
         listed = "; ".join(f"{path}: cache has {ours!r}, this run has {theirs!r}" for path, ours, theirs in differences)
         raise RecipeMismatchError(
-            f"{root}: this cache was made by another recipe ({listed}); it is left untouched: "
-            "choose another --out, or the arguments it was made with"
+            f"{root}: this cache was made by another recipe ({listed}); it is left untouched: {advice}"
         )
 
 

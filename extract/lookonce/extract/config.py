@@ -18,10 +18,12 @@ class ExtractionConfig:
 
     teacher: str
     """clip-b16, dinov2-b14, deit-tiny ..., timm:NAME[.TAG] or open_clip:ARCH/TAG; an unknown name lists them."""
-    images: str
-    """Images: a folder; class folders inside it give labels."""
+    images: str | None = None
+    """Images: a folder; class folders inside it give labels. Required, but with --reuse: then that cache's images."""
     out: Path
     """Cache folder: new, empty, or a cache made by the same recipe, which is then completed."""
+    reuse: Path | None = None
+    """Earlier cache of the same views: what it holds is copied, or shown from its pixels, instead of made anew."""
     seeds: str = "0"
     """Augmentation seeds, one view of every image each: 0-3 or 0,2,5."""
     layers: str = "top5"
@@ -71,6 +73,11 @@ class ExtractionConfig:
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
+        if self.images is None and (self.reuse is None or self.limit is not None):
+            needed_by = "--limit" if self.reuse else "extract-features, but with --reuse CACHE"
+            raise UsageError(f"--images: a folder of images is needed by {needed_by}")
+        if self.reuse is not None and self.reuse.expanduser().resolve() == self.out.expanduser().resolve():
+            raise UsageError(f"--reuse {self.reuse}: is the folder of --out; choose a new folder for --out")
         for flag in ("limit", "view_size", "patch_size", "batch_size", "shard_size", "calibration_views"):
             value = getattr(self, flag)
             if value is not None and value < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from lookonce.cache.committed import is_committed
 from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.cache.layout import CacheLayout
+from lookonce.cache.reader import CacheReader
+from lookonce.extract.cached_images import CachedImages
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.image_views import CutViews
+from lookonce.extract.image_views import CutViews, ViewProducer
+from lookonce.extract.reuse import Reuse, compare_images, obstacles, open_earlier, require_use
 from lookonce.extract.shard_extractor import ShardTask
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
@@ -25,7 +29,7 @@ from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
+from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity, document_differences
 
 SEEDS_A_TASK = 16
 """Most seeds a task extracts together, each image decoded once for all; bounds its memory and its open files."""
@@ -39,19 +43,43 @@ class Extraction:
     view: ViewRecipe
     source: ImageSource
     listing: Listing
+    dataset: DatasetIdentity
+    reuse: Reuse | None = None
 
 
 def open_extraction(config: ExtractionConfig) -> Extraction:
-    """Open the source and list its images.
+    """Open the source and list its images, and open the cache to reuse.
 
     Raises:
         SourceError: the source is missing or empty.
+        CacheError: the cache to reuse is missing, incomplete or damaged, or holds nothing of what is asked for.
+        UsageError: without images, a seed that the cache to reuse does not hold.
     """
-    source = open_source(config.images)
-    listing = source.listing()
-    if config.limit is not None:
-        listing = listing.head(config.limit)
-    return Extraction(config, ViewRecipe(size=config.view_size), source, listing)
+    view, earlier = ViewRecipe(size=config.view_size), None
+    if config.reuse is not None:
+        root = config.reuse.expanduser().absolute()
+        earlier = open_earlier(root, parse_seeds(config.seeds), view, config.patch_size)
+        if config.images is None:
+            return _without_images(config, view, earlier)
+    source = open_source(config.images or "")
+    everything = source.listing()
+    listing = everything if config.limit is None else everything.head(config.limit)
+    dataset = DatasetIdentity(samples=len(listing), digest=listing.digest)
+    reuse = compare_images(earlier, everything, config.images or "") if earlier is not None else None
+    return Extraction(config, view, source, listing, dataset, reuse)
+
+
+def _without_images(config: ExtractionConfig, view: ViewRecipe, earlier: CacheReader) -> Extraction:
+    """The images of an earlier cache, of which its views are all that is needed."""
+    missing = [str(seed) for seed in parse_seeds(config.seeds) if seed not in earlier.seeds]
+    if missing:
+        raise UsageError(
+            f"--reuse {earlier.root}: it holds no views of seeds {', '.join(missing)}, which can only be cut from the "
+            "images: give --images, or other --seeds"
+        )
+    source, dataset = CachedImages.of(earlier), earlier.manifest.recipe.dataset
+    reuse = Reuse(root=earlier.root, seeds=earlier.seeds, samples=dataset.samples, unchanged=True)
+    return Extraction(config, view, source, source.listing(), dataset, reuse)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -107,7 +135,7 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
     )
     return Recipe(
         teacher=identity,
-        dataset=DatasetIdentity(samples=len(extraction.listing), digest=extraction.listing.digest),
+        dataset=extraction.dataset,
         view=extraction.view.document(),
         patch_size=extraction.config.patch_size,
         tokens=extraction.config.token_subset,
@@ -117,21 +145,34 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
 def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     """The manifest of the cache at ``--out``: the one that is there if it fits, else a new one, calibrated.
 
+    Where stored values of an earlier cache can be copied, the new one takes over its calibration.
+
     Raises:
         RecipeMismatchError: the cache there was made by another recipe; it is left untouched.
-        CacheError: it was made with another precision or container, or without pixels.
+        CacheError: it was made with another precision or container, or without pixels; or the cache to reuse holds
+            nothing that can be taken.
     """
-    config = extraction.config
-    recipe = build_recipe(extraction, teacher)
+    config, reuse = extraction.config, extraction.reuse
+    recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
     found = manifest_to_join(config, recipe)
+    producer: ViewProducer = CutViews(extraction.source, extraction.view)
+    if reuse is not None:
+        earlier = CacheLayout(reuse.root).load_manifest()
+        same = earlier.encoding.precision == config.precision
+        encoding = earlier.encoding if same else Encoding(precision=config.precision, parameters={})
+        taking = found or new_manifest(extraction, recipe, encoding, versions)
+        print(require_use(reuse, earlier, taking, config.images), file=sys.stderr, flush=True)
+        if found is None and not obstacles(earlier, taking):
+            create_cache(config.out, taking)
+            return taking
+        producer, _ = reuse.open(taking, producer)
     if found is not None:
         return found
-    seed = parse_seeds(config.seeds)[0]
     encoding = calibrate(
-        config.precision, teacher, CutViews(extraction.source, extraction.view), extraction.listing.entries,
-        seed=seed, views=config.calibration_views,
+        config.precision, teacher, producer, extraction.listing.entries,
+        seed=parse_seeds(config.seeds)[0], views=config.calibration_views,
     )  # fmt: skip
-    manifest = new_manifest(extraction, recipe, encoding, content_versions(teacher.spec.library))
+    manifest = new_manifest(extraction, recipe, encoding, versions)
     create_cache(config.out, manifest)
     return manifest
 
@@ -145,7 +186,11 @@ def manifest_to_join(config: ExtractionConfig, recipe: Recipe) -> Manifest | Non
     """
     found = existing_manifest(config.out)
     if found is not None:
-        check_same_recipe(config.out, found.recipe, recipe)
+        differing = [path for path, _, _ in document_differences(found.recipe.document(), recipe.document())]
+        other_views = any(path.startswith(("view.", "patch_size")) for path in differing)
+        reuse = "" if other_views else f" (with --reuse {config.out}, what it holds of the same views is not made anew)"
+        advice = f"choose another --out{reuse}, or the arguments it was made with"
+        check_same_recipe(config.out, found.recipe, recipe, advice=advice)
         _check_same_storage(config, found)
     return found
 
@@ -180,8 +225,12 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
             )
 
 
-def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listing: Listing) -> list[ShardTask]:
+def remaining_tasks(
+    root: Path, manifest: Manifest, seeds: Sequence[int], listing: Listing, reuse: Reuse | None = None
+) -> list[ShardTask]:
     """Prepare the seeds' folders and list the shards that have no valid receipt yet.
+
+    Seeds that an earlier cache holds get tasks of their own: only there can samples be copied for all seeds of a task.
 
     A receipt counts when it belongs to this cache, names every object of its shard, and each is there with its size
     (digests are ``feature-cache verify``'s work); any other receipt is removed.
@@ -197,10 +246,12 @@ def remaining_tasks(root: Path, manifest: Manifest, seeds: Sequence[int], listin
             else:  # a receipt that is not true must not outlive the decision to write the shard again
                 layout.receipt_file(seed, shard).unlink(missing_ok=True)
     tasks = []
+    held = [seed for seed in seeds if reuse is not None and seed in reuse.seeds]
     for shard in range(manifest.shard_count):
-        missing = tuple(seed for seed in seeds if (seed, shard) not in done)
         rows = manifest.shard_rows(shard)
         entries = listing.entries[rows.start : rows.stop]
-        for start in range(0, len(missing), SEEDS_A_TASK):
-            tasks.append(ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries))
+        for group in (held, [seed for seed in seeds if seed not in held]):
+            missing = tuple(seed for seed in group if (seed, shard) not in done)
+            for start in range(0, len(missing), SEEDS_A_TASK):
+                tasks.append(ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries))
     return tasks
