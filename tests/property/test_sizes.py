@@ -9,9 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lookonce.cache import sizes
 from lookonce.cache.containers import CONTAINERS
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.sizes import cache_bytes, key_bytes
+from lookonce.shared.sources import ListingEntry
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
 
@@ -29,7 +31,8 @@ def object_bytes(root: Path) -> int:
 
 
 def planned_keys(manifest: Any, seeds: Any, arrays: Any) -> int:
-    return key_bytes(manifest, seeds, arrays["key"], arrays["label"])
+    entries = [ListingEntry(key, label, 0) for key, label in zip(arrays["key"], arrays["label"], strict=True)]
+    return key_bytes(manifest, seeds, entries)
 
 
 @given(
@@ -71,6 +74,15 @@ def test_a_hole_only_makes_it_smaller(make_manifest, fill_cache, tmp_path: Path,
 def test_long_keys_count(make_manifest, container: str) -> None:
     """A tar member's header and blocks follow the length of the JSON in it; a zarr column holds the letters."""
     manifest = make_manifest(container=container)
-    short = key_bytes(manifest, (0,), ["a"] * 5, [0] * 5)
-    long = key_bytes(manifest, (0,), ["a"] * 4 + ["ä" * 600], [0] * 5)
+    short = key_bytes(manifest, (0,), [ListingEntry("a", 0, 0)] * 5)
+    long = key_bytes(manifest, (0,), [ListingEntry("a", 0, 0)] * 4 + [ListingEntry("ä" * 600, 0, 0)])
     assert long - short == {"zarr": 1199, "webdataset": 1024}[container]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_some_keys_speak_for_a_large_listing(make_manifest, container: str, monkeypatch) -> None:
+    manifest = make_manifest(container=container)
+    entries = [ListingEntry(f"{'k' * (row % 5)}{row:04d}", row % 3, 0) for row in range(1001)]
+    exact = key_bytes(manifest, (0, 12), entries)
+    monkeypatch.setattr(sizes, "MOST_KEYS", 150)
+    assert key_bytes(manifest, (0, 12), entries) == pytest.approx(exact, rel=0.01)

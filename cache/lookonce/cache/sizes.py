@@ -1,8 +1,8 @@
 """Bytes of a cache before it is written: plain arithmetic, compared by tests with what is written.
 
 Bytes are those of all files below the cache folder (the sum of their ``st_size``): objects, manifest, receipts, zarr
-metadata. Objects are exact when every image can be read; a hole saves its sample. Receipts are as long as a typical
-one, to a few bytes: the digits of their numbers vary.
+metadata. Objects are exact when ``key_bytes`` is and every image can be read; a hole saves its sample. Receipts are as
+long as a typical one, to a few bytes: the digits of their numbers vary.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from lookonce.cache.containers import container_of
 from lookonce.shared.atomic import json_bytes
 from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.sources import ListingEntry
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
+
+MOST_KEYS = 100_000
+"""Samples whose keys are looked at."""
 
 _DIGEST = digest_bytes(b"")
 _STATISTIC = 1.234567
@@ -66,20 +70,25 @@ def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statisti
     )
 
 
-def key_bytes(manifest: Manifest, seeds: Sequence[int], keys: Sequence[str], labels: Sequence[int]) -> int:
+def key_bytes(manifest: Manifest, seeds: Sequence[int], entries: Sequence[ListingEntry]) -> int:
     """Bytes that the samples' keys and labels take in the objects of all seeds.
+
+    Exact up to ``MOST_KEYS`` samples; beyond, from as many evenly spread ones.
 
     Args:
         manifest: of the cache; only its container counts.
         seeds: augmentation seeds.
-        keys: of all samples, in the order of the listing.
-        labels: as many.
+        entries: the whole listing.
     """
-    container = container_of(manifest)
+    container, rows = container_of(manifest), range(0, len(entries), -(-len(entries) // MOST_KEYS))
     alike = collections.defaultdict(list)  # seeds of as many digits give as many bytes
     for seed in seeds:
         alike[len(str(seed))].append(seed)
-    return sum(len(group) * container.key_bytes(keys, labels, group[0]) for group in alike.values())
+    found = 0
+    for row in rows:
+        entry = entries[row]
+        found += sum(len(of) * container.key_bytes(row, entry.key, entry.label, of[0]) for of in alike.values())
+    return found * len(entries) // len(rows)
 
 
 def _typical_receipt(manifest: Manifest, seed: int, statistics: Mapping[str, float]) -> Receipt:

@@ -1,4 +1,4 @@
-"""``feature-cache``: look at a cache, check it, convert it."""
+"""``feature-cache``: plan a cache, look at it, check it, convert it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 from lookonce.commands.cache_commands import SUBCOMMANDS, Subcommand
 from lookonce.commands.command import finish, parse_arguments
 
-DESCRIPTION = "Look at a cache of teacher features, check it, convert it."
+DESCRIPTION = "Plan a cache of teacher features, look at it, check it, convert it."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

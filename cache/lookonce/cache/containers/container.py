@@ -99,8 +99,8 @@ class Container(abc.ABC):
         """Bytes that a shard's objects have beside those of its samples: indices, columns, end marks."""
 
     @abc.abstractmethod
-    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
-        """Bytes that go with the keys and labels of all samples of a seed, in the order of their rows."""
+    def key_bytes(self, row: int, key: str, label: int, seed: int) -> int:
+        """Bytes that go with the key and label of a sample."""
 
     @abc.abstractmethod
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:

@@ -112,10 +112,9 @@ class WebDatasetContainer(Container):
         """The end mark."""
         return len(END_MARK)
 
-    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
-        """The first member of each sample."""
-        facts = zip(keys, labels, strict=True)
-        return sum(BLOCK + padded(len(facts_json(key, label, row, seed))) for row, (key, label) in enumerate(facts))
+    def key_bytes(self, row: int, key: str, label: int, seed: int) -> int:
+        """The sample's first member."""
+        return BLOCK + padded(len(facts_json(key, label, row, seed)))
 
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
         """From the first header of each sample."""

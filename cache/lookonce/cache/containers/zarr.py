@@ -118,9 +118,9 @@ class ZarrContainer(Container):
         size, index = manifest.shard_size, shard_index_bytes(manifest.shard_size)
         return sum(index if spec.chunking == "sample" else empty_chunk_bytes(spec, size) for spec in manifest.arrays)
 
-    def key_bytes(self, keys: Sequence[str], labels: Sequence[int], seed: int) -> int:
-        """The keys in UTF-8."""
-        return sum(len(key.encode("utf-8")) for key in keys)
+    def key_bytes(self, row: int, key: str, label: int, seed: int) -> int:
+        """The key in UTF-8."""
+        return len(key.encode("utf-8"))
 
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
         """From the shard index at the object's end."""

@@ -1,0 +1,69 @@
+"""``feature-cache plan``: what a cache would take, and whether it pays, before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lookonce.commands.cache_commands.subcommand import Subcommand
+from lookonce.commands.command import CommonOptions
+from lookonce.extract.config import ExtractionConfig
+from lookonce.shared.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ExtractionConfig, CommonOptions):
+    """Flags of feature-cache plan: those of extract-features, and what the cache is wanted for."""
+
+    epochs: int = 200
+    """Epochs of one experiment, at least 1."""
+    experiments: int = 1
+    """Experiments (training runs) that would share the cache, at least 1."""
+    student_rate: float = 1000.0
+    """Images a second that the student trains on, above 0: what the disk must keep up with."""
+    probe_seconds: float = 5.0
+    """About how long images and teacher are tried, above 0; loading the teacher comes on top."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        super().__post_init__()
+        if self.reuse is not None:
+            raise UsageError(
+                f"--reuse {self.reuse}: a plan is of an extraction from images alone, which takes the same bytes and "
+                "no less time; leave out --reuse and give --images"
+            )
+        for flag in ("epochs", "experiments"):
+            if getattr(self, flag) < 1:
+                raise UsageError(f"--{flag} {getattr(self, flag)}: must be at least 1")
+        for flag in ("student_rate", "probe_seconds"):
+            if not 0 < getattr(self, flag) < float("inf"):
+                raise UsageError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be above 0")
+
+
+def _run(options: Options) -> Mapping[str, Any]:
+    from lookonce.extract.plan import Purpose, plan_extraction
+
+    config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
+    purpose = Purpose(epochs=options.epochs, experiments=options.experiments, student_rate=options.student_rate)
+    return plan_extraction(config, purpose, probe_seconds=options.probe_seconds)
+
+
+def _summarise(plan: Mapping[str, Any]) -> str:
+    from lookonce.commands.cache_commands.plan_lines import plan_lines
+
+    return "\n".join(plan_lines(plan))
+
+
+PLAN = Subcommand(
+    name="plan",
+    description="Before anything is spent: bytes, time, read rate and free disk of an extraction, and after how many "
+    "epochs or experiments the cache pays. Takes the arguments of extract-features but --reuse; nothing is written.",
+    options=Options,
+    run=_run,
+    summarise=_summarise,
+)

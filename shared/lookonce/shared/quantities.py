@@ -1,0 +1,32 @@
+"""Quantities as people read them: three digits and a unit."""
+
+from __future__ import annotations
+
+_BYTE_UNITS = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+_TIME_UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+_LEAST_OF_UNIT = {"days": 2.0, "h": 1.5, "min": 1.5}
+"""Below that many, the next unit is easier to read."""
+
+
+def bytes_text(count: float) -> str:
+    """Bytes with a decimal unit.
+
+    >>> [bytes_text(count) for count in (0, 999, 1000, 1234567, 2e15)]
+    ['0 B', '999 B', '1 kB', '1.23 MB', '2 PB']
+    """
+    return _text(count, next((unit for unit in _BYTE_UNITS if count >= unit[1]), _BYTE_UNITS[-1]))
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds in the unit that suits.
+
+    >>> [duration_text(seconds) for seconds in (0, 0.0123, 42, 100, 5000, 100000, 1e6)]
+    ['0 ms', '12.3 ms', '42 s', '1.67 min', '83.3 min', '27.8 h', '11.6 days']
+    """
+    wanted = (unit for unit in _TIME_UNITS if seconds >= unit[1] * _LEAST_OF_UNIT.get(unit[0], 1.0))
+    return _text(seconds, next(wanted, _TIME_UNITS[-1]))
+
+
+def _text(value: float, unit: tuple[str, float]) -> str:
+    name, factor = unit
+    return f"{value / factor:.3g} {name}"
