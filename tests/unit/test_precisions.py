@@ -76,9 +76,11 @@ class TestPrecisionContract:
         parameters = precision.calibrate(synthetic)
         extreme = np.concatenate([synthetic[:500], synthetic[:2] * 40])  # saturates
         encoder = TargetEncoder(Encoding(precision=name, parameters=parameters))
-        stored, saturated_share = encoder(torch.from_numpy(extreme))
-        np.testing.assert_array_equal(stored.numpy(), precision.encode(extreme, parameters))
-        assert saturated_share == pytest.approx(precision.saturated_share(extreme, parameters), rel=1e-9, abs=0)
+        wanted, share = precision.encode(extreme, parameters), precision.saturated_share(extreme, parameters)
+        for tokens in (extreme, extreme.reshape(2, 251, *extreme.shape[1:])):  # the second goes in slices
+            stored, saturated_share = encoder(torch.from_numpy(tokens))
+            np.testing.assert_array_equal(stored.numpy().reshape(wanted.shape), wanted)
+            assert float(saturated_share) == pytest.approx(share, rel=1e-9, abs=0)
 
     def test_device_decodes_wanted_layers(self, name: str, synthetic: np.ndarray) -> None:
         precision = get_precision(name)

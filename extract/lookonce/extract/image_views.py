@@ -17,7 +17,7 @@ from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view
 
 BATCHES_AHEAD = 2
-"""Batches whose images are being decoded while one is in the teacher."""
+"""Batches whose views are being made beyond those that are asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ def image_views(
     return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
 
 
-def batches_of_views(
+def batches_being_made(
     rows: Sequence[int],
     entries: Sequence[ListingEntry],
     producer: ViewProducer,
     seeds: Sequence[int],
     batch_size: int,
     threads: Executor,
-) -> Iterator[list[ImageViews]]:
-    """Batches of consecutive rows; the next ones decode in ``threads`` while one is worked on.
+) -> Iterator[tuple[list[str], list[Future[ImageViews]]]]:
+    """Batches of consecutive rows, with their keys, while their views and those of the next ones are being made.
 
     Batch borders depend on the rows and the batch size alone (a bad image shortens its batch), so that the teacher
     sees the same compositions whoever runs it.
@@ -96,20 +96,29 @@ def batches_of_views(
         producer: where their views come from.
         seeds: augmentation seeds; each image is decoded once for all of them.
         batch_size: images a batch.
-        threads: where decoding runs.
+        threads: where views are made.
     """
-    queue: collections.deque[list[Future[ImageViews]]] = collections.deque()
-    starts = iter(range(0, len(rows), batch_size))
+    queue: collections.deque[tuple[list[str], list[Future[ImageViews]]]] = collections.deque()
+    for start in range(0, len(rows), batch_size):
+        window = list(entries[start : start + batch_size])
+        making = [
+            threads.submit(producer.views, row, entry, seeds)
+            for row, entry in zip(rows[start : start + batch_size], window, strict=True)
+        ]
+        queue.append(([entry.key for entry in window], making))
+        if len(queue) > BATCHES_AHEAD:
+            yield queue.popleft()
+    yield from queue
 
-    def submit_next() -> None:
-        start = next(starts, None)
-        if start is not None:
-            window = range(start, min(start + batch_size, len(rows)))
-            queue.append([threads.submit(producer.views, rows[i], entries[i], seeds) for i in window])
 
-    for _ in range(BATCHES_AHEAD):
-        submit_next()
-    while queue:
-        batch = [future.result() for future in queue.popleft()]
-        submit_next()
-        yield batch
+def batches_of_views(
+    rows: Sequence[int],
+    entries: Sequence[ListingEntry],
+    producer: ViewProducer,
+    seeds: Sequence[int],
+    batch_size: int,
+    threads: Executor,
+) -> Iterator[list[ImageViews]]:
+    """The same batches, each when its views are there; see ``batches_being_made``."""
+    for _, making in batches_being_made(rows, entries, producer, seeds, batch_size, threads):
+        yield [future.result() for future in making]

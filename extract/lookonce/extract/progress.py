@@ -21,6 +21,8 @@ class ExtractionProgress:
     def __init__(self, tasks: Sequence[ShardTask], manifest: Manifest, *, show: bool) -> None:
         self.views = 0
         """Views looked at, unreadable ones included."""
+        self.copied = 0
+        """Views taken from an earlier cache."""
         self._written: dict[tuple[int, int], int] = {}
         """Views by (seed, shard): where a worker is lost between two seeds' receipts, both seeds are done again."""
         self._seconds: collections.Counter[str] = collections.Counter()
@@ -63,12 +65,14 @@ class ExtractionProgress:
             self._written[event.seed, event.shard] = event.samples - len(event.holes)
             return
         self.views += event.views
-        self._seconds.update(event.seconds)
+        self.copied += event.copied
+        spent = event.time
+        self._seconds.update(decode=spent.decode, teacher=spent.teacher, write=spent.write)
         if self._bar is not None:
-            written = self.views * self._view_bytes
+            written = (self.views + self.copied) * self._view_bytes
             shares = " ".join(f"{name} {share:.0%}" for name, share in self.time_share().items())
             self._bar.set_postfix_str(f"{written / 1e6:.0f} MB, {shares}", refresh=False)
-            self._bar.update(event.views)
+            self._bar.update(event.views + event.copied)
 
     def time_share(self) -> dict[str, float]:
         """Share of the workers' time by activity, 0..1."""

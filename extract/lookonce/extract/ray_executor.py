@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import load_config_teacher, resolve_device
+from lookonce.extract.reuse import Reuse
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.workers import WorkerResources, share_out
 from lookonce.shared.errors import LookonceError, RecipeMismatchError, UsageError
@@ -49,9 +49,11 @@ class ExtractionWorker:
     """
 
     def __init__(
-        self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, threads: int
-    ) -> None:
+        self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, reuse: Reuse | None,
+        threads: int,
+    ) -> None:  # fmt: skip
         self._config, self._manifest, self._view, self._source = config, manifest, view, source
+        self._reuse = reuse
         self._threads = threads
         self._extractor: ShardExtractor | None = None
 
@@ -61,10 +63,9 @@ class ExtractionWorker:
         Raises:
             RecipeMismatchError: this node's weights are others than the cache's.
         """
-        torch.set_num_threads(self._threads)  # a property of the thread, and Ray may run each task in another
         if self._extractor is None:
             self._extractor = self._load()
-        yield from self._extractor.extract(task)
+        yield from self._extractor.extract([task])
 
     def _load(self) -> ShardExtractor:
         config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
@@ -76,7 +77,8 @@ class ExtractionWorker:
             )
         return ShardExtractor(
             config.out, self._manifest, self._view, self._source, teacher,
-            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
+            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", threads=self._threads,
+            reuse=self._reuse,
         )  # fmt: skip
 
 
@@ -154,6 +156,7 @@ class _Crew:
                 else:
                     if isinstance(event, BatchProgress):
                         self._busy[stream].views += event.views
+                        self._busy[stream].copied += event.copied
                     yield event
 
     @staticmethod
@@ -182,7 +185,7 @@ class _Crew:
         print(f"a worker was lost; shard {job.task.shard} goes to a new one", file=sys.stderr, flush=True)
         self._waiting.append(job.task)
         self._start(self._hire())
-        return BatchProgress(views=-job.views)
+        return BatchProgress(views=-job.views, copied=-job.copied)
 
 
 @dataclass
@@ -190,11 +193,18 @@ class _Job:
     worker: Any
     task: ShardTask
     views: int = 0
-    """Views of the task that were counted."""
+    """Views of the task that were counted as looked at."""
+    copied: int = 0
+    """Views of the task that were counted as copied."""
 
 
 def run_ray(
-    config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, tasks: Sequence[ShardTask]
+    config: ExtractionConfig,
+    manifest: Manifest,
+    view: ViewRecipe,
+    source: ImageSource,
+    reuse: Reuse | None,
+    tasks: Sequence[ShardTask],
 ) -> Iterator[BatchProgress | Receipt]:
     """Hand shards to workers as they become free; yields what the workers yield.
 
@@ -203,4 +213,4 @@ def run_ray(
         LookonceError: whatever a worker raised.
     """
     with ray_cluster(config.ray_address):
-        yield from _Crew(worker_resources(config), (config, manifest, view, source), tasks).events()
+        yield from _Crew(worker_resources(config), (config, manifest, view, source, reuse), tasks).events()

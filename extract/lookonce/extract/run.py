@@ -11,7 +11,6 @@ from typing import Any
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.inline_executor import run_inline
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -43,6 +42,8 @@ class ExtractionSummary:
     """Written by this run; the others were there."""
     views_written: int
     """Written by this run, without the unreadable ones."""
+    views_copied: int
+    """Of these, taken from the cache of ``--reuse`` as they are."""
     holes: int
     """Unreadable samples over all asked seeds."""
     bytes: int
@@ -75,7 +76,7 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
         manifest = open_or_create(extraction, teacher)
         remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
-        tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing)
+        tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
         try:
             with progress, contextlib.closing(_events(extraction, manifest, teacher, tasks)) as events:
@@ -87,7 +88,7 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
     if summary.holes == summary.samples * len(seeds):
         reason = CacheLayout(config.out).load_receipt(seeds[0], 0).holes[0].reason
         raise SourceError(
-            f"{config.images}: none of the {summary.samples} images can be read; the first: {reason}. "
+            f"{config.images or config.reuse}: none of the {summary.samples} images can be read; the first: {reason}. "
             f"Delete {config.out}, which holds nothing, and correct the images"
         )
     return summary
@@ -102,13 +103,13 @@ def _events(
     if config.executor == "inline":
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher,
-            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip",
+            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
         )  # fmt: skip
-        yield from run_inline(extractor, tasks)
+        yield from extractor.extract(tasks)
         return
     from lookonce.extract.ray_executor import run_ray  # inline extraction works on machines without Ray
 
-    yield from run_ray(config, manifest, extraction.view, extraction.source, tasks)
+    yield from run_ray(config, manifest, extraction.view, extraction.source, extraction.reuse, tasks)
 
 
 def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:
@@ -129,6 +130,7 @@ def _summary(
         shards=len(receipts),
         shards_written=progress.shards_written,
         views_written=progress.views_written,
+        views_copied=progress.copied,
         holes=sum(len(receipt.holes) for receipt in receipts),
         bytes=sum(receipt.content_bytes for receipt in receipts),
         seconds=round(seconds, 3),

@@ -8,31 +8,42 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lookonce.extract.teachers import TeacherFeatures
 from lookonce.shared.errors import NumericalError
 
 
-def check_finite(features: TeacherFeatures, keys: Sequence[str], seed: int) -> None:
+def find_unbounded(features: TeacherFeatures) -> Tensor:
+    """Which samples of a batch hold NaN or infinity: bool (B,), on the features' device."""
+    bad = torch.zeros(len(features.mean), dtype=torch.bool, device=features.mean.device)
+    for values in (features.mean, features.std, features.importance, features.targets):
+        bad |= ~torch.isfinite(values.flatten(1).sum(1))
+    return bad
+
+
+def refuse_unbounded(unbounded: Tensor, keys: Sequence[str], seed: int) -> None:
     """Refuse NaN and infinity.
 
     Args:
-        features: of a batch.
+        unbounded: bool (B,), see ``find_unbounded``.
         keys: sample keys of the batch, in order.
         seed: augmentation seed, for the message.
 
     Raises:
         NumericalError: names the first bad sample.
     """
-    bad = torch.zeros(len(keys), dtype=torch.bool, device=features.mean.device)
-    for values in (features.mean, features.std, features.importance, features.targets):
-        bad |= ~torch.isfinite(values.flatten(1).sum(1))
-    if bool(bad.any()):
-        key = keys[int(bad.nonzero()[0, 0])]
+    if bool(unbounded.any()):
+        key = keys[int(unbounded.nonzero()[0, 0])]
         raise NumericalError(
             f"sample {key!r}, seed {seed}: the teacher's features hold NaN or infinity; nothing of this shard was "
             "kept. Try --compute-precision fp32 (fp16 overflows for some teachers) and check the weights"
         )
+
+
+def check_finite(features: TeacherFeatures, keys: Sequence[str], seed: int) -> None:
+    """Refuse NaN and infinity; see ``refuse_unbounded``."""
+    refuse_unbounded(find_unbounded(features), keys, seed)
 
 
 class ShardStatistics:

@@ -1,55 +1,38 @@
-"""One shard, start to end: decode, view, teacher, encode, write; the same code in a Ray worker and inline."""
+"""Shards, start to end: decode, view, teacher, encode, write; the same code in a Ray worker and inline."""
 
 from __future__ import annotations
 
+import functools
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lookonce.cache.stored_patches import stored_patch_ids
 from lookonce.cache.writer import ShardWriter
-from lookonce.extract.image_views import CutViews, ImageViews, ViewProducer, batches_of_views
-from lookonce.extract.sanity import ShardStatistics, check_finite
-from lookonce.extract.target_encoder import TargetEncoder
-from lookonce.extract.teachers import Teacher, TeacherFeatures
+from lookonce.extract.batch_encoder import BatchEncoder
+from lookonce.extract.copied_samples import CopiedSamples, FillingWriter
+from lookonce.extract.image_views import CutViews, ViewProducer, batches_being_made
+from lookonce.extract.lanes import Lanes
+from lookonce.extract.open_shard import OpenShard, ShardTask
+from lookonce.extract.pipeline import BatchProgress, Pipeline
+from lookonce.extract.reuse import Reuse
+from lookonce.extract.teachers import Teacher
 from lookonce.extract.versions import content_versions
-from lookonce.shared.patches import patchify
-from lookonce.shared.sources import ImageSource, ListingEntry
-from lookonce.shared.views import ViewRecipe, pixel_digest
+from lookonce.shared.sources import ImageSource
+from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
-
-@dataclass(frozen=True)
-class ShardTask:
-    """The rows of one shard, for all seeds that still lack it."""
-
-    shard: int
-    seeds: tuple[int, ...]
-    rows: range
-    entries: tuple[ListingEntry, ...]
-
-
-@dataclass
-class BatchProgress:
-    """What one batch took; travels from workers to the driver, a few bytes."""
-
-    views: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "teacher": 0.0, "write": 0.0})
-    """Wall seconds the worker spent waiting for decoded views, in the teacher, and encoding and writing."""
+__all__ = ["BatchProgress", "ShardExtractor", "ShardTask"]
 
 
 class ShardExtractor:
     """Extracts shards with one teacher.
+
+    Views are made in a pool of threads, batches looked at and encoded in the teacher's lanes, appended in order by the
+    calling thread, and shards committed by another: all at once, also where one shard ends and the next begins.
 
     Args:
         root: the cache folder.
@@ -59,6 +42,8 @@ class ShardExtractor:
         teacher: loaded teacher, already on its device.
         batch_size: views a forward.
         skip_bad_images: whether an unreadable image becomes a hole; otherwise it ends the extraction.
+        threads: CPU cores to use; None takes all that this process may use, and for the teacher torch's setting.
+        reuse: an earlier cache, and what is known of it.
     """
 
     def __init__(
@@ -71,104 +56,64 @@ class ShardExtractor:
         *,
         batch_size: int,
         skip_bad_images: bool,
+        threads: int | None = None,
+        reuse: Reuse | None = None,
     ) -> None:
-        self._root, self._manifest, self._teacher = root, manifest, teacher
+        self._root, self._manifest, self._batch_size = root, manifest, batch_size
         self._producer: ViewProducer = CutViews(source, view)
-        self._batch_size, self._skip = batch_size, skip_bad_images
-        self._encode = TargetEncoder(manifest.encoding).to(teacher.mean.device)
-        self._threads = max(1, min(8, len(os.sched_getaffinity(0))))
+        self._samples: CopiedSamples | None = None
+        if reuse is not None:
+            self._producer, self._samples = reuse.open(manifest, self._producer)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._lanes = Lanes(teacher.mean.device, threads or torch.get_num_threads())
+        self._encoder = BatchEncoder(manifest, teacher, self._lanes, skip_bad_images=skip_bad_images)
+        self._width, self._versions = teacher.width, content_versions(teacher.spec.library)
 
-    def extract(self, task: ShardTask) -> Iterator[BatchProgress | Receipt]:
-        """Extract one shard for all its seeds; yields progress after each batch and, last, a receipt a seed.
+    def extract(self, tasks: Iterable[ShardTask | None]) -> Iterator[BatchProgress | Receipt]:
+        """Extract shards; yields progress after each batch and, once a shard is committed, a receipt a seed.
+
+        Args:
+            tasks: shards, in order; None where there is none for the moment: meanwhile what is under way goes on.
 
         Raises:
             SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
             NumericalError: the teacher's features are not finite; names the sample.
             StorageError: the file system refused.
         """
-        keys, labels = [e.key for e in task.entries], [e.label for e in task.entries]
-        statistics = {seed: ShardStatistics() for seed in task.seeds}
-        with ExitStack() as stack:
-            threads = stack.enter_context(ThreadPoolExecutor(self._threads))
-            stack.callback(threads.shutdown, cancel_futures=True)  # when stopped, decode nothing more
-            writers = {
-                seed: stack.enter_context(
-                    ShardWriter(self._root, self._manifest, seed=seed, shard=task.shard, keys=keys, labels=labels)
-                )
-                for seed in task.seeds
-            }
-            batches = batches_of_views(task.rows, task.entries, self._producer, task.seeds, self._batch_size, threads)
-            clock = time.perf_counter()
-            for batch in batches:
-                progress = BatchProgress()
-                clock = _lap(progress, "decode", clock)
-                good = self._without_problems(batch, writers)
-                for position, seed in enumerate(task.seeds):
-                    if good:
-                        pixels = np.stack([views.pixels[position] for views in good if views.pixels is not None])
-                        features = self._teacher.look(torch.from_numpy(pixels).to(self._device))
-                        clock = _lap(progress, "teacher", clock)
-                        rows = [views.row for views in good]
-                        chosen = [keys[row - task.rows.start] for row in rows]
-                        check_finite(features, chosen, seed)
-                        parameters = np.stack([v.parameters[position] for v in good if v.parameters is not None])
-                        self._append(writers[seed], rows, chosen, seed, pixels, parameters, features, statistics[seed])
-                        clock = _lap(progress, "write", clock)
-                progress.views = len(batch) * len(task.seeds)
-                yield progress
-            versions = content_versions(self._teacher.spec.library)
-            for seed, writer in writers.items():
-                yield writer.commit(statistics=statistics[seed].document(), versions=versions)
+        makers = ThreadPoolExecutor(self._threads, thread_name_prefix="lookonce-view")
+        with Pipeline(self._lanes, makers) as pipeline:
+            for task in tasks:
+                if task is None:
+                    yield from pipeline.advance()
+                else:
+                    yield from self._feed(pipeline, task, makers)
+            yield from pipeline.drain()
 
-    @property
-    def _device(self) -> torch.device:
-        return self._teacher.mean.device
+    def _feed(
+        self, pipeline: Pipeline, task: ShardTask, makers: ThreadPoolExecutor
+    ) -> Iterator[BatchProgress | Receipt]:
+        copied = self._samples.find(task.rows, task.entries, task.seeds, makers) if self._samples else {}
+        if copied:
+            yield BatchProgress(copied=len(copied) * len(task.seeds))
+        shard = pipeline.open(
+            OpenShard(
+                lambda seed: self._writer(task, seed, copied), task.seeds, width=self._width, versions=self._versions
+            )
+        )
+        looked = [place for place, row in enumerate(task.rows) if row not in copied]
+        rows, entries = [task.rows[place] for place in looked], [task.entries[place] for place in looked]
+        batches = batches_being_made(rows, entries, self._producer, task.seeds, self._batch_size, makers)
+        for keys, batch in batches:
+            for position, seed in enumerate(task.seeds):
+                pipeline.look(shard, seed, functools.partial(self._encoder.encode, batch, keys, position, seed))
+                yield from pipeline.settle()
+        pipeline.complete(shard)
 
-    def _without_problems(self, batch: Sequence[ImageViews], writers: dict[int, ShardWriter]) -> list[ImageViews]:
-        for views in batch:
-            if views.problem is not None:
-                if not self._skip:
-                    raise views.problem
-                for writer in writers.values():
-                    writer.leave_out(views.row, str(views.problem))
-        return [views for views in batch if views.problem is None]
-
-    def _append(
-        self,
-        writer: ShardWriter,
-        rows: list[int],
-        keys: list[str],
-        seed: int,
-        pixels: NDArray[np.uint8],
-        parameters: NDArray[np.int32],
-        features: TeacherFeatures,
-        statistics: ShardStatistics,
-    ) -> None:
-        recipe, importance = self._manifest.recipe, features.importance.cpu().numpy()
-        patches = patchify(pixels, recipe.patch_size)
-        targets, mean, std = features.targets, features.mean, features.std
-        values: dict[str, NDArray[Any]] = {
-            "importance": importance,
-            "pixel_digest": np.stack([pixel_digest(one) for one in patches]),
-            "view": parameters,
-        }
-        if not recipe.tokens.whole:
-            ids = stored_patch_ids(recipe.tokens, importance, keys, seed)
-            kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(targets.device)
-            samples = torch.arange(len(kept), device=targets.device)[:, None]
-            targets, mean, std = targets[samples, kept], mean[samples, kept], std[samples, kept]
-            patches = np.take_along_axis(patches, ids[..., None], axis=1)
-            values["patch_ids"] = ids.astype(np.uint16)
-        stored, saturated_share = self._encode(targets)
-        values["targets"] = stored.cpu().numpy()
-        values["target_mean"], values["target_std"] = mean.cpu().numpy(), std.cpu().numpy()
-        if self._manifest.stores_pixels:
-            values["pixels"] = patches
-        statistics.add(values, saturated_share, self._teacher.width)
-        writer.append(rows, values)
-
-
-def _lap(progress: BatchProgress, name: str, since: float) -> float:
-    now = time.perf_counter()
-    progress.seconds[name] += now - since
-    return now
+    def _writer(self, task: ShardTask, seed: int, copied: dict[int, int]) -> ShardWriter:
+        root, manifest, shard = self._root, self._manifest, task.shard
+        keys, labels = [entry.key for entry in task.entries], [entry.label for entry in task.entries]
+        if self._samples is None or not copied:
+            return ShardWriter(root, manifest, seed=seed, shard=shard, keys=keys, labels=labels)
+        return FillingWriter(
+            root, manifest, seed=seed, shard=shard, keys=keys, labels=labels, samples=self._samples, copied=copied
+        )
