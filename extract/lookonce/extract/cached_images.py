@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookonce.cache.layout import CacheLayout
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import UnreadableImageError
 from lookonce.shared.sources import Listing, ListingEntry
+
+
+def open_for_keys(root: Path, seeds: Sequence[int]) -> CacheReader:
+    """A reader for those who want the keys of all samples.
+
+    The digests of a zarr cache's keys cost nothing; a tar would be read from end to end for them, which is left to
+    those who read its samples.
+    """
+    in_tars = CacheLayout(root).load_manifest().container == "webdataset"
+    return CacheReader(root, seeds=seeds, check="never" if in_tars else "first-use")
+
+
+def listed_samples(reader: CacheReader) -> Iterator[tuple[str, int]]:
+    """Key and label of every sample of a cache, holes too, in key order.
+
+    Raises:
+        IntegrityError: an object with keys or labels is damaged.
+    """
+    manifest, seed = reader.manifest, reader.seeds[0]
+    for shard in range(manifest.shard_count):
+        rows = manifest.shard_rows(shard)
+        keys, labels = reader.column("key", seed, rows), reader.column("label", seed, rows)
+        yield from ((str(key), int(label)) for key, label in zip(keys, labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -16,29 +40,26 @@ class CachedImages:
     """A source whose views lie in a cache; what is a hole there stays one."""
 
     root: Path
-    keys: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """Those whose views are wanted."""
     holes: Mapping[str, str]
     """Key to reason."""
 
     @classmethod
     def of(cls, reader: CacheReader) -> CachedImages:
-        """The images of an open cache.
+        """The images of an open cache."""
+        receipts = [receipt for seed in reader.seeds for receipt in reader.receipts(seed)]
+        return cls(reader.root, reader.seeds, {hole.key: hole.reason for one in receipts for hole in one.holes})
+
+    def listing(self) -> Listing:
+        """Keys and labels; the sizes are not known (0), so the listing's digest is not the data's.
 
         Raises:
-            IntegrityError: an object with keys or labels is damaged.
+            CacheError: the cache is gone, incomplete or damaged.
         """
-        seed = reader.seeds[0]
-        holes = {hole.key: hole.reason for seed in reader.seeds for one in reader.receipts(seed) for hole in one.holes}
-        keys = tuple(str(key) for key in reader.column("key", seed))
-        labels = tuple(int(label) for label in reader.column("label", seed))
-        return cls(reader.root, keys, labels, reader.manifest.classes, holes)
-
-    def listing(self, *, anew: bool = False) -> Listing:
-        """Keys and labels; the sizes are not known (0), so the listing's digest is not the data's."""
-        pairs = zip(self.keys, self.labels, strict=True)
-        return Listing(tuple(ListingEntry(key, label, 0) for key, label in pairs), self.classes)
+        reader = open_for_keys(self.root, self.seeds)
+        entries = tuple(ListingEntry(key, label, 0) for key, label in listed_samples(reader))
+        return Listing(entries, reader.manifest.classes)
 
     def read(self, entry: ListingEntry) -> bytes:
         """There is nothing to read.

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader, Check
+from lookonce.cache.reader import CacheReader
+from lookonce.extract.cached_images import listed_samples, open_for_keys
 from lookonce.extract.copied_samples import CopiedSamples
 from lookonce.extract.image_views import ViewProducer
 from lookonce.extract.stored_views import StoredViews
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.sources import Listing
+from lookonce.shared.sources.entry_table import ListingDigest
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import document_differences
@@ -81,9 +83,7 @@ def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size:
             f"--reuse {root}: it holds seeds {_listed(held)}, this run asks for {_listed(seeds)}: there is nothing to "
             "take; leave out --reuse"
         )
-    # Digesting a zarr cache's keys costs nothing; a tar would be read from end to end, which is for those who copy it.
-    check: Check = "first-use" if manifest.container == "zarr" else "never"
-    return CacheReader(root, seeds=[seed for seed in seeds if seed in held], check=check)
+    return open_for_keys(root, [seed for seed in seeds if seed in held])
 
 
 def compare_images(reader: CacheReader, listing: Listing, images: str) -> Reuse:
@@ -100,19 +100,24 @@ def compare_images(reader: CacheReader, listing: Listing, images: str) -> Reuse:
     Raises:
         CacheMismatchError: none of its images is there.
     """
-    manifest, seed = reader.manifest, reader.seeds[0]
-    keys: set[str] = set()
-    for shard in range(manifest.shard_count):
-        keys.update(str(key) for key in reader.column("key", seed, manifest.shard_rows(shard)))
-    kept = tuple(entry for entry in listing.entries if entry.key in keys)
-    if not kept:
+    manifest, digest, count = reader.manifest, ListingDigest(), 0
+    held = (key for key, _ in listed_samples(reader))
+    first = next(held)
+    key: str | None = first
+    for entry in listing.entries:  # both ascend
+        while key is not None and key < entry.key:
+            key = next(held, None)
+        if key == entry.key:
+            digest.add([(entry.key, entry.byte_count)])
+            count += 1
+    if not count:
         raise CacheMismatchError(
             f"--reuse {reader.root}: none of its {manifest.samples} images is in {images}, whose first key is "
-            f"{listing.entries[0].key!r} where the cache has {min(keys)!r}; give the folder that it was made from, or "
+            f"{listing.entries[0].key!r} where the cache has {first!r}; give the folder that it was made from, or "
             "leave out --reuse"
         )
-    unchanged = len(kept) == manifest.samples and Listing(kept, ()).digest == manifest.recipe.dataset.digest
-    return Reuse(root=reader.root, seeds=reader.seeds, samples=len(kept), unchanged=unchanged)
+    unchanged = count == manifest.samples and digest.text() == manifest.recipe.dataset.digest
+    return Reuse(root=reader.root, seeds=reader.seeds, samples=count, unchanged=unchanged)
 
 
 def obstacles(earlier: Manifest, new: Manifest) -> list[str]:
