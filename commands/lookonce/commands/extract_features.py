@@ -32,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _summary(result: Mapping[str, Any]) -> str:
+    copied = f" ({result['views_copied']} of them copied)" if result["views_copied"] else ""
     if not result["shards_written"]:
         first = f"nothing to do: all {result['shards']} shards are there"
     else:
         first = (
-            f"{result['shards_written']} of {result['shards']} shards written, {result['views_written']} views at "
+            f"{result['shards_written']} of {result['shards']} shards written, {result['views_written']} views{copied} at "
             f"{result['views_per_second']:.1f} views/s"
         )
     lines = [
