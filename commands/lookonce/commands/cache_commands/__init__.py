@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lookonce.commands.cache_commands.convert import CONVERT
+from lookonce.commands.cache_commands.drift import DRIFT
+from lookonce.commands.cache_commands.fidelity import FIDELITY
 from lookonce.commands.cache_commands.plan import PLAN
 from lookonce.commands.cache_commands.show import SHOW
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.cache_commands.verify import VERIFY
 
-SUBCOMMANDS: Mapping[str, Subcommand] = {subcommand.name: subcommand for subcommand in (PLAN, SHOW, VERIFY, CONVERT)}
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    subcommand.name: subcommand for subcommand in (PLAN, SHOW, VERIFY, CONVERT, FIDELITY, DRIFT)
+}
 
 __all__ = ["SUBCOMMANDS", "Subcommand"]

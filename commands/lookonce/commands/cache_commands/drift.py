@@ -1,0 +1,115 @@
+"""``feature-cache drift``: does this teacher still give what the cache says it gave?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from lookonce.commands.cache_commands.subcommand import Subcommand
+from lookonce.commands.command import CommonOptions
+from lookonce.shared.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Flags of feature-cache drift."""
+
+    cache: tyro.conf.Positional[Path]
+    """Cache folder; seeds that are not whole are left out."""
+    teacher_weights: Path | None = None
+    """Weights file of the teacher that made the cache; otherwise the hub cache or the hub."""
+    images: str | None = None
+    """Images the cache was made from; needed only where it does not store whole views (--pixels none, --tokens)."""
+    views: int = 32
+    """Views to sample, at least 1."""
+    sample_seed: int = 0
+    """Which views are sampled; another seed draws others."""
+    batch_size: int = 32
+    """Views a forward, at least 1; the control run takes them one at a time (in twos, when this is 1)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher runs: best on what made the cache, as other devices round otherwise."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        for flag, value in (("--views", self.views), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise UsageError(f"{flag}: expected at least 1, found {value}")
+
+
+def _run(options: Options) -> Mapping[str, Any]:
+    from tqdm import tqdm
+
+    from lookonce.extract.drift import DriftRequest, check_drift
+
+    request = DriftRequest(
+        cache=options.cache,
+        teacher_weights=options.teacher_weights,
+        images=options.images,
+        views=options.views,
+        sample_seed=options.sample_seed,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    with tqdm(unit="view", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = check_drift(request, show)
+    return {**report.document(), "exit_code": 1 if report.drifted else 0}
+
+
+def _summarise(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"{one['field']}: the cache's teacher has {one['cache']}, this one {one['now']}"
+        for one in result["teacher_differences"]
+    ]
+    lines.append(
+        f"{'stored and fresh:':17}{'mean':>10}{'largest':>10}   control: {'mean':>8}{'largest':>10}{'allowed':>10}"
+    )
+    for one in result["deviations"]:
+        row = "".join(f"{one[name]:10.1e}" for name in ("mean", "largest"))
+        control = "".join(f"{one[name]:10.1e}" for name in ("control_mean", "control_largest", "allowed"))
+        lines.append(f"{one['name']:17}{row}          {control}{'   drift' if one['drifted'] else ''}")
+    rule, sizes = result["rule"], result["batch_sizes"]
+    lines.append(
+        f"allowed mean: {rule['factor']:g} times the control's, at least {rule['floor']:.0e} "
+        f"({result['compute_precision']}); {result['teacher']} on {result['device']}, batches of {sizes[0]}, "
+        f"control {sizes[1]}"
+    )
+    return "\n".join([*lines, _verdict(result)])
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    from lookonce.storage_schemas.precision import get_precision
+
+    drifted = [one for one in result["deviations"] if one["drifted"]]
+    start = f"{result['cache']}: {result['views']} views looked at again"
+    if not drifted:
+        return f"{start}: no drift"
+    first = max(drifted, key=lambda one: one["mean"] / one["allowed"])
+    names, worst = ", ".join(one["name"] for one in drifted), first["worst"]
+    fewer = get_precision(result["stored_precision"]).bits < 16
+    advice = "; a cache converted to fewer bits always differs: check the one it was made from" if fewer else ""
+    return (
+        f"{start}: drift in {names}; most in {first['name']}: mean difference {first['mean']:.1e}, allowed "
+        f"{first['allowed']:.1e}; worst view {worst['key']!r}, seed {worst['seed']} ({first['worst_mean']:.1e}){advice}"
+    )
+
+
+DRIFT = Subcommand(
+    name="drift",
+    description="Let the teacher look at some views again; exits with 1 when the cache holds something else.",
+    options=Options,
+    run=_run,
+    summarise=_summarise,
+)

@@ -1,0 +1,173 @@
+"""The drift check: does the teacher still give what the cache says it gave?
+
+The teacher looks at sampled views twice, in batches of another size the second time. What the two runs differ by is the
+control: what stored and fresh values may differ by follows from it (see ``drift_report``). Fresh values are encoded and
+decoded as stored ones were, so that quantisation is no drift; of a cache that was converted to fewer bits they cannot
+be, as nothing tells what the bits before had taken: its source is to be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.picture_samples import whole_seeds
+from lookonce.cache.reader import CacheReader
+from lookonce.extract.drift_report import DifferenceTally, DriftReport
+from lookonce.extract.drift_samples import SampledView, places, sample_views, whole_views
+from lookonce.extract.prepare import resolve_device
+from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
+from lookonce.extract.teachers.teacher import Precision as ComputePrecision
+from lookonce.shared.errors import CacheMismatchError, NumericalError
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.recipe import Recipe
+
+# B: views of a batch, T: stored tokens, L: stored blocks, C: channels, N: patches of a view.
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftRequest:
+    """What a user asks of a drift check."""
+
+    cache: Path
+    """Cache folder; seeds that are not whole are left out."""
+    teacher_weights: Path | None = None
+    """Weights file; None for the hub cache or the hub."""
+    images: str | None = None
+    """Images the cache was made from; needed only where it does not store whole views."""
+    views: int = 32
+    """Views to sample, at least 1."""
+    sample_seed: int = 0
+    """Which views are sampled."""
+    batch_size: int = 32
+    """Views a forward of the first run, at least 1; the control takes one at a time (two, when this is 1)."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+
+    @property
+    def control_batch_size(self) -> int:
+        """Views a forward of the second run."""
+        return 1 if self.batch_size > 1 else 2
+
+
+def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> DriftReport:
+    """Compare stored values with those of a teacher that is rebuilt from the manifest.
+
+    Args:
+        request: what to compare.
+        progress: told the views that are done, and all.
+
+    Raises:
+        UsageError: images are needed and not given, or the device is not there.
+        TeacherError: the weights cannot be had or do not fit.
+        CacheError: no cache, or none of its seeds is whole, or it holds nothing but holes.
+        CacheMismatchError: this library builds another teacher under that name, or replayed views have other pixels.
+        NumericalError: the teacher gives NaN or infinity; names the sample.
+    """
+    layout = CacheLayout(request.cache)
+    manifest = layout.load_manifest()
+    reader = CacheReader(request.cache, seeds=whole_seeds(layout, manifest.shard_count) or None)
+    recipe, pixels_of = manifest.recipe, whole_views(reader, request.images)
+    sampled = sample_views(reader, request.views, request.sample_seed)
+    teacher = _rebuild(recipe, request)
+    tally = DifferenceTally([*(f"block {block}" for block in recipe.teacher.blocks), "importance"])
+    window = max(request.batch_size, request.control_batch_size)
+    for start in range(0, len(sampled), window):
+        batch = sampled[start : start + window]
+        pixels = torch.from_numpy(pixels_of(batch))
+        fresh = _look(teacher, pixels, request.batch_size, reader, batch)
+        control = _look(teacher, pixels, request.control_batch_size, reader, batch)
+        tally.add(batch, _differences(reader, batch, fresh, control))
+        progress(start + len(batch), len(sampled))
+    return DriftReport(
+        cache=str(request.cache),
+        teacher=teacher.spec.name,
+        compute_precision=teacher.precision,
+        stored_precision=manifest.encoding.precision,
+        device=teacher.mean.device.type,
+        views=len(sampled),
+        batch_sizes=(request.batch_size, request.control_batch_size),
+        teacher_differences=_teacher_differences(recipe, teacher),
+        deviations=tally.deviations(teacher.precision),
+    )
+
+
+def _rebuild(recipe: Recipe, request: DriftRequest) -> Teacher:
+    cached = recipe.teacher
+    teacher = load_teacher(
+        resolve_teacher(cached.name),
+        weights=request.teacher_weights,
+        view_size=recipe.view_size,
+        patch_size=recipe.patch_size,
+        blocks=",".join(map(str, cached.blocks)),
+        device=resolve_device(request.device),
+        precision=cast("ComputePrecision", cached.compute_precision),
+    )
+    found, expected = (teacher.block_count, teacher.width), (cached.block_count, cached.width)
+    if found != expected:
+        raise CacheMismatchError(
+            f"{request.cache}: its teacher {cached.name} has {expected[0]} blocks of {expected[1]} channels; what is "
+            f"installed here builds {found[0]} of {found[1]}: install the versions that its receipts name"
+        )
+    return teacher
+
+
+def _teacher_differences(recipe: Recipe, teacher: Teacher) -> tuple[tuple[str, Any, Any], ...]:
+    """What the name and the sizes do not fix, the weights first."""
+    now = {
+        "weights_digest": teacher.weights_digest,
+        "input_size": teacher.input_size,
+        "mean": teacher.spec.mean,
+        "std": teacher.spec.std,
+    }
+    cached = {name: getattr(recipe.teacher, name) for name in now}
+    return tuple((name, cached[name], value) for name, value in now.items() if cached[name] != value)
+
+
+def _look(
+    teacher: Teacher, pixels: Tensor, batch_size: int, reader: CacheReader, views: Sequence[SampledView]
+) -> tuple[Floats, Floats]:
+    """Targets of the stored tokens (B, T, L, C) and importance (B, N)."""
+    looked = [teacher.look(part) for part in pixels.split(batch_size)]
+    targets = torch.cat([features.targets for features in looked]).cpu().numpy()
+    importance = torch.cat([features.importance for features in looked]).cpu().numpy()
+    for view, finite in zip(views, np.isfinite(targets).all((1, 2, 3)) & np.isfinite(importance).all(1), strict=True):
+        if not finite:
+            raise NumericalError(
+                f"sample {view.key!r}, seed {view.seed}: the teacher's features hold NaN or infinity; check the weights"
+            )
+    if not reader.manifest.recipe.tokens.whole:
+        kept = np.pad(reader.read("patch_ids", *places(views)).astype(np.int64) + 1, ((0, 0), (1, 0)))
+        targets = np.take_along_axis(targets, kept[:, :, None, None], axis=1)
+    return targets, importance
+
+
+def _differences(
+    reader: CacheReader,
+    views: Sequence[SampledView],
+    fresh: tuple[Floats, Floats],
+    control: tuple[Floats, Floats],
+) -> dict[str, NDArray[np.float64]]:
+    """Means and maxima of absolute differences, each (B, L + 1): the blocks, then importance."""
+    encoding, width = reader.manifest.encoding, reader.manifest.recipe.teacher.width
+    precision = get_precision(encoding.precision)
+    again = precision.decode(precision.encode(fresh[0], encoding.parameters), encoding.parameters, channels=width)
+    stored = reader.decode(reader.read("targets", *places(views)))
+    importance, usual = reader.read("importance", *places(views)), fresh[1].mean(axis=1, keepdims=True)
+    targets = np.abs(stored - again), np.abs(fresh[0] - control[0])
+    relative = np.abs(importance - fresh[1]) / usual, np.abs(fresh[1] - control[1]) / usual
+    measured = {}
+    for prefix, one, other in zip(("", "control_"), targets, relative, strict=True):
+        for name, reduce in (("mean", np.mean), ("largest", np.max)):
+            columns = [reduce(one, axis=(1, 3)), reduce(other, axis=1, keepdims=True)]
+            measured[prefix + name] = np.concatenate(columns, axis=1).astype(np.float64)
+    return measured
