@@ -15,6 +15,7 @@ from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import parse_manifest, validate_manifest
 from lookonce.storage_schemas.problems import sealed
 from lookonce.storage_schemas.receipt import Hole, Receipt, StoredObject, parse_receipt, validate_receipt
+from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
 
 SETTINGS = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -26,6 +27,8 @@ RECEIPT = Receipt(
     objects=(StoredObject(array="label", path="seed-0003/label/c/1", bytes=16, digest=DIGEST),),
     statistics={"feature_norm": 1.5}, versions={"lookonce": "0"},
 ).document()  # fmt: skip
+
+TOKENS = [AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7), TopTokens(share=0.5)]
 
 SCALARS = st.one_of(
     st.none(),
@@ -102,7 +105,17 @@ def test_mutated_receipts(data: st.DataObject) -> None:
 @SETTINGS
 @given(data=st.data())
 def test_mutated_manifests(make_manifest, data: st.DataObject) -> None:
-    check(validate_manifest, parse_manifest, mutated(data, json.loads(json.dumps(make_manifest().document()))))
+    tokens = data.draw(st.sampled_from(TOKENS))
+    document = make_manifest(tokens=tokens).document()
+    check(validate_manifest, parse_manifest, mutated(data, json.loads(json.dumps(document))))
+
+
+@SETTINGS
+@given(data=st.data())
+def test_mutated_token_subsets(make_manifest, data: st.DataObject) -> None:
+    document = make_manifest(tokens=data.draw(st.sampled_from(TOKENS))).document()
+    document["recipe"]["tokens"] = mutated(data, document["recipe"]["tokens"])
+    check(validate_manifest, parse_manifest, resealed(json.loads(json.dumps(document))))
 
 
 @SETTINGS

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from lookonce.cache.reader import CacheReader
-from lookonce.shared.errors import CacheMismatchError
+from lookonce.shared.errors import CacheMismatchError, IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TokenSubset, TopTokens, VisibleTokens
@@ -83,3 +83,17 @@ def test_what_is_read_of_a_subset_lies_where_its_patch_ids_say(
             assert np.array_equal(batch.visible_pixels[position].numpy(), pixels)
             assert np.array_equal(batch.stored_targets[position].numpy(), values)
             assert batch.tokens[position].tolist() == [0, *(place + 1 for place in places)]
+
+
+@pytest.mark.parametrize("damaged", [[3, 1, 2, 5], [1, 1, 2, 3], [0, 1, 2, 16]])
+def test_damaged_patch_ids_are_named_and_never_used(training_cache: Callable[..., Path], damaged: list[int]) -> None:
+    def ids(manifest: Manifest, seed: int) -> dict[str, np.ndarray]:
+        return {"patch_ids": np.array([damaged] * manifest.samples, dtype=np.uint16)}
+
+    reader = CacheReader(training_cache(tokens=VISIBLE, make_arrays=ids))
+    targets = CachedTargets(
+        reader, StoredPixels(reader), mask="random", mask_ratio=0.75, run_seed=5, with_moments=False
+    )  # fmt: skip
+    order = SampleOrder(reader.rows(0), reader.seeds, run_seed=5, batch_size=6, epochs=4)
+    with pytest.raises(IntegrityError, match=r"patch_ids of row \d+, seed 0, are not ascending numbers below 16"):
+        targets.batch(order.step(0))

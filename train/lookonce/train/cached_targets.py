@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.cache.reader import CacheReader
+from lookonce.shared.errors import IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.train.masks import VisiblePatches
 from lookonce.train.sample_order import SamplesOfStep
@@ -99,6 +100,7 @@ class CachedTargets:
         self._mask, self._run_seed, self._with_moments = mask, run_seed, with_moments
         recipe = reader.manifest.recipe
         self._visible = visible_count(recipe.patches, mask_ratio)
+        self._patches = recipe.patches
         self._stored, self._subset = recipe.stored_patches, not recipe.tokens.whole
         moments = ("target_mean", "target_std") if with_moments else ()
         pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
@@ -123,7 +125,15 @@ class CachedTargets:
     def _stored_ids(self, samples: SamplesOfStep) -> NDArray[np.int64] | None:
         if not self._subset:
             return None
-        return self._reader.read("patch_ids", samples.seeds, samples.rows).astype(np.int64)
+        ids = self._reader.read("patch_ids", samples.seeds, samples.rows).astype(np.int64)
+        wrong = np.flatnonzero((np.diff(ids, axis=1) <= 0).any(axis=1) | (ids[:, -1] >= self._patches))
+        if len(wrong):
+            row, seed = int(samples.rows[wrong[0]]), int(samples.seeds[wrong[0]])
+            raise IntegrityError(
+                f"{self._reader.root}: patch_ids of row {row}, seed {seed}, are not ascending numbers below "
+                f"{self._patches}: the object is damaged; feature-cache verify --full says what to do"
+            )
+        return ids
 
     def _noise(self, samples: SamplesOfStep, patches: int) -> NDArray[np.float64]:
         noise = np.empty((len(samples.rows), patches), dtype=np.float64)
