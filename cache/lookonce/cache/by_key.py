@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,7 @@ class SamplesByKey:
             for seed in reader.seeds
         }
         self._column = lru_cache(maxsize=COLUMNS_KEPT)(self._load)
+        self._loading = threading.Lock()  # an object is digested by one thread, not by all that come upon it
 
     def row(self, key: str) -> int | None:
         """The row of a key, or None where the cache has no such key.
@@ -73,5 +75,6 @@ class SamplesByKey:
         return self._column("key", self._reader.seeds[0], shard)
 
     def _load(self, name: str, seed: int, shard: int) -> Any:
-        column = self._reader.column(name, seed, self._reader.manifest.shard_rows(shard))
+        with self._loading:
+            column = self._reader.column(name, seed, self._reader.manifest.shard_rows(shard))
         return [str(key) for key in column] if name == "key" else column
