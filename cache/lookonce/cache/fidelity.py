@@ -30,7 +30,8 @@ class ChannelStatistics:
     @property
     def root_mean_square(self) -> NDArray[np.float64]:
         """Over tokens."""
-        return np.sqrt(np.square(self.mean) + np.square(self.deviation))
+        magnitude: NDArray[np.float64] = np.sqrt(np.square(self.mean) + np.square(self.deviation))
+        return magnitude
 
     @property
     def outliers(self) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ class TargetSensitivity:
     """
 
     def __init__(self, deviation: NDArray[np.float64], *, student_error: float = STUDENT_ERROR) -> None:
-        self._spread = (student_error * deviation).astype(np.float32)
+        self._spread: NDArray[np.float32] = (student_error * deviation).astype(np.float32)
         self._batches = self._views = 0
         self._exact_loss = self._exact_gradient = 0.0
         self._losses: defaultdict[str, float] = defaultdict(float)
@@ -45,8 +45,7 @@ class TargetSensitivity:
         """Predict exact targets, float32 (B, n, L, C); the noise is a function of the batch's number."""
         seed = random_words(4, "fidelity-student", self._batches)
         noise = np.random.Generator(np.random.Philox(seed)).standard_normal(exact.shape, dtype=np.float32)
-        noise *= self._spread
-        self._prediction = torch.from_numpy(exact + noise)
+        self._prediction = torch.from_numpy(exact + noise * self._spread)
         loss, self._gradient = self._loss_and_gradient(exact)
         self._batches, self._views = self._batches + 1, self._views + len(exact)
         self._exact_loss += loss

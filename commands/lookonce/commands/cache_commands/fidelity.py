@@ -18,13 +18,14 @@ from lookonce.shared.seeds import parse_seeds
 if TYPE_CHECKING:
     from lookonce.cache.fidelity_reference import Reference
 
-DESCRIPTION = """Measure, for each precision, bytes a view, relative error, cosine, and the change of a student's loss
-and gradient. The reference is what CACHE holds (best fp16; only precisions of fewer bits can be judged by it), or with
---teacher what the teacher sees in fp32. Precisions are calibrated as extract-features calibrates them, on other images
-than those judged where there are at least 16. An outlier is a channel whose root mean square is at least 4 times its
-block's median; all others are the bulk. The student is a stand-in near convergence: it predicts the exact features
-plus Gaussian noise (--student-error); its loss is smooth L1, the gradient that by the predicted features, the change
-the norm of the difference over the norm."""
+DESCRIPTION = """Measure, for each precision, bytes a view (of the targets, and of all arrays), relative error, cosine of
+tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is what CACHE holds
+(best fp16; only precisions of fewer bits can be judged by it), or with --teacher what the teacher sees in fp32.
+Precisions are calibrated as extract-features calibrates them, on other images than those judged where there are at
+least 16. An outlier is a channel whose root mean square is at least 4 times its block's median; all others are the
+bulk. The student is a stand-in near convergence: it predicts the exact features plus Gaussian noise (--student-error);
+its loss is smooth L1, the gradient that by the predicted features, the change the norm of the difference over the
+norm. No real student's parameters are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
