@@ -9,24 +9,37 @@ from pathlib import Path
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.sources.entry_table import NO_LABEL, ListingEntry
+from lookonce.shared.sources.hugging_face import HuggingFaceImages
 from lookonce.shared.sources.image_folder import ImageFolder
 from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.source import ImageSource
+from lookonce.shared.sources.tar_shards import TarShards
 
-__all__ = ["NO_LABEL", "ImageFolder", "ImageSource", "Listing", "ListingEntry", "open_source"]
+__all__ = [
+    "NO_LABEL",
+    "HuggingFaceImages",
+    "ImageFolder",
+    "ImageSource",
+    "Listing",
+    "ListingEntry",
+    "TarShards",
+    "open_source",
+]
 
 
 def open_source(text: str) -> ImageSource:
     """The source that a user named, e.g. on the command line.
 
     Args:
-        text: a folder of images.
+        text: a folder of images, tars (one, or a pattern with braces or wildcards), or ``hf:DATASET[:SPLIT]``.
 
     Raises:
-        UsageError: a kind of source that is not supported.
+        UsageError: a kind of source that is not supported, or a pattern that cannot be read.
 
     >>> open_source("/data/photos").root.as_posix()
     '/data/photos'
+    >>> open_source("/data/{000..002}.tar").paths
+    ('/data/000.tar', '/data/001.tar', '/data/002.tar')
     """
     if not text:
         raise UsageError(f"image source: expected one of: {_KNOWN}, found an empty name")
@@ -34,23 +47,30 @@ def open_source(text: str) -> ImageSource:
         if matches(text):
             return opened(text)
     raise UsageError(
-        f"image source {text!r}: this kind of source is not supported yet; expected one of: {_KNOWN} (unpack or "
-        "download the images into a folder)"
+        f"image source {text!r}: this kind of source is not supported; expected one of: {_KNOWN} (mount or download "
+        "what lies elsewhere)"
     )
 
 
 def _is_folder(text: str) -> bool:
     # An existing folder is one whatever its name; otherwise schemes (hf:, s3://) and tar patterns are not folders.
-    tar_pattern = re.search(r"[{}*]|\.(tar|tgz)(\.\w+)?$", text)
-    return os.path.isdir(text) or not (tar_pattern or re.match(r"hf:|[A-Za-z][\w+.-]*://", text))
+    return os.path.isdir(text) or not (_names_tars(text) or _SCHEME.match(text))
+
+
+def _names_tars(text: str) -> bool:
+    return not _SCHEME.match(text) and re.search(r"[{}*?]|\.(tar|tgz)(\.\w+)?$", text) is not None
 
 
 def _open_folder(text: str) -> ImageFolder:
     return ImageFolder(Path(text).expanduser().absolute())
 
 
+_SCHEME = re.compile(r"hf:|pipe:|[A-Za-z][\w+.-]*://")
+
 _SOURCES: tuple[tuple[str, Callable[[str], bool], Callable[[str], ImageSource]], ...] = (
     ("a folder of images", _is_folder, _open_folder),
+    ("tars such as 'shards/{000000..000099}.tar'", _names_tars, TarShards.matching),
+    ("hf:DATASET[:SPLIT]", lambda text: text.startswith("hf:"), lambda text: HuggingFaceImages.named(text[3:])),
 )
 """(what it is, whether a text names one, how to open it), the first match wins."""
 

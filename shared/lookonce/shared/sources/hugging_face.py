@@ -1,0 +1,207 @@
+"""Images of a Hugging Face dataset: one written by ``save_to_disk``, or one in the hub's cache.
+
+A key is the number of its row in nine digits, behind the split's name where there are splits (``train/000000017``): it
+stays the same wherever the dataset lies and when rows are added at its end, and becomes another when rows are shuffled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lookonce.shared.canonical import digest_document
+from lookonce.shared.errors import SourceError, UsageError
+from lookonce.shared.sources.entry_table import ListingEntry
+from lookonce.shared.sources.kept_listing import Watch, kept_listing
+from lookonce.shared.sources.listing import Listing
+from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.sorted_runs import SortedRuns
+
+ROWS = 1024
+"""Rows whose sizes and labels are looked at together."""
+
+_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class HuggingFaceImages:
+    """The image column of a dataset; a ``ClassLabel`` column gives labels. Images are read as they are stored.
+
+    The column is the only one of the feature type ``Image``, or the one called ``image``; labels are those of the
+    column ``label``, or of the only ``ClassLabel``.
+    """
+
+    dataset: str
+    """Absolute path of a folder, or a name on the hub."""
+    split: str | None
+    """Which split; None where the dataset has only one."""
+
+    @classmethod
+    def named(cls, text: str) -> HuggingFaceImages:
+        """From ``DATASET`` or ``DATASET:SPLIT``.
+
+        >>> HuggingFaceImages.named("/data/flowers:train")
+        HuggingFaceImages(dataset='/data/flowers', split='train')
+        """
+        whole = os.path.expanduser(text)
+        folder, colon, split = whole.rpartition(":")
+        if os.path.isdir(whole) or not colon:
+            folder, split = whole, ""
+        on_disk = os.path.isdir(folder) or folder.startswith(("/", "."))
+        return cls(os.path.abspath(folder) if on_disk else folder, split or None)
+
+    def listing(self, *, anew: bool = False) -> Listing:
+        """The images in row order, with their sizes; none is decoded.
+
+        Raises:
+            SourceError: no such dataset or split, or no image column in it.
+            UsageError: the library ``datasets`` is not installed.
+        """
+        opened = _opened(self.dataset, self.split)
+        return kept_listing(f"hf {self.dataset}:{opened.split}", digest_document(opened.files), self._look, anew=anew)
+
+    def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+        opened = _opened(self.dataset, self.split)
+        builder = ListingBuilder(runs, classes=opened.classes, class_folders=False)
+        for file in opened.files:
+            watch(file)
+        if not len(opened.rows):
+            raise SourceError(f"{self.dataset}: expected images, found a dataset without rows")
+        for start in range(0, len(opened.rows), ROWS):
+            for row, (size, label) in enumerate(opened.facts(start, start + ROWS), start):
+                builder.add(f"{opened.prefix}{row:0{_DIGITS}}", size, label=label, offset=row)
+        return builder
+
+    def read(self, entry: ListingEntry) -> bytes:
+        """The image of one row.
+
+        Raises:
+            SourceError: the row is gone or its image has another size than it was listed with.
+        """
+        opened = _opened(self.dataset, self.split)
+        if entry.offset >= len(opened.rows):
+            raise SourceError(
+                f"{entry.key}: expected {entry.byte_count} bytes, found only {len(opened.rows)} rows in "
+                f"{self.dataset}; {_CHANGED}"
+            )
+        data = opened.image(entry.offset)
+        if len(data) != entry.byte_count:
+            raise SourceError(
+                f"{entry.key}: expected {entry.byte_count} bytes in {self.dataset}, found {len(data)}; {_CHANGED}"
+            )
+        return data
+
+
+_CHANGED = "the dataset has changed since it was listed: restore it, or list anew (extract-features --relist)"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A split, opened once a process; safe in threads, as all of it is read-only."""
+
+    rows: Any
+    """A ``datasets.Dataset`` of one or two columns, image and label, that gives Arrow tables."""
+    split: str
+    files: tuple[str, ...]
+    classes: tuple[str, ...] | None
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.split}/" if self.split else ""
+
+    def facts(self, start: int, stop: int) -> list[tuple[int, str | None]]:
+        """Size and label of each row."""
+        compute = importlib.import_module("pyarrow.compute")
+        table = self.rows[start : min(stop, len(self.rows))]
+        images = table.column(0)
+        sizes = compute.binary_length(compute.struct_field(images, "bytes")).to_pylist()
+        for row, size in enumerate(sizes):
+            if size is None:  # the dataset holds where the image lies, not the image
+                sizes[row] = os.path.getsize(_path(images[row].as_py(), start + row))
+        labels = table.column(1).to_pylist() if table.num_columns > 1 else [None] * len(sizes)
+        return [(size, self._name(label)) for size, label in zip(sizes, labels, strict=True)]
+
+    def image(self, row: int) -> bytes:
+        value = self.rows[row : row + 1].column(0)[0].as_py()
+        if value is not None and value["bytes"] is not None:
+            return bytes(value["bytes"])
+        path = _path(value, row)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise SourceError(
+                f"{path}: expected the image of row {row}, found no readable file ({error.strerror})"
+            ) from error
+
+    def _name(self, label: Any) -> str | None:
+        if label is None or label == -1:
+            return None
+        return str(label) if self.classes is None else self.classes[label]
+
+
+def _path(value: Any, row: int) -> str:
+    path = value and value["path"]
+    if not path or not os.path.isfile(path):
+        raise SourceError(
+            f"row {row}: expected an image, found {path or 'nothing'}; leave such rows out of the dataset"
+        )
+    return str(path)
+
+
+@lru_cache(maxsize=8)
+def _opened(dataset: str, split: str | None) -> _Opened:
+    library = _library()
+    try:
+        loaded = library.load_from_disk(dataset) if os.path.isabs(dataset) else library.load_dataset(dataset)
+    except Exception as error:  # of many kinds: no such folder, not a dataset, offline and not in the cache
+        raise SourceError(
+            f"hf:{dataset}: expected a folder written by save_to_disk, or a dataset of the hub that is cached or can "
+            f"be had; found: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(loaded, library.DatasetDict):
+        if split not in loaded and (split or len(loaded) != 1):
+            raise SourceError(f"hf:{dataset}: expected one of the splits {', '.join(loaded)}, as hf:{dataset}:SPLIT")
+        split = split or next(iter(loaded))
+        loaded = loaded[split]
+    elif split is not None:
+        raise SourceError(
+            f"hf:{dataset}:{split}: expected a dataset with splits, found one without; leave :{split} out"
+        )
+    features = loaded.features
+    image = _column(dataset, features, "image", library.Image)
+    label = _label_column(features, library.ClassLabel)
+    chosen = loaded.select_columns([image] if label is None else [image, label]).with_format("arrow")
+    classes = tuple(features[label].names) if label and isinstance(features[label], library.ClassLabel) else None
+    return _Opened(chosen, split or "", tuple(file["filename"] for file in loaded.cache_files), classes)
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise UsageError(
+            "--images hf:...: Hugging Face datasets are read with the library datasets, which is not installed here "
+            f"({error}); install it: pip install 'lookonce[hf]'"
+        ) from error
+
+
+def _column(dataset: str, features: Any, wanted: str, kind: type) -> str:
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if wanted in found or len(found) == 1:
+        return wanted if wanted in found else found[0]
+    raise SourceError(
+        f"hf:{dataset}: expected one image column or one called {wanted!r}, found "
+        f"{', '.join(found) or 'none among ' + ', '.join(features)}; rename_column or cast_column(..., Image()) helps"
+    )
+
+
+def _label_column(features: Any, kind: type) -> str | None:
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    plain = getattr(features.get("label"), "dtype", "")
+    if "label" in found or plain.startswith("int") or plain == "string":
+        return "label"
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,86 @@
+"""The members of a tar, by their headers alone; a tar that is not whole is refused."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lookonce.shared.errors import SourceError
+
+BLOCK = 512
+
+LONGEST_TAIL = 1 << 20
+"""Most bytes behind the last member: the end mark, and what fills up the last record, ``tar -b 2048`` at most."""
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Member(NamedTuple):
+    """A plain file in a tar."""
+
+    name: str
+    offset: int
+    """Where its content begins, bytes."""
+    size: int
+
+
+def tar_members(path: str) -> Iterator[Member]:
+    """The plain files of a tar in their order; memory does not grow with them.
+
+    Args:
+        path: an uncompressed tar: ustar, GNU or pax.
+
+    Raises:
+        SourceError: it is missing, compressed, damaged or cut off; names the byte.
+    """
+    try:
+        with open(path, "rb") as file:
+            _refuse_compressed(path, file.read(6))
+            file.seek(0)
+            with tarfile.open(path, "r:", fileobj=file) as tar:
+                headers: Any = tar
+                while (member := tar.next()) is not None:
+                    headers.members.clear()  # otherwise every header is kept
+                    if member.issparse():
+                        raise SourceError(f"{path}: {member.name!r} is a sparse file; pack the images without --sparse")
+                    if member.isreg():
+                        yield Member(member.name, member.offset_data, member.size)
+            _require_end(path, file.fileno(), tar.offset)
+    except tarfile.TarError as error:
+        size = os.path.getsize(path)
+        raise SourceError(
+            f"{path}: expected a whole tar, found one that is cut off or damaged at byte {size} or before ({error}); "
+            "make or copy it again"
+        ) from error
+    except OSError as error:
+        raise SourceError(
+            f"{path}: expected a tar, found nothing readable ({error.strerror}); check the path"
+        ) from error
+
+
+def _refuse_compressed(path: str, start: bytes) -> None:
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise SourceError(
+                f"{path}: expected an uncompressed tar, found {name}; decompress it: images are read by their place in "
+                "the tar, and are compressed already"
+            )
+
+
+def _require_end(path: str, descriptor: int, end: int) -> None:
+    """Refuse a tar whose last member is followed by anything but empty blocks, or by none."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, min(size - end, LONGEST_TAIL), end)
+    if len(tail) < BLOCK:
+        problem = f"it is cut off at byte {size}: the empty blocks that close a tar are not there"
+    elif any(tail[:BLOCK]):
+        problem = f"the header at byte {end} is damaged"
+    elif size - end > LONGEST_TAIL:
+        problem = f"from byte {end} on there are {size - end} bytes that belong to no file, as in an unfinished copy"
+    elif tail.count(0) != len(tail):
+        problem = f"more follows after its end at byte {end}, as when tars are joined"
+    else:
+        return
+    raise SourceError(f"{path}: expected a whole tar, but {problem}; make or copy it again")
