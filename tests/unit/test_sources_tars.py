@@ -192,7 +192,8 @@ def whole(tmp_path: Path) -> Path:
     ("size", "problem"),
     [
         (0, "byte 0 or before"), (100, "byte 100 or before"), (800, "byte 800 or before"),
-        (1536, "cut off at byte 1536"), (1700, "cut off at byte 1700"), (2500, "byte 2500 or before"), (3071, "byte 3071 or before"),
+        (1536, "cut off at byte 1536"), (1700, "cut off at byte 1700"), (2500, "byte 2500 or before"),
+        (3071, "byte 3071 or before"),
         (3072, "cut off at byte 3072: the empty blocks"), (3400, "cut off at byte 3400"),
     ],
 )  # fmt: skip

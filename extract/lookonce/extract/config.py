@@ -19,7 +19,7 @@ class ExtractionConfig:
     teacher: str
     """clip-b16, dinov2-b14, deit-tiny ..., timm:NAME[.TAG] or open_clip:ARCH/TAG; an unknown name lists them."""
     images: str | None = None
-    """Images: a folder; class folders inside it give labels. Required, but with --reuse: then that cache's images."""
+    """Folder, tars (x/{000..099}.tar) or hf:DATASET[:SPLIT]; required, but with --reuse: then that cache's images."""
     out: Path
     """Cache folder: new, empty, or a cache made by the same recipe, which is then completed."""
     reuse: Path | None = None
@@ -44,6 +44,8 @@ class ExtractionConfig:
     """Weights file (safetensors, or a checkpoint that loads without code); otherwise the hub cache or the hub."""
     limit: int | None = None
     """Only the first N images of the sorted listing."""
+    relist: bool = False
+    """List the images anew, also where they look unchanged since their listing was stored (10,000 images and more)."""
     view_size: int = 224
     """Side of a view in pixels."""
     patch_size: int = 16

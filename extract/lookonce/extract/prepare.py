@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,10 @@ def open_extraction(config: ExtractionConfig) -> Extraction:
         if config.images is None:
             return _without_images(config, view, earlier)
     source = open_source(config.images or "")
-    everything = source.listing()
+    everything = source.listing(anew=config.relist)
+    if everything.stored_at is not None:
+        listed = time.strftime("%Y-%m-%d %H:%M", time.localtime(everything.stored_at))
+        print(f"{len(everything)} images, as listed on {listed} (--relist looks again)", file=sys.stderr, flush=True)
     listing = everything if config.limit is None else everything.head(config.limit)
     dataset = DatasetIdentity(samples=len(listing), digest=listing.digest)
     reuse = compare_images(earlier, everything, config.images or "") if earlier is not None else None
