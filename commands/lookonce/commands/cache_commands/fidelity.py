@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from lookonce.cache.fidelity_reference import Reference
 
 DESCRIPTION = """Measure, for each precision, bytes a view (of the targets, and of all arrays), relative error, cosine
-of tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is what CACHE holds
-(best fp16; only precisions of fewer bits can be judged by it), or with --teacher what the teacher sees in fp32.
+of tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is what CACHE
+holds (best fp16; only precisions of fewer bits can be judged by it), or with --teacher what the teacher sees in fp32.
 Precisions are calibrated as extract-features calibrates them, on other images than those judged where there are at
 least 16. An outlier is a channel whose root mean square is at least 4 times its block's median; all others are the
 bulk. The student is a stand-in near convergence: it predicts the exact features plus Gaussian noise (--student-error);
