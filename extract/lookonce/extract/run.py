@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.planned_sizes import size_sentence
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -77,6 +79,8 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
         remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
+        if tasks and show_progress:
+            print(size_sentence(manifest, extraction.listing, seeds), file=sys.stderr, flush=True)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
         try:
             with progress, contextlib.closing(_events(extraction, manifest, teacher, tasks)) as events:
