@@ -163,7 +163,8 @@ def _time_writing(
     targets = features.targets[:, :kept].contiguous()
     encode = TargetEncoder(_encoding(config.precision, targets)).to(device)
     views = np.resize(pixels, (len(targets), *pixels.shape[1:]))
-    encode_times, write_times = [], []
+    encode_times: list[float] = []
+    write_times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(write_times) < 2 or time.perf_counter() < deadline:
         spent, stored = _timed(lambda: encode(targets)[0].cpu().numpy(), device)
