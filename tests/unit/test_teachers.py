@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +25,7 @@ from lookonce.extract.teachers import (
     resolve_blocks,
     resolve_teacher,
 )
-from lookonce.extract.teachers.timm_adapter import TimmTrunk
+from lookonce.extract.teachers.timm_trunk import EvaTrunk, TimmTrunk
 from lookonce.extract.teachers.weights import fit_weights, interpolate_positions
 from lookonce.shared.errors import TeacherError, UsageError
 
@@ -233,6 +234,17 @@ def small_teacher(library: str, blocks: tuple[int, ...], precision: Any = "fp32"
     if library == "timm":
         model = VisionTransformer(img_size=40, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=0)
         trunk = TimmTrunk(model, "small")
+    elif library == "timm-pool":  # SigLIP
+        model = VisionTransformer(
+            img_size=40, patch_size=8, embed_dim=32, depth=3, num_heads=2, class_token=False, global_pool="map"
+        )
+        trunk = TimmTrunk(model, "small")
+    elif library == "timm-eva":  # DINOv3
+        model = Eva(
+            img_size=40, patch_size=8, embed_dim=32, depth=3, num_heads=2, use_rot_pos_emb=True, rope_type="dinov3",
+            use_abs_pos_emb=False, rope_rotate_half=True,
+        )  # fmt: skip
+        trunk = EvaTrunk(model, "small")
     else:
         from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 
@@ -247,18 +259,18 @@ def small_teacher(library: str, blocks: tuple[int, ...], precision: Any = "fp32"
     return Teacher(spec, trunk, blocks=blocks, view_size=40, input_size=40, weights_digest="", precision=precision)
 
 
-@pytest.mark.parametrize("library", ["timm", "open_clip"])
+@pytest.mark.parametrize("library", ["timm", "timm-pool", "timm-eva", "open_clip"])
 def test_attention_stays_fused_and_is_never_written_out(library: str) -> None:
     teacher = small_teacher(library, (2, 3))
     with torch.no_grad(), SeenOperations() as seen:
         teacher(random_views(2, 40))
-    assert (26, 26) not in seen.sizes
+    assert not {(26, 26), (25, 25)} & seen.sizes
     assert sum("scaled_dot_product_flash_attention" in name for name in seen.names) == 3
     assert not any("native_multi_head" in name for name in seen.names)
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("library", ["timm", "open_clip"])
+@pytest.mark.parametrize("library", ["timm", "timm-eva", "open_clip"])
 def test_last_block_is_not_run_when_it_is_not_wanted(library: str) -> None:
     views = random_views(2, 40)
     everything, some = small_teacher(library, (1, 2, 3)), small_teacher(library, (1,))
@@ -271,7 +283,16 @@ def test_last_block_is_not_run_when_it_is_not_wanted(library: str) -> None:
     assert torch.equal(output.importance, whole.importance)
 
 
-@pytest.mark.parametrize("library", ["timm", "open_clip"])
+def test_last_block_is_run_for_attention_pooling_alone() -> None:
+    views = random_views(2, 40)
+    with torch.no_grad():
+        whole, some = small_teacher("timm-pool", (1, 2, 3))(views), small_teacher("timm-pool", (1,))(views)
+    assert len(some.hidden) == 1
+    assert torch.equal(some.hidden[0], whole.hidden[0])
+    assert torch.equal(some.importance, whole.importance)
+
+
+@pytest.mark.parametrize("library", ["timm", "timm-pool", "timm-eva", "open_clip"])
 @pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
 def test_half_precision_is_close_and_keeps_the_residual_stream_in_float32(
     library: str, precision: str, bits: int
@@ -362,9 +383,13 @@ def test_resolve_blocks_refuses(text: str, says: str) -> None:
 def test_every_known_teacher_resolves_and_its_architecture_can_teach() -> None:
     from lookonce.extract.teachers.table import adapter_of
 
+    built = set()
     for name in known_teachers():
         spec = resolve_teacher(name)
         assert resolve_teacher(spec.name) == spec
+        if (spec.library, spec.architecture) in built:
+            continue
+        built.add((spec.library, spec.architecture))
         trunk = adapter_of(spec.library).build_trunk(spec, spec.input_size(224, 16))
         assert trunk.patch_count == 196, name
         assert all(parameter.is_meta for parameter in trunk.parameters()), name
@@ -401,14 +426,16 @@ def test_unknown_names_say_what_is_known(name: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("timm:resnet50", "not a VisionTransformer"),
-        ("timm:eva02_base_patch14_224", "not a timm VisionTransformer"),
-        ("timm:vit_base_patch16_siglip_224", "no class token"),
+        ("timm:resnet50", "it is a ResNet; teachers are timm's VisionTransformer and Eva .* open_clip"),
+        ("timm:convnext_base", "it is a ConvNeXt; teachers are"),
+        ("timm:swin_tiny_patch4_window7_224", "it is a SwinTransformer; teachers are"),
+        ("timm:vit_base_patch16_siglip_gap_224", "neither a class token nor attention pooling"),
+        ("timm:vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
         ("timm:vit_base_patch16_plus_clip_240.nope", "no weights"),
         ("timm:vit_small_patch16_36x1_224", None),
-        ("timm:vit_base_patch16_rope_reg1_gap_256", "cannot teach"),
-        ("open_clip:RN50/openai", "image tower"),
-        ("open_clip:ViT-B-16-SigLIP/webli", "image tower"),
+        ("timm:vit_base_patch16_rope_reg1_gap_256", "neither a class token nor attention pooling"),
+        ("open_clip:RN50/openai", "image tower is a ResNet; teachers are"),
+        ("open_clip:convnext_base", "it is a ConvNeXt; teachers are"),
     ],
 )
 def test_architectures_that_cannot_teach_say_why(name: str, says: str | None, tmp_path: Path) -> None:

@@ -30,7 +30,14 @@ from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity, document_differences
+from lookonce.storage_schemas.recipe import (
+    IMPORTANCE,
+    POOL_IMPORTANCE,
+    DatasetIdentity,
+    Recipe,
+    TeacherIdentity,
+    document_differences,
+)
 
 SEEDS_A_TASK = 16
 """Most seeds a task extracts together, each image decoded once for all; bounds its memory and its open files."""
@@ -136,6 +143,7 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
         mean=teacher.spec.mean,
         std=teacher.spec.std,
         compute_precision=teacher.precision,
+        first_token="class" if teacher.has_class_token else "patch-mean",
     )
     return Recipe(
         teacher=identity,
@@ -143,6 +151,7 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
         view=extraction.view.document(),
         patch_size=extraction.config.patch_size,
         tokens=extraction.config.token_subset,
+        importance=POOL_IMPORTANCE if teacher.attention_pool else IMPORTANCE,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lookonce.shared.canonical import digest_document
 from lookonce.storage_schemas.tokens import TokenSubset, token_subset
@@ -18,6 +18,12 @@ TARGET_NORM = "layernorm-no-affine-eps-1e-05"
 
 IMPORTANCE = "class-attention-last-block-head-mean"
 """Importance is the attention of the class query to the patch keys in the teacher's last block, head mean."""
+
+POOL_IMPORTANCE = "attention-pool-head-mean"
+"""Importance is the attention of the query of the teacher's attention pooling to the patch keys, head mean."""
+
+FirstToken = Literal["class", "patch-mean"]
+"""What token 0 of the targets is: the class token, or, where the teacher has none, the mean of the block's patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,8 @@ class TeacherIdentity:
     """Pixel standard deviation per channel."""
     compute_precision: str
     """``fp32``, ``bf16`` or ``fp16``: what the forward ran in."""
+    first_token: FirstToken = "class"
+    """What token 0 of the targets is; ``class`` is not written in documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,8 @@ class Recipe:
     def document(self) -> dict[str, Any]:
         """The recipe as a JSON-compatible document."""
         document: dict[str, Any] = _plain(asdict(self))
+        if self.teacher.first_token == "class":  # so that its fingerprint is what it was before there were others
+            del document["teacher"]["first_token"]
         return {**document, "tokens": self.tokens.document()}
 
     @property

@@ -14,8 +14,9 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lookonce.extract.teachers import timm_adapter
 from lookonce.extract.teachers.silence import silent_library
-from lookonce.extract.teachers.spec import TeacherSpec, rgb
+from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
 from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
 from lookonce.shared.errors import TeacherError, UsageError
 
@@ -37,19 +38,15 @@ def fused_attention() -> Iterator[None]:
 class OpenClipTrunk(Trunk):
     """An ``open_clip.transformer.VisionTransformer``, cut behind its last block."""
 
-    not_of_the_trunk = ("ln_post.", "proj", "attn_pool")
-
     def __init__(self, model: Any, name: str) -> None:
         super().__init__()
         if not isinstance(model, VisionTransformer):
-            raise TeacherError(
-                f"{name} cannot teach: its image tower is a {type(model).__name__}, not open_clip's VisionTransformer"
-            )
+            raise TeacherError(f"{name} cannot teach: its image tower is a {type(model).__name__}; {WHO_CAN_TEACH}")
         last = model.transformer.resblocks[-1]
         if type(last) is not ResidualAttentionBlock:
             raise TeacherError(
-                f"{name} cannot teach: its blocks are {type(last).__name__}, and the class token's attention is only "
-                "known for open_clip's ResidualAttentionBlock"
+                f"{name} cannot teach: its blocks are {type(last).__name__}, and the class token's attention is not "
+                f"known for them; {WHO_CAN_TEACH}"
             )
         model.ln_post, model.proj, model.attn_pool = nn.Identity(), None, None
         model.attn_pool_contrastive = None
@@ -58,6 +55,8 @@ class OpenClipTrunk(Trunk):
         self.width = model.conv1.out_channels
         self.patch_count = model.grid_size[0] * model.grid_size[1]
         self.prefix_tokens = 1
+        self.has_class_token, self.attention_pool = True, False
+        self.not_of_the_trunk = ("ln_post.", "proj", "attn_pool")
         self.position_embedding = PositionEmbedding(parameter="positional_embedding", prefix=1)
         self.attention_scale = last.attn.head_dim**-0.5
 
@@ -72,7 +71,7 @@ class OpenClipTrunk(Trunk):
             out: Tensor = transformer.resblocks[index](tokens)
         return out
 
-    def last_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Trunk
+    def query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Trunk
         transformer: Any = self.model.transformer
         block = transformer.resblocks[-1]
         attention = block.attn
@@ -105,28 +104,35 @@ def describe(name: str) -> TeacherSpec:
     if weights.get("quick_gelu") and open_clip.get_model_config(f"{architecture}-quickgelu") is not None:
         architecture = f"{architecture}-quickgelu"
     tower = config["vision_cfg"]
-    if "timm_model_name" in tower or not isinstance(tower.get("layers", 12), int):
-        raise TeacherError(
-            f"open_clip:{architecture} cannot teach: its image tower is not open_clip's VisionTransformer"
-        )
+    if not isinstance(tower.get("layers", 12), int):
+        raise TeacherError(f"open_clip:{architecture} cannot teach: its image tower is a ResNet; {WHO_CAN_TEACH}")
+    inner = timm_adapter.describe(tower["timm_model_name"]) if "timm_model_name" in tower else None
     return TeacherSpec(
         name=f"open_clip:{architecture}" + (f"/{tag}" if tag else ""),
         library="open_clip",
         architecture=architecture,
         tag=tag,
-        patch_size=int(tower.get("patch_size", 16)),
-        mean=rgb(weights.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=rgb(weights.get("std") or open_clip.OPENAI_DATASET_STD),
-        quick_gelu=bool(weights.get("quick_gelu") or config.get("quick_gelu")),
+        patch_size=inner.patch_size if inner else int(tower.get("patch_size", 16)),
+        mean=rgb(weights.get("mean") or (inner.mean if inner else open_clip.OPENAI_DATASET_MEAN)),
+        std=rgb(weights.get("std") or (inner.std if inner else open_clip.OPENAI_DATASET_STD)),
+        quick_gelu=not inner and bool(weights.get("quick_gelu") or config.get("quick_gelu")),
     )
 
 
-def build_trunk(spec: TeacherSpec, input_size: int) -> OpenClipTrunk:
-    """The image tower for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet."""
+def build_trunk(spec: TeacherSpec, input_size: int) -> Trunk:
+    """The image tower for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet.
+
+    Raises:
+        TeacherError: it is no vision transformer of a kind that can teach, or there is none of that size.
+    """
     config: Any = open_clip.get_model_config(spec.architecture)
-    tower = CLIPVisionCfg(**{**config["vision_cfg"], "image_size": input_size, "patch_dropout": 0.0})
+    tower = config["vision_cfg"]
+    if "timm_model_name" in tower:
+        pool = {"global_pool": tower["timm_pool"]} if tower.get("timm_pool") else {}
+        return timm_adapter.build_timm_trunk(tower["timm_model_name"], input_size, spec.name, **pool)
+    settings = CLIPVisionCfg(**{**tower, "image_size": input_size, "patch_dropout": 0.0})
     with silent_library(), torch.device("meta"):
-        model = _build_vision_tower(config["embed_dim"], tower, quick_gelu=spec.quick_gelu)
+        model = _build_vision_tower(config["embed_dim"], settings, quick_gelu=spec.quick_gelu)
     return OpenClipTrunk(model, spec.name)
 
 
@@ -134,7 +140,7 @@ def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
     """Parameters of the pretrained tower at its own input size, from the hub or its cache; raises as open_clip does."""
     with silent_library():
         model: Any = open_clip.create_model(spec.architecture, pretrained=spec.tag, require_pretrained=True)
-    state: dict[str, Tensor] = model.visual.state_dict()
+    state: dict[str, Tensor] = getattr(model.visual, "trunk", model.visual).state_dict()
     return state
 
 

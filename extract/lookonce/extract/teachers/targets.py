@@ -32,17 +32,17 @@ def normalise_targets(hidden: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor
     return targets, mean, std
 
 
-def class_attention(query: Tensor, keys: Tensor, scale: float, prefix_tokens: int) -> Tensor:
-    """How much the class token attends to each patch, averaged over heads (MaskAlign, attentive masking).
+def patch_attention(query: Tensor, keys: Tensor, scale: float, patches: int) -> Tensor:
+    """How much a query attends to each patch, averaged over heads (MaskAlign, attentive masking: the class token's).
 
     Args:
-        query: (B, heads, 1, head_dim), the class token's.
-        keys: (B, heads, prefix_tokens + N, head_dim).
+        query: (B or 1, heads, 1, head_dim), the class token's or an attention pool's.
+        keys: (B, heads, others + N, head_dim): class token and registers, if the query meets them, then the patches.
         scale: factor of the dot products.
-        prefix_tokens: tokens before the patches; they take part in the softmax and are then dropped.
+        patches: N; the others take part in the softmax and are then dropped.
 
     Returns:
-        (B, N) float32; a row sums to what the class token does not spend on prefix tokens, at most 1.
+        (B, N) float32; a row sums to what the query does not spend on the others, at most 1.
     """
     scores = (query.float() * scale) @ keys.float().transpose(-2, -1)
-    return scores.softmax(dim=-1)[:, :, 0, prefix_tokens:].mean(dim=1)
+    return scores.softmax(dim=-1)[:, :, 0, -patches:].mean(dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.extract.teachers.spec import TeacherSpec
-from lookonce.extract.teachers.targets import class_attention, normalise_targets
+from lookonce.extract.teachers.targets import normalise_targets, patch_attention
 from lookonce.extract.teachers.trunk import Trunk
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -23,9 +23,11 @@ class TeacherOutput:
     """Raw outputs of the wanted blocks, and importance, of a batch of B views with N patches."""
 
     hidden: list[Tensor]
-    """L tensors (B, 1 + N, C), class token first, before any final norm."""
+    """L tensors (B, 1 + N, C), before any final norm; token 0 is the class token, or, where the teacher has none, the
+    mean of the patch tokens."""
     importance: Tensor
-    """(B, N) float32: attention of the class query in the teacher's last block, averaged over heads."""
+    """(B, N) float32: attention of the class query in the teacher's last block, or with attention pooling that of the
+    pool's query, averaged over heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Teacher(nn.Module):
         blocks: 1-based numbers of the wanted ones, ascending.
         width: channels of a token, C.
         patches, tokens: N and 1 + N; registers are not counted, they are dropped.
+        has_class_token, attention_pool: what token 0 and importance are, see ``TeacherOutput``.
         view_size, input_size: side of the views, and of what the trunk is fed, pixels.
         precision: of the blocks' arithmetic; embedding, residual stream, norms and everything after are float32.
         weights_digest: which weights it has (see ``weights.weights_digest``).
@@ -75,6 +78,7 @@ class Teacher(nn.Module):
         self.view_size, self.input_size, self.weights_digest = view_size, input_size, weights_digest
         self.block_count, self.width = trunk.block_count, trunk.width
         self.patches, self.tokens = trunk.patch_count, trunk.patch_count + 1
+        self.has_class_token, self.attention_pool = trunk.has_class_token, trunk.attention_pool
         if precision != "fp32":
             trunk.cast_blocks(HALF[precision])
         self.trunk = trunk
@@ -111,11 +115,14 @@ class Teacher(nn.Module):
             for number in range(1, trunk.block_count):
                 tokens = trunk.run_block(number - 1, tokens)
                 if number in self.blocks:
-                    hidden.append(self._without_registers(tokens))
-            query, keys = trunk.last_query_and_keys(tokens)
-            if trunk.block_count in self.blocks:
-                hidden.append(self._without_registers(trunk.run_block(trunk.block_count - 1, tokens)))
-        importance = class_attention(query, keys, trunk.attention_scale, trunk.prefix_tokens)
+                    hidden.append(self._kept(tokens))
+            entering = tokens
+            if trunk.attention_pool or trunk.block_count in self.blocks:
+                tokens = trunk.run_block(trunk.block_count - 1, tokens)
+                if trunk.block_count in self.blocks:
+                    hidden.append(self._kept(tokens))
+            query, keys = trunk.query_and_keys(tokens if trunk.attention_pool else entering)
+        importance = patch_attention(query, keys, trunk.attention_scale, trunk.patch_count)
         return TeacherOutput(hidden=hidden, importance=importance)
 
     @torch.inference_mode()
@@ -130,6 +137,10 @@ class Teacher(nn.Module):
             return nullcontext()
         return torch.autocast(self.mean.device.type, dtype=HALF[self.precision])
 
-    def _without_registers(self, tokens: Tensor) -> Tensor:
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """Token 0 and the patches: registers are dropped, and the mean of the patches stands in for no class token."""
         prefix = self.trunk.prefix_tokens
-        return tokens if prefix == 1 else torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1)
+        if self.has_class_token and prefix == 1:
+            return tokens
+        patches = tokens[:, prefix:]
+        return torch.cat([tokens[:, :1] if self.has_class_token else patches.mean(dim=1, keepdim=True), patches], dim=1)

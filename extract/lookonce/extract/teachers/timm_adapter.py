@@ -8,78 +8,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
-from torch.nn import functional
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from lookonce.extract.teachers.silence import silent_library
-from lookonce.extract.teachers.spec import TeacherSpec, rgb
-from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
+from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
+from lookonce.extract.teachers.timm_trunk import TimmTrunk, trunk_of
 from lookonce.shared.errors import TeacherError, UsageError
-
-
-class TimmTrunk(Trunk):
-    """A ``timm.models.vision_transformer.VisionTransformer``, cut behind its last block."""
-
-    not_of_the_trunk = (
-        "norm.",
-        "fc_norm.",
-        "head.",
-        "head_dist.",
-        "pre_logits.",
-        "attn_pool.",
-        "mask_token",
-        "decoder",
-    )
-
-    def __init__(self, model: Any, name: str) -> None:
-        super().__init__()
-        if not isinstance(model, VisionTransformer):
-            raise TeacherError(f"{name} cannot teach: it is a {type(model).__name__}, not a timm VisionTransformer")
-        last = model.blocks[-1]
-        if type(last) is not Block or type(last.attn) is not Attention:
-            raise TeacherError(
-                f"{name} cannot teach: its blocks are {type(last).__name__} with {type(last.attn).__name__}, and the "
-                "class token's attention is only known for timm's Block with Attention"
-            )
-        if not model.has_class_token:
-            raise TeacherError(f"{name} cannot teach: it has no class token, and importance is what that attends to")
-        headless: Any = model
-        headless.norm, headless.fc_norm, headless.attn_pool = nn.Identity(), nn.Identity(), None
-        headless.head_drop, headless.head, headless.head_dist = nn.Identity(), nn.Identity(), None
-        self.model = model
-        self.block_count = len(model.blocks)
-        self.width = model.embed_dim
-        self.patch_count = model.patch_embed.num_patches
-        self.prefix_tokens = model.num_prefix_tokens
-        self.attention_scale = last.attn.scale
-        self.position_embedding = None
-        if model.pos_embed is not None:
-            prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-            self.position_embedding = PositionEmbedding(parameter="pos_embed", prefix=prefix)
-
-    def embed(self, pixels: Tensor) -> Tensor:  # noqa: D102 - see Trunk
-        model: Any = self.model
-        tokens: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(pixels))))
-        return tokens
-
-    def run_block(self, index: int, tokens: Tensor) -> Tensor:  # noqa: D102 - see Trunk
-        blocks: Any = self.model.blocks
-        out: Tensor = blocks[index](tokens)
-        return out
-
-    def last_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Trunk
-        blocks: Any = self.model.blocks
-        attention = blocks[-1].attn
-        normed = blocks[-1].norm1(tokens)
-        heads, size = attention.num_heads, attention.attn_dim
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        query = functional.linear(normed[:, :1], weight[:size], None if bias is None else bias[:size])
-        keys = functional.linear(normed, weight[size : 2 * size], None if bias is None else bias[size : 2 * size])
-        query = split_heads(query, heads)
-        keys = split_heads(keys, heads)
-        return attention.q_norm(query), attention.k_norm(keys)
 
 
 def describe(name: str) -> TeacherSpec:
@@ -87,7 +23,7 @@ def describe(name: str) -> TeacherSpec:
 
     Raises:
         UsageError: timm has no such model or tag (the message lists close ones).
-        TeacherError: the model's name tells no patch size, so it is no plain vision transformer.
+        TeacherError: it is no vision transformer of a kind that can teach.
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -106,7 +42,7 @@ def describe(name: str) -> TeacherSpec:
         quick = architecture.replace("_clip", "_clip_quickgelu", 1)
         if timm.is_model(quick):
             return describe(f"{quick}.{tag or config.tag}")
-    patch_size = _patch_size(architecture)
+    patch_size = patch_size_of(architecture)
     default_tag = default.tag if default is not None else ""
     tag = tag or default_tag or ""
     return TeacherSpec(
@@ -121,26 +57,48 @@ def describe(name: str) -> TeacherSpec:
     )
 
 
-def _patch_size(architecture: str) -> int:
-    """Side of a patch in pixels: from the name, or, where the name does not tell (test_vit), from the model itself."""
+def patch_size_of(architecture: str) -> int:
+    """Side of a patch in pixels: from the name, or, where the name does not tell (test_vit), from the model itself.
+
+    Raises:
+        TeacherError: the name does not tell, and the model is no vision transformer of a kind that can teach.
+    """
     if match := re.search(r"patch(\d+)", architecture):
         return int(match[1])
-    with silent_library(), torch.device("meta"):
-        model = timm.create_model(architecture, pretrained=False)
-    if not isinstance(model, VisionTransformer):
-        raise TeacherError(f"timm:{architecture} cannot teach: it is a {type(model).__name__}, not a VisionTransformer")
-    size: int = model.patch_embed.patch_size[0]
+    embed: Any = _default_model(architecture, f"timm:{architecture}").patch_embed
+    size: int = embed.img_size[0] // embed.grid_size[0]
     return size
 
 
+def _default_model(architecture: str, name: str) -> VisionTransformer | Eva:
+    """The architecture at its own size, on the meta device."""
+    with silent_library(), torch.device("meta"):
+        model = timm.create_model(architecture, pretrained=False)
+    if not isinstance(model, VisionTransformer | Eva):
+        raise TeacherError(f"{name} cannot teach: it is a {type(model).__name__}; {WHO_CAN_TEACH}")
+    return model
+
+
 def build_trunk(spec: TeacherSpec, input_size: int) -> TimmTrunk:
-    """The architecture for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet."""
+    """The architecture for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet.
+
+    Raises:
+        TeacherError: it is no vision transformer of a kind that can teach, or there is none of that size.
+    """
+    return build_timm_trunk(spec.architecture, input_size, spec.name)
+
+
+def build_timm_trunk(architecture: str, input_size: int, name: str, **options: Any) -> TimmTrunk:
+    """``build_trunk`` for a timm architecture that the teacher ``name`` is made of, with more of timm's options."""
+    # One size is all that is ever fed, so positions need not be made anew for each batch.
+    options = {"img_size": input_size, "dynamic_img_size": False, "num_classes": 0, **options}
     try:
         with silent_library(), torch.device("meta"):
-            model = timm.create_model(spec.architecture, pretrained=False, img_size=input_size, num_classes=0)
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
-        raise TeacherError(f"{spec.name} cannot teach: timm does not build it for {input_size} px ({error})") from error
-    return TimmTrunk(model, spec.name)
+            model = timm.create_model(architecture, pretrained=False, **options)
+    except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
+        _default_model(architecture, name)  # which says so, if the class is why
+        raise TeacherError(f"{name} cannot teach: timm does not build it for {input_size} px ({error})") from error
+    return trunk_of(model, name)
 
 
 def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:

@@ -20,16 +20,20 @@ class PositionEmbedding:
 
 
 class Trunk(nn.Module, ABC):
-    """A vision transformer without final norm, pooling, projection and head.
+    """A vision transformer without projection and head; final norm and pooling are there if importance needs them.
 
     Attributes:
         model: the library's module; it holds the trunk's parameters and nothing else.
         block_count: number of blocks, T.
         width: channels of a token.
         patch_count: patches of an input image, N.
-        prefix_tokens: tokens before the patches: the class token, first, then registers.
+        prefix_tokens: tokens before the patches: the class token, first, if there is one, then registers.
+        has_class_token: whether there is one.
+        attention_pool: whether the model pools its patches by attention of a learned query; that is importance then,
+            and otherwise it is the attention of the class token in the last block.
         position_embedding: where to find it, or None.
-        attention_scale: what the dot products of the last block's attention are multiplied by.
+        attention_scale: what the dot products of that attention are multiplied by.
+        not_of_the_trunk: beginnings of names that files hold beside the trunk's parameters (heads, decoder); ignored.
     """
 
     model: nn.Module
@@ -38,10 +42,10 @@ class Trunk(nn.Module, ABC):
     patch_count: int
     prefix_tokens: int
     position_embedding: PositionEmbedding | None
+    has_class_token: bool
+    attention_pool: bool
     attention_scale: float
-
-    not_of_the_trunk: tuple[str, ...] = ()
-    """Prefixes of parameter names that files hold beside the trunk's (heads, final norm, decoder); ignored."""
+    not_of_the_trunk: tuple[str, ...]
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
@@ -52,12 +56,18 @@ class Trunk(nn.Module, ABC):
         """Output of the library's own block ``index`` (0-based), same shape as ``tokens``."""
 
     @abstractmethod
-    def last_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Class query (B, heads, 1, head_dim) and all keys (B, heads, tokens, head_dim) of the last block.
+    def query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The one query (B or 1, heads, 1, head_dim) whose attention is importance, and all keys that it meets.
 
         Args:
-            tokens: what enters the last block, (B, prefix_tokens + N, width).
+            tokens: (B, prefix_tokens + N, width): what enters the last block; with attention pooling what leaves it.
+
+        Returns:
+            The query, and keys (B, heads, any prefix + N, head_dim) with the patches' last.
         """
+
+    def compute_buffers(self) -> None:
+        """Compute what no file holds (tables of positions); called when the parameters are in."""
 
     def cast_blocks(self, dtype: torch.dtype) -> None:
         """Keep the matrices of the blocks in ``dtype``.

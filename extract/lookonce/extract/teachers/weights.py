@@ -54,6 +54,7 @@ def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin:
         others = f", and {len(problems) - 1} other parameters do not fit" if len(problems) > 1 else ""
         raise TeacherError(f"{origin} does not fit {name}: {problems[0]}{others}; give weights of that architecture")
     trunk.model.load_state_dict({key: value.contiguous() for key, value in fitted.items()}, assign=True)
+    trunk.compute_buffers()
     return weights_digest(found)
 
 
@@ -83,7 +84,8 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of a trunk's parameters, the same for every file, container or precision that holds the same values.
 
     For each name in sorted order, the canonical JSON ``[name, shape]`` and a line feed, then the values as
-    little-endian float32 in row-major order. The final norm, pooling, projection and heads are not among them.
+    little-endian float32 in row-major order. Projection and heads are not among them, nor, unless importance is the
+    attention of a pool, are final norm and pool (of which its query, keys and values then are).
     """
     hasher = hashlib.sha256()
     for name in sorted(state):

@@ -20,8 +20,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "model_ema", "
 ON_ALL = ("module.", "_orig_mod.")
 """Prefixes that wrappers (DataParallel, torch.compile) put on every name."""
 
-PARTS = ("visual.", "backbone.")
-"""Prefixes of the part that holds the vision trunk (CLIP's image tower, DINO's backbone); the rest is dropped."""
+PARTS = ("visual.", "trunk.", "backbone.")
+"""Prefixes of the part that holds the vision trunk (CLIP's image tower, timm's model in it, DINO's backbone); the
+rest is dropped."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
