@@ -37,8 +37,8 @@ def _summary(result: Mapping[str, Any]) -> str:
         first = f"nothing to do: all {result['shards']} shards are there"
     else:
         first = (
-            f"{result['shards_written']} of {result['shards']} shards written, {result['views_written']} views{copied} at "
-            f"{result['views_per_second']:.1f} views/s"
+            f"{result['shards_written']} of {result['shards']} shards written, {result['views_written']} views"
+            f"{copied} at {result['views_per_second']:.1f} views/s"
         )
     lines = [
         first,

@@ -51,8 +51,11 @@ class CachedImages:
         receipts = [receipt for seed in reader.seeds for receipt in reader.receipts(seed)]
         return cls(reader.root, reader.seeds, {hole.key: hole.reason for one in receipts for hole in one.holes})
 
-    def listing(self) -> Listing:
+    def listing(self, *, anew: bool = False) -> Listing:
         """Keys and labels; the sizes are not known (0), so the listing's digest is not the data's.
+
+        Args:
+            anew: changes nothing: every call looks at the cache.
 
         Raises:
             CacheError: the cache is gone, incomplete or damaged.
