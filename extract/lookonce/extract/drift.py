@@ -137,7 +137,7 @@ def _look(
     teacher: Teacher, pixels: Tensor, batch_size: int, reader: CacheReader, views: Sequence[SampledView]
 ) -> tuple[Floats, Floats]:
     """Targets of the stored tokens (B, T, L, C) and importance (B, N)."""
-    looked = [teacher.look(part) for part in pixels.split(batch_size)]
+    looked = [teacher.look(part) for part in torch.split(pixels, batch_size)]
     targets = torch.cat([features.targets for features in looked]).cpu().numpy()
     importance = torch.cat([features.importance for features in looked]).cpu().numpy()
     for view, finite in zip(views, np.isfinite(targets).all((1, 2, 3)) & np.isfinite(importance).all(1), strict=True):
