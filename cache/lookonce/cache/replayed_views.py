@@ -27,16 +27,16 @@ class ReplayedViews:
     def __init__(self, reader: CacheReader, images: str) -> None:
         self._reader = reader
         self._source = open_source(images)
-        entries = {entry.key: entry for entry in self._source.listing().entries}
+        self._listing = self._source.listing()
         keys: list[str] = reader.column("key", reader.seeds[0]).tolist()
-        rows = np.unique(np.concatenate([reader.rows(seed) for seed in reader.seeds])).tolist()
-        missing = [keys[row] for row in rows if keys[row] not in entries]
-        if missing:
+        rows = np.unique(np.concatenate([reader.rows(seed) for seed in reader.seeds]))
+        self._positions = self._listing.positions(keys)
+        missing = rows[self._positions[rows] < 0]
+        if len(missing):
             raise SourceError(
-                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: {missing[0]!r}); "
-                "give the images that the cache was made from, or extract with --pixels store"
+                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: "
+                f"{keys[missing[0]]!r}); give the images that the cache was made from, or extract with --pixels store"
             )
-        self._entries = {row: entries[keys[row]] for row in rows}
         self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
 
     def patches(self, seed: int, row: int) -> NDArray[np.uint8]:
@@ -46,7 +46,7 @@ class ReplayedViews:
             CacheMismatchError: it has other pixels than the teacher saw.
             SourceError: the image is gone or cannot be read.
         """
-        entry = self._entries[row]
+        entry = self._listing.entries[self._positions[row]]
         recipe = self._reader.manifest.recipe
         image = decode_rgb(self._source.read(entry), entry.key)
         pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)

@@ -6,7 +6,6 @@ bytes and their keys, and where the table is a file (see ``kept``), none of it s
 
 from __future__ import annotations
 
-import bisect
 import os
 import struct
 import weakref
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from operator import attrgetter
 from typing import Protocol, SupportsIndex, overload
 
 from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
@@ -149,11 +147,6 @@ class EntryTable(Sequence[ListingEntry]):
     def __reduce__(self) -> tuple[object, ...]:
         rows, keys, _ = packed(list(self), 0)
         return EntryTable.in_memory, (rows, keys)
-
-    def find(self, key: str) -> int | None:
-        """Position of a key, or None."""
-        position = bisect.bisect_left(self, key, key=attrgetter("key"))
-        return position if position < len(self) and self[position].key == key else None
 
     @cached_property
     def digest(self) -> str:

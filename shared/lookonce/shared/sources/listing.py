@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources.entry_table import EntryTable, ListingEntry
 
@@ -38,6 +41,18 @@ class Listing:
     def digest(self) -> str:
         """``sha256:`` over the (key, byte count) pairs in key order: the data's identity, wherever it lies."""
         return cast(EntryTable, self.entries).digest
+
+    def positions(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Where the entries of some keys are, int64 (keys,); -1 for a key that is not listed."""
+        found = np.full(len(keys), -1, np.int64)
+        entries = enumerate(self.entries)
+        position, entry = next(entries, (-1, None))
+        for row in sorted(range(len(keys)), key=keys.__getitem__):
+            while entry is not None and entry.key < keys[row]:
+                position, entry = next(entries, (-1, None))
+            if entry is not None and entry.key == keys[row]:
+                found[row] = position
+        return found
 
     def head(self, limit: int) -> Listing:
         """The first ``limit`` entries (all, if there are fewer), with the same classes.
