@@ -160,7 +160,7 @@ OTHER_KINDS = (
     "timm:vit_pe_core_tiny_patch16_384",  # class token and attention pooling, which attends to the class token too
     "timm:vit_small_patch16_rope_224",
     "timm:vit_small_patch16_rope_ape_224",
-    "timm:vit_tiny_patch16_dinov3_qkvb",
+    "timm:vit_small_patch16_dinov3_qkvb",
     "timm:deit3_small_patch16_224",
     "open_clip:ViT-B-16-SigLIP2/webli",
 )
