@@ -53,3 +53,11 @@ def test_what_workers_return_is_small(manifest, fill_cache, tmp_path):
     receipt = CacheLayout(tmp_path / "cache").load_receipt(0, 0)
     assert len(pickle.dumps(receipt)) < 10_000
     assert len(pickle.dumps(BatchProgress(views=32))) < 1_000
+
+
+def test_ray_takes_a_task_apart_and_puts_it_together(manifest, listing, tmp_path):
+    from ray import cloudpickle
+
+    (task, *_) = remaining_tasks(tmp_path, manifest, (0,), listing)
+    there = cloudpickle.loads(cloudpickle.dumps(task))
+    assert (there.rows, list(there.entries)) == (task.rows, list(task.entries))

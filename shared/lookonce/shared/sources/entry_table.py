@@ -146,7 +146,7 @@ class EntryTable(Sequence[ListingEntry]):
 
     def __reduce__(self) -> tuple[object, ...]:
         rows, keys, _ = packed(list(self), 0)
-        return EntryTable.in_memory, (rows, keys)
+        return _table_in_memory, (rows, keys)  # a function: Ray's pickle takes a class method apart, to its globals
 
     @cached_property
     def digest(self) -> str:
@@ -167,6 +167,10 @@ class EntryTable(Sequence[ListingEntry]):
             entries.append(ListingEntry(key, label, byte_count, part, offset))
             position = key_end - key_start
         return entries
+
+
+def _table_in_memory(rows: bytes, keys: bytes) -> EntryTable:
+    return EntryTable.in_memory(rows, keys)
 
 
 def packed(entries: Sequence[ListingEntry], key_start: int) -> tuple[bytes, bytes, int]:
