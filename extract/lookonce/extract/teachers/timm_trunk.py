@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import AttentionPoolLatent, AttentionRope
-from timm.layers.attention import Attention
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models._manipulate import reinit_non_persistent_buffers
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
