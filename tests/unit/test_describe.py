@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookonce.cache.create import create_cache
 from lookonce.cache.describe import describe_cache
 from lookonce.cache.describe_lines import describe_lines
 from lookonce.cache.picture import draw_cache
@@ -18,6 +20,7 @@ from lookonce.cache.picture_samples import principal_components, shown_samples
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import CacheError, IncompleteCacheError, StorageError, UsageError
 from lookonce.shared.patches import unpatchify
+from lookonce.storage_schemas.tokens import TopTokens
 
 
 @pytest.fixture
@@ -53,6 +56,16 @@ def test_facts_of_a_whole_cache(cache: Path) -> None:
     assert facts["statistics"] == {"feature_norm": 1.0}
     assert facts["versions"] == {"lookonce": ["test"]}
     assert lines_of(cache)["seeds"] == "0, 2 whole"
+
+
+def test_what_the_tokens_are_is_told(make_manifest, tmp_path: Path) -> None:
+    recipe = make_manifest(tokens=TopTokens(share=0.25)).recipe
+    pooled = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, first_token="patch-mean"))
+    create_cache(tmp_path / "c", dataclasses.replace(make_manifest(tokens=recipe.tokens), recipe=pooled))
+    lines = lines_of(tmp_path / "c")
+    assert "top:0.25: the class token and 4 of 16 patches" in lines["tokens"]
+    assert lines["tokens"].endswith("; token 0 is patch-mean")
+    assert lines["importance"] == recipe.importance
 
 
 def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:

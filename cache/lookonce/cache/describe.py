@@ -44,6 +44,8 @@ def describe_cache(root: Path) -> dict[str, Any]:
         "patches": recipe.patches,
         "tokens": recipe.tokens.document(),
         "stored_patches": recipe.stored_patches,
+        "importance": recipe.importance,
+        "first_token": recipe.teacher.first_token,
         "samples": manifest.samples,
         "shard_size": manifest.shard_size,
         "seeds": seeds,

@@ -21,7 +21,8 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         "precision": facts["precision"],
         "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
         f"{facts['patch_size']} px, pixels {'stored' if facts['pixels'] == 'store' else 'not stored'}",
-        "tokens": _tokens(facts),
+        "tokens": _tokens(facts) + ("" if facts["first_token"] == "class" else f"; token 0 is {facts['first_token']}"),
+        "importance": facts["importance"],
         "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",
         "seeds": _seeds_line(facts["seeds"]),
         "holes": f"{holes['count']}" + (" (unreadable images)" if holes["count"] else ""),
