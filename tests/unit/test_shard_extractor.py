@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lookonce.cache.create import create_cache, prepare_seed
+from lookonce.extract.batch_encoder import LaneTime
 from lookonce.extract.lanes import MOST_CPU_LANES, Lanes
 from lookonce.extract.pipeline import AHEAD, BatchProgress
 from lookonce.extract.shard_extractor import ShardExtractor, ShardTask
@@ -198,3 +199,12 @@ def test_closed_in_the_middle_it_leaves_nothing_open(extraction):
     events.close()
     assert not list(root.rglob("*.tmp-*"))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lookonce-lane")]
+
+
+def test_time_is_accounted_for(extraction):
+    source = FakeSource()
+    _, extractor, tasks = extraction("cache", source=source, seeds=(0,))
+    spent = sum((event.time for event in extractor.extract(tasks) if isinstance(event, BatchProgress)), LaneTime())
+    assert spent.teacher >= 0.03 * 3  # the slow looks
+    assert spent.decode > 0.01  # the first images take longest
+    assert 0 < spent.forward < spent.teacher  # it sleeps, which is no CPU time

@@ -49,5 +49,5 @@ def _summary(result: Mapping[str, Any]) -> str:
     ]
     if result["time_share"]:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result["time_share"].items())
-        lines.append(f"time         {shares}")
+        lines.append(f"time         {shares}; {result['efficiency']:.0%} of the bare forward's rate")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,15 @@ class LaneTime:
     """Waiting for batches before this one to be written."""
     forward: float = 0.0
     """What the bare forward took: CPU time of the lane on CPUs, time alone on the device on a GPU."""
+
+    def __add__(self, other: LaneTime) -> LaneTime:
+        return LaneTime(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def shares(self) -> dict[str, float]:
+        """``decode``, ``teacher`` and ``write`` as shares of their sum, 0..1; empty when there is no time."""
+        parts = {"decode": self.decode, "teacher": self.teacher, "write": self.write}
+        total = sum(parts.values())
+        return {name: round(spent / total, 4) for name, spent in parts.items()} if total else {}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,6 +32,8 @@ class BatchProgress:
     """Taken from an earlier cache as they are."""
     time: LaneTime = field(default_factory=LaneTime)
     """Where the time of the lane that looked at it went."""
+    worker: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
+    """Who looked: node and process."""
 
 
 class Pipeline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,13 +10,14 @@ from types import TracebackType
 from tqdm import tqdm
 
 from lookonce.extract.shard_extractor import BatchProgress, ShardTask
+from lookonce.extract.worker_table import WorkerTable
 from lookonce.shared.progress import progress_bar
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
 
 class ExtractionProgress:
-    """Counts events of an extraction and shows them as one line on standard error."""
+    """Counts events of an extraction; shows them on standard error: one line, on a terminal also a row a worker."""
 
     def __init__(self, tasks: Sequence[ShardTask], manifest: Manifest, *, show: bool) -> None:
         self.views = 0
@@ -25,7 +26,8 @@ class ExtractionProgress:
         """Views taken from an earlier cache."""
         self._written: dict[tuple[int, int], int] = {}
         """Views by (seed, shard): where a worker is lost between two seeds' receipts, both seeds are done again."""
-        self._seconds: collections.Counter[str] = collections.Counter()
+        self.workers = WorkerTable(show=show and sys.stderr.isatty())
+        """Where the workers' time goes."""
         self._view_bytes = sum(spec.sample_bytes for spec in manifest.arrays)
         self._total = sum(len(task.rows) * len(task.seeds) for task in tasks)
         self._show = show
@@ -41,6 +43,7 @@ class ExtractionProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended = time.perf_counter()
+        self.workers.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -66,15 +69,9 @@ class ExtractionProgress:
             return
         self.views += event.views
         self.copied += event.copied
-        spent = event.time
-        self._seconds.update(decode=spent.decode, teacher=spent.teacher, write=spent.write)
+        self.workers.update(event)
         if self._bar is not None:
             written = (self.views + self.copied) * self._view_bytes
-            shares = " ".join(f"{name} {share:.0%}" for name, share in self.time_share().items())
+            shares = " ".join(f"{name} {share:.0%}" for name, share in self.workers.spent.shares().items())
             self._bar.set_postfix_str(f"{written / 1e6:.0f} MB, {shares}", refresh=False)
             self._bar.update(event.views + event.copied)
-
-    def time_share(self) -> dict[str, float]:
-        """Share of the workers' time by activity, 0..1."""
-        total = sum(self._seconds.values())
-        return {name: round(spent / total, 4) for name, spent in self._seconds.items()} if total else {}

@@ -9,6 +9,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.config import ExtractionConfig
@@ -24,6 +26,8 @@ from lookonce.extract.prepare import (
 from lookonce.extract.progress import ExtractionProgress
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.teachers import Teacher
+from lookonce.extract.worker_table import efficiency
+from lookonce.extract.workers import expected_workers
 from lookonce.shared.errors import SourceError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
@@ -53,7 +57,9 @@ class ExtractionSummary:
     seconds: float
     views_per_second: float
     time_share: dict[str, float]
-    """Share of the workers' time waiting for decode, in the teacher, and encoding and writing."""
+    """Share of the workers' time waiting for views, in the teacher and encoding, and waiting for what is written."""
+    efficiency: float | None
+    """Rate over the bare forward's, 0..1; None when nothing was looked at."""
     saturated_share: float
     """Largest share of target values of a shard outside the precision's range."""
 
@@ -73,9 +79,14 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
     config = _with_absolute_paths(config)
     existing_manifest(config.out)  # refuses a folder that is something else before anything is written there
     extraction = open_extraction(config)
-    teacher = load_config_teacher(config, resolve_device(config.device))
+    if config.executor == "ray" and config.ray_address == "local":
+        expected_workers(config)  # refuses too many before the teacher is loaded
+    teacher: Teacher | None = load_config_teacher(config, resolve_device(config.device))
     with exclusive_writer(config.out):
         manifest = open_or_create(extraction, teacher)
+        if config.executor == "ray":
+            teacher = None  # workers load their own, and may need this memory
+            torch.cuda.empty_cache()
         remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
@@ -99,12 +110,12 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
 
 
 def _events(
-    extraction: Extraction, manifest: Manifest, teacher: Teacher, tasks: Sequence[ShardTask]
+    extraction: Extraction, manifest: Manifest, teacher: Teacher | None, tasks: Sequence[ShardTask]
 ) -> Generator[BatchProgress | Receipt]:
     config = extraction.config
     if not tasks:
         return
-    if config.executor == "inline":
+    if teacher is not None:
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher,
             batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
@@ -124,21 +135,28 @@ def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:
 def _summary(
     config: ExtractionConfig, manifest: Manifest, seeds: tuple[int, ...], progress: ExtractionProgress, seconds: float
 ) -> ExtractionSummary:
-    layout = CacheLayout(config.out)
-    receipts = [layout.load_receipt(seed, shard) for seed in seeds for shard in range(manifest.shard_count)]
+    layout, holes, content_bytes, saturated_share = CacheLayout(config.out), 0, 0, 0.0
+    for seed in seeds:
+        for shard in range(manifest.shard_count):  # one at a time: memory must not grow with the samples
+            receipt = layout.load_receipt(seed, shard)
+            holes += len(receipt.holes)
+            content_bytes += receipt.content_bytes
+            saturated_share = max(saturated_share, receipt.statistics.get("saturated_share", 0.0))
+    spent = progress.workers.spent
     return ExtractionSummary(
         cache=str(config.out),
         fingerprint=manifest.recipe.fingerprint,
         samples=manifest.samples,
         seeds=seeds,
-        shards=len(receipts),
+        shards=len(seeds) * manifest.shard_count,
         shards_written=progress.shards_written,
         views_written=progress.views_written,
         views_copied=progress.copied,
-        holes=sum(len(receipt.holes) for receipt in receipts),
-        bytes=sum(receipt.content_bytes for receipt in receipts),
+        holes=holes,
+        bytes=content_bytes,
         seconds=round(seconds, 3),
         views_per_second=round(progress.views / progress.seconds, 2) if progress.seconds else 0.0,
-        time_share=progress.time_share(),
-        saturated_share=max(receipt.statistics.get("saturated_share", 0.0) for receipt in receipts),
+        time_share=spent.shares(),
+        efficiency=efficiency(spent),
+        saturated_share=saturated_share,
     )

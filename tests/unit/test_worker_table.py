@@ -1,0 +1,55 @@
+"""What is told of the workers while they work, and at the end."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+
+from lookonce.extract.batch_encoder import LaneTime
+from lookonce.extract.pipeline import BatchProgress
+from lookonce.extract.worker_table import WorkerTable, efficiency
+
+BUSY = LaneTime(decode=1.0, teacher=8.0, write=1.0, forward=6.0)
+STARVED = LaneTime(decode=9.0, teacher=1.0, write=0.0, forward=0.5)
+
+
+def test_rows_say_who_waits_for_what():
+    table = WorkerTable(show=False)
+    for worker, spent in (("node1:11", BUSY), ("node2:22", STARVED), ("node1:11", BUSY)):
+        table.update(BatchProgress(views=32, time=spent, worker=worker))
+    assert "node1:11" in table.row("node1:11")
+    assert "decode  10%  teacher  80%  write  10%" in table.row("node1:11")
+    assert "decode  90%  teacher  10%  write   0%" in table.row("node2:22")
+    assert table.spent == LaneTime(decode=11.0, teacher=17.0, write=2.0, forward=12.5)
+
+
+def test_efficiency_is_what_the_forward_has_of_the_time():
+    assert efficiency(BUSY) == 0.6
+    assert efficiency(BUSY + STARVED) == 0.325
+    assert efficiency(LaneTime()) is None
+    assert LaneTime().shares() == {}
+
+
+def test_views_that_a_lost_worker_takes_back_are_no_worker():
+    table = WorkerTable(show=False)
+    table.update(BatchProgress(views=-32))
+    table.update(BatchProgress(copied=32))
+    assert table.spent == LaneTime()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_are_drawn_for_several_workers(capfd, workers):
+    table = WorkerTable(show=True)
+    for number in range(workers):
+        table.update(BatchProgress(views=32, time=BUSY, worker=f"node:{number}"))
+    table.close()
+    printed = capfd.readouterr().err
+    assert [f"node:{number}" in printed for number in range(2)] == [workers == 2] * 2
+
+
+def test_progress_names_its_process_and_keeps_it_on_the_way():
+    event = BatchProgress(views=32)
+    assert event.worker == f"{os.uname().nodename}:{os.getpid()}"
+    assert pickle.loads(pickle.dumps(event)) == event
