@@ -22,6 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import load_config_teacher, resolve_device
+from lookonce.extract.ray_head import HeadWatch
 from lookonce.extract.reuse import Reuse
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.workers import WorkerResources, share_out
@@ -39,6 +40,12 @@ class WorkerLostError(LookonceError):
     """Workers died again and again on the same shard: look for memory or driver trouble on the nodes."""
 
     code = "L800"
+
+
+class RayStartError(LookonceError):
+    """Ray does not start here: run again when the machine is less busy, or without Ray."""
+
+    code = "L802"
 
 
 class ExtractionWorker:
@@ -98,6 +105,7 @@ def ray_cluster(address: str) -> Iterator[None]:
 
     Raises:
         UsageError: there is no cluster at the address.
+        RayStartError: a local one does not start.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own future default; silences its warning
     _require_listener(address)
@@ -108,6 +116,11 @@ def ray_cluster(address: str) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, ValueError) as error:
             raise UsageError(f"--ray-address {address}: no Ray cluster can be joined there: {error}") from error
+        except Exception as error:  # bare, where a local Ray is not up within Ray's own 30 s
+            raise RayStartError(
+                f"--ray-address {address}: Ray did not start: {error} The machine may be too busy, or its temporary "
+                "folder full; run the same command again, or without Ray: --executor inline"
+            ) from error
         except SystemExit as stop:  # Ray's SIGTERM handler, which ends the process with code 15 and without a word
             raise KeyboardInterrupt from stop
         if threading.current_thread() is threading.main_thread():
@@ -137,12 +150,14 @@ class _Crew:
         self._waiting = collections.deque(tasks)
         self._lost: collections.Counter[ShardTask] = collections.Counter()
         self._busy: dict[Any, _Job] = {}
+        self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         for _ in range(min(resources.workers, len(tasks))):
             self._start(self._hire())
 
     def events(self) -> Iterator[BatchProgress | Receipt]:
         """What the workers yield, as it comes, until all tasks are done."""
         while self._busy:
+            self._head.check()
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=1.0, fetch_local=False)
             for stream in ready:
                 try:
@@ -210,6 +225,7 @@ def run_ray(
 
     Raises:
         WorkerLostError: a shard's workers died again and again.
+        HeadLostError: the cluster's head is gone.
         LookonceError: whatever a worker raised.
     """
     with ray_cluster(config.ray_address):
