@@ -11,6 +11,8 @@ import pytest
 from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources import NO_LABEL, HuggingFaceImages, hugging_face, open_source
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cannot locate reference")  # dill's, while datasets writes
+
 
 @pytest.fixture
 def datasets() -> Any:
