@@ -41,7 +41,7 @@ def test_a_tar_that_is_cut_off_is_named(extract_tiny: Callable[..., Any], tars: 
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Cannot locate reference")  # dill's, while datasets writes
+@pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # dill's, while datasets writes
 def test_a_dataset_gives_the_views_of_its_own_keys(
     extract_tiny: Callable[..., Any], tiny_images: Path, tmp_path: Path
 ) -> None:

@@ -136,7 +136,7 @@ class TestTarShards(SourceContract):
         return open_source(f"{place}/{{0..1}}.tar")
 
 
-@pytest.mark.filterwarnings("ignore:Cannot locate reference")  # dill's, while datasets writes
+@pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # dill's, while datasets writes
 class TestHuggingFaceImages(SourceContract):
     """Rows in key order."""
 

@@ -11,7 +11,7 @@ import pytest
 from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources import NO_LABEL, HuggingFaceImages, hugging_face, open_source
 
-pytestmark = pytest.mark.filterwarnings("ignore:Cannot locate reference")  # dill's, while datasets writes
+pytestmark = pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # dill's, while datasets writes
 
 
 @pytest.fixture
