@@ -26,6 +26,10 @@ def run_child(request: dict) -> None:
     os.environ.update(request["environment"])
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
+    if request["user"]:
+        os.setgroups([])
+        os.setgid(request["user"])
+        os.setuid(request["user"])
     main(request["start"])
 
 

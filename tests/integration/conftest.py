@@ -106,12 +106,12 @@ class Forks:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
-    def start(self, arguments: Sequence[Any], *, file_bytes: int = 0, **environment: str) -> Running:
+    def start(self, arguments: Sequence[Any], *, file_bytes: int = 0, user: int = 0, **environment: str) -> Running:
         self._count += 1
         stdout, stderr = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
         request = {
             "start": [str(argument) for argument in arguments], "stdout": str(stdout), "stderr": str(stderr),
-            "environment": environment, "file_bytes": file_bytes,
+            "environment": environment, "file_bytes": file_bytes, "user": user,
         }  # fmt: skip
         return Running(self, self.ask(request), stdout, stderr)
 
