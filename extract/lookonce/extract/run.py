@@ -81,12 +81,12 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
     extraction = open_extraction(config)
     if config.executor == "ray" and config.ray_address == "local":
         expected_workers(config)  # refuses too many before the teacher is loaded
-    teacher: Teacher | None = load_config_teacher(config, resolve_device(config.device))
+    teacher = load_config_teacher(config, resolve_device(config.device))
     with exclusive_writer(config.out):
         manifest = open_or_create(extraction, teacher)
-        if config.executor == "ray":
-            teacher = None  # workers load their own, and may need this memory
-            torch.cuda.empty_cache()
+        own_teacher = teacher if config.executor == "inline" else None
+        del teacher  # Ray's workers load their own, and may need its memory
+        torch.cuda.empty_cache()
         remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
@@ -94,7 +94,7 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
             print(size_sentence(manifest, extraction.listing, seeds), file=sys.stderr, flush=True)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
         try:
-            with progress, contextlib.closing(_events(extraction, manifest, teacher, tasks)) as events:
+            with progress, contextlib.closing(_events(extraction, manifest, own_teacher, tasks)) as events:
                 for event in events:
                     progress.update(event)
         finally:
