@@ -137,7 +137,7 @@ def test_a_damaged_listing_is_made_anew(small: Path, folder: Path, damage: str) 
     if damage == "flip":
         data[5] ^= 1
     elif damage == "other version":
-        data = data.replace(b'"version": 1', b'"version": 2')
+        data = data.replace(b'"version": 2', b'"version": 1')
     file.unlink()  # the first listing still reads it
     file.write_bytes({"cut": data[:-9], "empty": b""}.get(damage, data))
     again = ImageFolder(folder).listing()
@@ -254,3 +254,17 @@ def test_classes_of_labels(labels: list[str | None], classes: tuple[str, ...], n
             builder.add(str(number), 1, label=label)
         assert builder.classes == classes
         assert [entry.label for entry in builder.entries()] == numbers
+
+
+def test_a_file_written_again_is_noticed_whatever_its_size(folder: Path) -> None:
+    source = ImageFolder(folder)
+    entry = source.listing().entries[3]
+    assert source.read(entry)
+    file = folder / entry.key
+    status = file.stat()
+    file.write_bytes(bytes(len(file.read_bytes())))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    with pytest.raises(SourceError, match=rf"{entry.key}: expected a file changed last at .*was written again"):
+        source.read(entry)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert source.read(entry)

@@ -1,6 +1,6 @@
 """The images of a listing as bytes, in memory or in a file; an entry becomes an object only when it is asked for.
 
-A million entries as Python objects take some 300 MB, and a driver would hold them for days. As a table they take 32
+A million entries as Python objects take some 300 MB, and a driver would hold them for days. As a table they take 40
 bytes and their keys, and where the table is a file (see ``kept``), none of it stays in memory.
 """
 
@@ -21,8 +21,8 @@ from lookonce.shared.errors import StorageError
 NO_LABEL = -1
 """Label of an image that belongs to no class."""
 
-ROW = struct.Struct("<QqqiI")
-"""An entry: end of its key among all keys' bytes, byte count, offset, label, part; little-endian."""
+ROW = struct.Struct("<QqqqiI")
+"""An entry: end of its key among all keys' bytes, byte count, offset, time of change, label, part; little-endian."""
 
 CHUNK = 4096
 """Entries that are made at a time when all are wanted."""
@@ -42,6 +42,8 @@ class ListingEntry:
     """Which file of its source holds it, where one holds many."""
     offset: int = 0
     """Where it begins in that file: a byte or a row, as the source has it."""
+    modified_ns: int = 0
+    """When its own file was changed last, nanoseconds; 0 where it has none. No part of a listing's digest."""
 
 
 class Bytes(Protocol):
@@ -162,9 +164,9 @@ class EntryTable(Sequence[ListingEntry]):
         key_start = rows.pop(0)[0] if start else 0
         text = self._keys.read(key_start, rows[-1][0])
         entries, position = [], 0
-        for key_end, byte_count, offset, label, part in rows:
+        for key_end, byte_count, offset, modified_ns, label, part in rows:
             key = text[position : key_end - key_start].decode()
-            entries.append(ListingEntry(key, label, byte_count, part, offset))
+            entries.append(ListingEntry(key, label, byte_count, part, offset, modified_ns))
             position = key_end - key_start
         return entries
 
@@ -178,7 +180,7 @@ def packed(entries: Sequence[ListingEntry], key_start: int) -> tuple[bytes, byte
     rows, keys, end = [], [entry.key.encode() for entry in entries], key_start
     for entry, key in zip(entries, keys, strict=True):
         end += len(key)
-        rows.append(ROW.pack(end, entry.byte_count, entry.offset, entry.label, entry.part))
+        rows.append(ROW.pack(end, entry.byte_count, entry.offset, entry.modified_ns, entry.label, entry.part))
     return b"".join(rows), b"".join(keys), end
 
 

@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from lookonce.shared.errors import SourceError
@@ -49,11 +50,11 @@ class ImageFolder:
         others: Counter[str] = Counter()
         for key, file in _walk(self.root, watch):
             extension = os.path.splitext(key)[1].lower()
-            size = _file_size(file) if extension in EXTENSIONS else None
-            if size is None:
+            status = _file_status(file) if extension in EXTENSIONS else None
+            if status is None:
                 others[extension or "without extension"] += 1
             else:
-                builder.add(_text(key, file), size)
+                builder.add(_text(key, file), status.st_size, modified_ns=status.st_mtime_ns)
         if not len(builder):
             raise SourceError(self._nothing_found(others))
         return builder
@@ -62,10 +63,12 @@ class ImageFolder:
         """The file of one entry.
 
         Raises:
-            SourceError: the file is gone, cannot be read, or has another size than it was listed with.
+            SourceError: the file is gone, cannot be read, or has another size or time of change than it was listed
+                with.
         """
         try:
-            data = (self.root / entry.key).read_bytes()
+            with (self.root / entry.key).open("rb") as file:
+                modified_ns, data = os.fstat(file.fileno()).st_mtime_ns, file.read()
         except OSError as error:
             raise SourceError(
                 f"{entry.key}: expected {entry.byte_count} bytes in {self.root}, found no readable file "
@@ -75,6 +78,11 @@ class ImageFolder:
             raise SourceError(
                 f"{entry.key}: expected {entry.byte_count} bytes, found {len(data)}; the file in {self.root} has "
                 f"changed since the folder was listed: {RESTORE}"
+            )
+        if entry.modified_ns not in (0, modified_ns):
+            raise SourceError(
+                f"{entry.key}: expected a file changed last at {_time(entry.modified_ns)}, found {_time(modified_ns)}; "
+                f"the file in {self.root} was written again since the folder was listed: {RESTORE}"
             )
         return data
 
@@ -128,8 +136,12 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def _file_size(file: os.DirEntry[str]) -> int | None:
-    """Bytes of a plain file, None for a pipe or socket (it would block its reader); refuses links that lead nowhere."""
+def _time(nanoseconds: int) -> str:
+    return f"{datetime.fromtimestamp(nanoseconds / 1e9):%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _file_status(file: os.DirEntry[str]) -> os.stat_result | None:
+    """Status of a plain file, None for a pipe or socket (which block a reader); refuses links that lead nowhere."""
     try:
         status = file.stat()
     except OSError as error:
@@ -137,7 +149,7 @@ def _file_size(file: os.DirEntry[str]) -> int | None:
             f"{file.path}: expected an image, found a link or file that leads nowhere ({error.strerror}); "
             "correct or remove it"
         ) from error
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _text(key: str, file: os.DirEntry[str]) -> str:

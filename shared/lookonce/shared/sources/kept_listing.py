@@ -31,7 +31,7 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
 from lookonce.shared.sources.sorted_runs import SortedRuns
 
-VERSION = 1
+VERSION = 2
 
 KEPT_FROM = 10_000
 """Images from which on a listing is a file, and is kept."""

@@ -41,15 +41,18 @@ class ListingBuilder:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def add(self, key: str, byte_count: int, *, label: str | None = None, part: int = 0, offset: int = 0) -> None:
-        """Take one image; ``label`` is its class's name or number."""
+    def add(
+        self, key: str, byte_count: int, *, label: str | None = None, part: int = 0, offset: int = 0,
+        modified_ns: int = 0,
+    ) -> None:  # fmt: skip
+        """Take one image; ``label`` is its class's name or number, the rest as in ``ListingEntry``."""
         number = NO_LABEL if label is None else self._labels.setdefault(label, len(self._labels))
         folder, slash, _ = key.partition("/")
         if slash:
             self._folders.add(folder)
         else:
             self._loose = True
-        self._runs.add((key, byte_count, number, part, offset))
+        self._runs.add((key, byte_count, number, part, offset, modified_ns))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -75,9 +78,9 @@ class ListingBuilder:
         previous: ListingEntry | None = None
         twice: list[str] = []
         count = 0
-        for key, byte_count, number, part, offset in self._runs:
+        for key, byte_count, number, part, offset, modified_ns in self._runs:
             label = by_label.get(number, NO_LABEL) if by_label else by_folder.get(key.split("/", 1)[0], NO_LABEL)
-            entry = ListingEntry(key, label, byte_count, part, offset)
+            entry = ListingEntry(key, label, byte_count, part, offset, modified_ns)
             if previous is not None and previous.key == key:
                 count += 1
                 if len(twice) < SHOWN:
