@@ -72,7 +72,8 @@ class ExtractionWorker:
         """
         if self._extractor is None:
             self._extractor = self._load()
-        yield from self._extractor.extract([task])
+        for event in self._extractor.extract([task]):  # noqa: UP028 - Ray sends statistics into this generator,
+            yield event  # which ``yield from`` would hand on
 
     def _load(self) -> ShardExtractor:
         config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
