@@ -45,7 +45,7 @@ class Lanes:
         torch.set_num_threads(self.threads)  # a property of the thread
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the weights have arrived
-            self._streams.own = torch.cuda.Stream(self._device)
+            self._streams.own = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def stream(self) -> contextlib.AbstractContextManager[object]:
         """Within, a GPU's work goes to the lane's own stream."""

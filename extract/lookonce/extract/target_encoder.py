@@ -51,7 +51,7 @@ class TargetEncoder(nn.Module):
         if self._float_dtype is not None:
             nothing = torch.zeros((), dtype=torch.float64, device=targets.device)
             return targets.to(self._float_dtype).view(getattr(torch, self._precision.dtype)), nothing
-        slices = targets.split(_slice_length(targets)) if targets.dim() > 2 else (targets,)
+        slices = torch.split(targets, _slice_length(targets)) if targets.dim() > 2 else (targets,)
         parts, saturated = zip(*(self._quantise(values) for values in slices), strict=True)
         stored = parts[0] if len(parts) == 1 else torch.cat(parts)
         return stored, torch.stack(saturated).sum().double() / targets.numel()

@@ -89,7 +89,7 @@ def _summarise(result: Mapping[str, Any]) -> str:
 
 CONVERT = Subcommand(
     name="convert",
-    description="Write the same features in another container, in fewer bits, of fewer tokens, or in shards of another size.",
+    description="Write the same features in another container, fewer bits, fewer tokens, or shards of another size.",
     options=Options,
     run=_run,
     summarise=_summarise,
