@@ -1,0 +1,96 @@
+"""What caching costs in quality: students of 1, 2, 4, 8 cached views an image against a teacher that looks every epoch.
+
+    python examples/cached_seeds.py --out seeds --run-seeds 0-2 \
+        --teacher-weights ../shared/data/deit_tiny_patch16_224.safetensors [--quick]
+
+A view is a function of (image, augmentation seed), and every epoch takes the next seed: with as many cached seeds as
+epochs no view comes twice, which is what a teacher online with fresh views gives, to the number. So one cache serves
+all: ``--seeds 0-(K-1)`` of it. All runs of a run seed have the same steps, first weights and order of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from study import Judged, Study, Variant, run_study, table, write_results
+from study_options import end_with_a_sentence, study_options
+
+MEASURES = {
+    "cls, k = 10": "knn cls 10", "k = 20": "knn cls 20", "mean, k = 10": "knn mean 10", "k = 20 ": "knn mean 20",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsStudy(Study):
+    """Flags of the study."""
+
+    cached: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of cached views an image, beside one for every epoch."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the study."""
+    study = study_options(SeedsStudy, __doc__, arguments)
+    cache = study.extract("views", split="train", seeds=f"0-{study.epochs - 1}", precision="int8")
+    counts = [count for count in study.cached if count < study.epochs] + [study.epochs]
+    variants = [Variant(name=f"seeds{count}", config=study.training(cache, seeds=f"0-{count - 1}")) for count in counts]
+    judged = run_study(study, variants, study.held_out())
+    drawn = seeds_table(counts, judged)
+    write_results(study, {"Cached seeds": drawn}, {"seeds": judged})
+    draw_seeds(counts, judged, study.out / "cached_seeds.png")
+
+
+def _label(count: int, counts: Sequence[int]) -> str:
+    return "online" if count == counts[-1] else str(count)
+
+
+def seeds_table(counts: Sequence[int], judged: Sequence[Judged]) -> str:
+    """One line a number of cached seeds, the last one being the teacher online."""
+    heads = ["cached views an image", *(name.strip() for name in MEASURES), "loss, training", "test views"]
+    rows = [
+        [
+            f"{count} (online)" if count == counts[-1] else str(count),
+            *(line.text(measure, 100) for measure in MEASURES.values()),
+            line.text("training loss", digits=3), line.text("held-out", digits=3),
+        ]
+        for count, line in zip(counts, judged, strict=True)
+    ]  # fmt: skip
+    return table(heads, rows)
+
+
+def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path) -> None:
+    """Accuracy and losses over the number of cached views; bars are standard deviations of the runs."""
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = {"knn cls 10": "k-NN, class token", "knn mean 10": "k-NN, mean of patches", "linear": "linear probe"}
+    for measure, name in names.items():
+        _line(left, judged, measure, name, scale=100)
+    left.set_ylabel("top-1 on the test images, %")
+    for measure, name in {"held-out": "views of the test images", "training loss": "cached views, in training"}.items():
+        _line(right, judged, measure, name, scale=1)
+    right.set_ylabel("alignment loss")
+    for axes in (left, right):
+        axes.set_xticks(range(len(counts)), [_label(count, counts) for count in counts])
+        axes.set_xlabel("cached views an image")
+        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    FigureCanvasAgg(figure).print_png(str(file))  # type: ignore[no-untyped-call]
+
+
+def _line(axes: Axes, judged: Sequence[Judged], measure: str, name: str, *, scale: float) -> None:
+    if not all(line.measures.get(measure) for line in judged):
+        return
+    values = [np.array(line.measures[measure]) * scale for line in judged]
+    bars = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
+    axes.errorbar(range(len(values)), [value.mean() for value in values], yerr=bars, label=name, marker="o", capsize=3)
+
+
+if __name__ == "__main__":
+    end_with_a_sentence(main)
