@@ -99,6 +99,61 @@ def test_the_summary_for_people(capsys: pytest.CaptureFixture[str], images: Path
     ]
 
 
+def test_a_linear_probe_of_student_untrained_and_teacher(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model(TEACHER, img_size=32, num_classes=3).state_dict(), teacher)
+    for kind, who in {
+        "student": ("--weights", weights),
+        "untrained student": ("--untrained", "--student", STUDENT, "--view-size", 32),
+        "teacher": ("--teacher", f"timm:{TEACHER}", "--teacher-weights", teacher, "--view-size", 32),
+    }.items():
+        code, out, err = run(
+            capsys, "linear", "--json", "--device", "cpu", "--images", images, *who, "--pool", "mean", "--epochs", 30,
+            "--base-lr", 1, "--out", tmp_path / kind,
+        )  # fmt: skip
+        assert code == 0, err
+        document = json.loads(out)
+        assert document["evaluated"]["kind"] == kind
+        assert document["accuracy"] == 1.0
+        assert document["recipe"]["epochs"] == 30
+        assert json.loads((tmp_path / kind / "results.json").read_text())["accuracy"] == 1.0
+        assert len((tmp_path / kind / "metrics.jsonl").read_text().splitlines()) == 30
+
+
+def test_the_linear_summary_for_people(capsys: pytest.CaptureFixture[str], images: Path, weights: Path) -> None:
+    code, out, _ = run(capsys, "linear", "--weights", weights, "--images", images, "--pool", "mean", "--base-lr", "1")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[2:4] == [
+        "features  64 values (mean), views of 32 px",
+        "probe     sgd, 100 epochs of centre views, 100 steps",
+    ]
+    assert lines[4].startswith("train     100.00% right, loss 0.")
+    assert lines[5:] == ["test      100.00% right"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "w", "--epochs", "0"), "--epochs 0: must be at least 1"),
+        (("--weights", "w", "--base-lr", "-1"), "--base-lr -1.0"),
+        (("--weights", "w", "--checkpoint-seconds", "-1"), "--checkpoint-seconds -1.0"),
+        (("--weights", "w", "--teacher", "dino-b16"), "found --weights and --teacher"),
+        (("--untrained", "--student", STUDENT, "--view-size", "32", "--epochs", "2", "--warmup-epochs", "2"),
+         "--warmup-epochs 2.0: must be fewer than the 2 epochs"),
+        (("--untrained", "--student", STUDENT, "--view-size", "32", "--out", __file__), "is a file; --out needs"),
+    ],
+)  # fmt: skip
+def test_bad_usage_of_linear_exits_with_2(
+    capsys: pytest.CaptureFixture[str], images: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, "linear", "--images", images, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -145,16 +200,19 @@ def test_failures_exit_with_1_and_one_sentence(
         assert message in err
 
 
-def test_help_is_there_without_torch() -> None:
+@pytest.mark.parametrize("measure", ["knn", "linear"])
+def test_help_is_there_without_torch(measure: str) -> None:
     program = (
         "import sys\n"
         "from lookonce.commands.evaluate_student import main\n"
-        "try:\n    main(['knn', '--help'])\n"
+        "try:\n    main([sys.argv[1], '--help'])\n"
         "except SystemExit as stopped:\n    code = stopped.code\n"
         "heavy = {'torch', 'timm', 'ray', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, measure], capture_output=True, text=True, check=False, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "--weights" in done.stdout
 

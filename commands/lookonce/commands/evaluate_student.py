@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from lookonce.commands.command import finish, parse_arguments
 from lookonce.commands.evaluate_knn import DESCRIPTION as KNN_DESCRIPTION
 from lookonce.commands.evaluate_knn import KnnOptions, run_knn, summarise_knn
+from lookonce.commands.evaluate_linear import DESCRIPTION as LINEAR_DESCRIPTION
+from lookonce.commands.evaluate_linear import LinearOptions, run_linear, summarise_linear
 
-DESCRIPTION = "Measure how good frozen features are on labelled images: a student's, a teacher's, an untrained model's."
+DESCRIPTION = "Measure on labelled images how good a student is, a teacher, or an untrained model."
+
+MEASURES: Mapping[type[Any], tuple[Callable[[Any], Mapping[str, Any]], Callable[[Mapping[str, Any]], str]]] = {
+    KnnOptions: (run_knn, summarise_knn),
+    LinearOptions: (run_linear, summarise_linear),
+}
+"""Flags of a measure -> how it is taken, and how it is told to people."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    options: KnnOptions = parse_arguments(
-        _measures(), prog="evaluate-student", description=DESCRIPTION, arguments=arguments
-    )
-    finish(lambda: run_knn(options), options, summarise_knn)
+    options = parse_arguments(_measures(), prog="evaluate-student", description=DESCRIPTION, arguments=arguments)
+    run, summarise = MEASURES[type(options)]
+    finish(lambda: run(options), options, summarise)
 
 
 def _measures() -> Any:
     """The subcommands as a type for tyro."""
-    from tyro.conf import Suppress, subcommand
+    from tyro.conf import subcommand
 
     knn = Annotated[KnnOptions, subcommand("knn", description=KNN_DESCRIPTION)]
-    return knn | Annotated[None, Suppress]  # a union, which makes subcommands, has at least two members
+    linear = Annotated[LinearOptions, subcommand("linear", description=LINEAR_DESCRIPTION)]
+    return knn | linear

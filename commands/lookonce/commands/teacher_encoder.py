@@ -34,6 +34,11 @@ class TeacherEncoder:
         """Side of the views that the teacher was loaded for, pixels."""
         return self.teacher.view_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher runs."""
+        return self.teacher.mean.device
+
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
         """Features, float32 (B, C), of uint8 views (B, view_size, view_size, 3)."""

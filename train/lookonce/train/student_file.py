@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import Tensor
 
 from lookonce.shared.atomic import atomic_file
 from lookonce.train.student import Student
@@ -21,10 +23,19 @@ def save_student(student: Student, path: Path) -> None:
         "student": student.name,
         "view_size": str(student.img_size),
         "patch_size": str(student.patch_size),
-        "format": "pt",
     }
+    save_weights(student.export_state(), metadata, path)
+
+
+def save_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write tensors (contiguous, on the CPU) as safetensors by rename; equal content gives equal files.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    data = save(dict(state), metadata={**metadata, "format": "pt"})
     with atomic_file(path) as handle:
-        handle.write(_with_sorted_metadata(save(student.export_state(), metadata=metadata)))
+        handle.write(_with_sorted_metadata(data))
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:

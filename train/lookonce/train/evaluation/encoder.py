@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,11 @@ class Encoder(Protocol):
     @property
     def view_size(self) -> int:
         """Side of the views that it wants, pixels."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its features are."""
         ...
 
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
@@ -57,10 +62,19 @@ def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Ten
             parts.append(encoder(views))
             bar.update(len(views))
     features = torch.cat(parts)
+    require_finite(features, split, range(len(split)))
+    return features
+
+
+def require_finite(features: Tensor, split: LabelledSplit, rows: Sequence[int]) -> None:
+    """Refuse features (B, D) of the images at some places of the listing.
+
+    Raises:
+        NumericalError: features are NaN or infinite; the first such image is named.
+    """
     bad = torch.nonzero(~features.isfinite().all(dim=1)).flatten().tolist()
     if bad:
         raise NumericalError(
             f"{split.name}: the features of {len(bad)} of {len(features)} images are NaN or infinite, the first of "
-            f"{split.listing.entries[bad[0]].key}; the weights are damaged, or the training had diverged"
+            f"{split.listing.entries[rows[bad[0]]].key}; the weights are damaged, or the training had diverged"
         )
-    return features

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lookonce.shared.errors import SourceError
 from lookonce.shared.images import decode_rgb
-from lookonce.shared.sources import ImageSource, Listing, ListingEntry, open_source
-from lookonce.shared.views import center_view
+from lookonce.shared.sources import ImageSource, Listing, open_source
+from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 
 TRAIN, TEST = "train", "test"
 SHOWN_CLASSES = 5
@@ -39,6 +42,20 @@ class LabelledSplit:
         """Class number of each image in listing order, int64 (images,)."""
         return np.array([entry.label for entry in self.listing.entries], dtype=np.int64)
 
+    def part(self, start: int, stop: int) -> LabelledSplit:
+        """The images from place ``start`` of the listing up to ``stop``."""
+        entries = self.listing.entries[start:stop]
+        return replace(self, listing=Listing(entries, self.listing.classes, self.listing.stored_at))
+
+    def image(self, row: int) -> Image.Image:
+        """One image, upright, mode RGB.
+
+        Raises:
+            SourceError: it cannot be read: an accuracy over the others would be another number.
+        """
+        entry = self.listing.entries[row]
+        return decode_rgb(self.source.read(entry), f"{self.name}/{entry.key}")
+
     def batches(self, view_size: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
         """Centre views of all images in listing order, uint8 (B, view_size, view_size, 3).
 
@@ -47,23 +64,55 @@ class LabelledSplit:
             batch_size: images a batch; the last one may be smaller.
 
         Raises:
-            SourceError: an image cannot be read: an accuracy over the others would be another number.
+            SourceError: an image cannot be read.
+        """
+        return _ahead(lambda row: center_view(self.image(row), view_size), range(len(self)), batch_size)
+
+    def drawn_batches(
+        self, rows: Sequence[int], recipe: ViewRecipe, batch_size: int, *, purpose: str, seed: int
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Random views of some images, functions of purpose, seed and key: uint8 (B, recipe.size, recipe.size, 3).
+
+        Args:
+            rows: places in the listing.
+            recipe: crop and flip.
+            batch_size: images a batch; the last one may be smaller.
+            purpose: keeps these views apart from all that are drawn for something else.
+            seed: another one gives other views.
+
+        Raises:
+            SourceError: an image cannot be read.
         """
 
-        def view(entry: ListingEntry) -> NDArray[np.uint8]:
-            where = f"{self.name}/{entry.key}"
-            return center_view(decode_rgb(self.source.read(entry), where), view_size)
+        def view(row: int) -> NDArray[np.uint8]:
+            image = self.image(row)
+            key = f"{purpose}\x1f{self.listing.entries[row].key}"
+            drawn = draw_view(recipe, key=key, seed=seed, source_height=image.height, source_width=image.width)
+            return apply_view(image, drawn, recipe.size)
 
-        entries = self.listing.entries
-        with ThreadPoolExecutor() as threads:
-            for start in range(0, len(entries), batch_size):
-                yield np.stack(list(threads.map(view, entries[start : start + batch_size])))
+        return _ahead(view, rows, batch_size)
+
+
+def _ahead(
+    view: Callable[[int], NDArray[np.uint8]], rows: Sequence[int], batch_size: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Views in batches, made by threads; the next batch is under way while one is used."""
+    under_way: deque[Iterator[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(rows), batch_size):
+            under_way.append(threads.map(view, rows[start : start + batch_size]))
+            if len(under_way) > 1:
+                yield np.stack(list(under_way.popleft()))
+        while under_way:
+            yield np.stack(list(under_way.popleft()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
     """A labelled data set: a part to learn from and a part to be judged by, of the same classes."""
 
+    folder: Path
+    """Holds both."""
     train: LabelledSplit
     """Images whose labels are known to the classifier."""
     test: LabelledSplit
@@ -73,6 +122,14 @@ class LabelledImages:
     def classes(self) -> tuple[str, ...]:
         """Class names by label, the same in both splits."""
         return self.train.listing.classes
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible: where the images are, and which they are."""
+        return {
+            "folder": str(self.folder),
+            "classes": list(self.classes),
+            **{split.name: split.listing.digest for split in (self.train, self.test)},
+        }
 
 
 def open_labelled_images(folder: Path) -> LabelledImages:
@@ -91,7 +148,7 @@ def open_labelled_images(folder: Path) -> LabelledImages:
             f"{folder}: expected the same classes in {TRAIN}/ and {TEST}/, found {_named(in_train - in_test)} only in "
             f"{TRAIN}/ and {_named(in_test - in_train)} only in {TEST}/; rename or add the class folders"
         )
-    return LabelledImages(train=train, test=test)
+    return LabelledImages(folder=folder, train=train, test=test)
 
 
 def _open_split(folder: Path, name: str) -> LabelledSplit:

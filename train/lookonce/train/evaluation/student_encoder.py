@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.patches import patchify
 from lookonce.train.evaluation.pooling import Pool, pool_tokens
 from lookonce.train.evaluation.student_weights import fit_student_weights, read_student_file
@@ -40,6 +42,13 @@ class StudentEncoder:
         """Side of the views that the student was made for, pixels."""
         return self.student.img_size
 
+    @functools.cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the student's parameters, in the order of their names: which student this is."""
+        state = self.student.export_state()
+        parts = [name.encode() + state[name].numpy().tobytes() for name in sorted(state)]
+        return digest_bytes(b"".join(parts))
+
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
         """Features, float32 (B, D), of uint8 views (B, view_size, view_size, 3)."""
@@ -53,6 +62,7 @@ class StudentEncoder:
             "kind": "student" if self.weights else "untrained student",
             "name": self.student.name,
             "weights": str(self.weights) if self.weights else None,
+            "weights_digest": self.weights_digest,
             "view_size": self.view_size,
             "patch_size": self.student.patch_size,
             "pool": self.pool,
