@@ -47,19 +47,19 @@ class TwoWays:
 
     def cached(self, samples: SamplesOfStep) -> float:
         """A step as train-student makes it."""
-        return self._finish(self.setup.model(self.setup.targets.batch(samples)).loss)
+        return self._finish(self.setup.model(self.setup.batches.batch(samples)).loss)
 
     def online(self, samples: SamplesOfStep) -> float:
         """The same step, the teacher looking at the views again."""
-        model, reader = self.setup.model, self.setup.reader
-        ids = torch.from_numpy(self.setup.targets.visible(samples).ids)
+        model, reader = self.setup.model, self.setup.caches.first
+        ids = torch.from_numpy(self.setup.batches.visible(samples).ids)
         patches = reader.read("pixels", samples.seeds, samples.rows)
         views = torch.from_numpy(unpatchify(patches, model.student.patch_size))
         features = self.teacher.look(views)
         samples_B1 = torch.arange(len(ids))[:, None]
         tokens = torch.nn.functional.pad(ids + 1, (1, 0))
         visible = torch.from_numpy(patches)[samples_B1, ids]
-        return self._finish(model.alignment(model.student(visible, ids), features.targets[samples_B1, tokens]).loss)
+        return self._finish(model.alignments[0](model.student(visible, ids), features.targets[samples_B1, tokens]).loss)
 
     def _finish(self, loss: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -82,8 +82,8 @@ def measure_step_times(cache: Path, teacher: str, teacher_weights: Path, student
         shards=(cache,), out=Path("unused"), student=student, batch_size=batch_size, drop_path=0.0, device="cpu"
     )
     setup = set_up(config)
-    recipe = setup.reader.manifest.recipe
-    blocks = ",".join(map(str, setup.model.alignment.teacher_blocks))
+    recipe = setup.caches.first.manifest.recipe
+    blocks = ",".join(map(str, setup.model.alignments[0].teacher_blocks))
     loaded = load_teacher(
         resolve_teacher(teacher), weights=teacher_weights, view_size=recipe.view_size, patch_size=recipe.patch_size,
         blocks=blocks,

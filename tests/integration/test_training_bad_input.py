@@ -118,7 +118,7 @@ class TestCache:
 
     def test_nothing_left_to_train_on(self, command, training_cache, tmp_path):
         cache = training_cache(holes=tuple(range(11)))
-        fails(command("--shards", cache, "--out", tmp_path / "run", *TINY), "nothing to train on", code=2)
+        fails(command("--shards", cache, "--out", tmp_path / "run", *TINY), "no sample is readable in every cache")
 
     @staticmethod
     def object_of(cache: Path, array: str, seed: int = 0) -> Path:
@@ -167,9 +167,10 @@ class TestArguments:
     def test_out_of_range(self, command, tmp_path, argument, said):
         fails(command("--shards", tmp_path, "--out", tmp_path / "run", argument), said, code=2)
 
-    def test_two_caches(self, command, tmp_path):
-        result = command("--shards", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "run")
-        fails(result, "2 caches given; this version trains from one cache at a time", code=2)
+    def test_weights_for_other_caches(self, command, tmp_path):
+        arguments = ("--shards", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "run", "--teacher-loss-weights")
+        fails(command(*arguments, "1"), "1 weights for 2 caches", code=2)
+        fails(command(*arguments, "1", "0"), "must be positive", code=2)
 
     @pytest.mark.parametrize("argument", ["--mask=both", "--precision=fp8", "--no-such-flag=1", "--epochs=many"])
     def test_not_a_choice(self, command, tmp_path, argument):

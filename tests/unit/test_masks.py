@@ -14,7 +14,8 @@ from lookonce.shared.errors import CacheMismatchError, IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TokenSubset, TopTokens, VisibleTokens
-from lookonce.train.cached_targets import CachedTargets, StoredPixels
+from lookonce.train.batch_reader import BatchReader, StoredPixels
+from lookonce.train.joined_caches import JoinedCaches
 from lookonce.train.masks import choose_masks
 from lookonce.train.sample_order import SampleOrder
 
@@ -57,9 +58,9 @@ def test_what_is_read_of_a_subset_lies_where_its_patch_ids_say(
     root = training_cache(tokens=tokens, container=container)
     twin = training_cache("twin", tokens=tokens)  # the same content, for zarr-python
     reader = CacheReader(root)
-    targets = CachedTargets(
-        reader, StoredPixels(reader), mask="attentive" if tokens is TOP else "random", mask_ratio=0.75, run_seed=5,
-        with_moments=True,
+    targets = BatchReader(
+        JoinedCaches([reader]), StoredPixels(reader), mask="attentive" if tokens is TOP else "random",
+        mask_ratio=0.75, run_seed=5, target_norm="none",
     )  # fmt: skip
     order = SampleOrder(reader.rows(0), reader.seeds, run_seed=5, batch_size=6, epochs=4)
     keys = reader.column("key", 0)
@@ -81,8 +82,10 @@ def test_what_is_read_of_a_subset_lies_where_its_patch_ids_say(
             pixels = np.asarray(group["pixels"][int(row)])[places]  # type: ignore[index, call-overload]
             values = np.asarray(group["targets"][int(row)])[[0, *(place + 1 for place in places)]]  # type: ignore[index, call-overload]
             assert np.array_equal(batch.visible_pixels[position].numpy(), pixels)
-            assert np.array_equal(batch.stored_targets[position].numpy(), values)
-            assert batch.tokens[position].tolist() == [0, *(place + 1 for place in places)]
+            assert np.array_equal(batch.targets[0].elements[position].numpy(), values)
+            means = np.asarray(group["target_mean"][int(row)])[[0, *(place + 1 for place in places)]]  # type: ignore[index, call-overload]
+            assert batch.targets[0].token_mean is not None
+            assert np.array_equal(batch.targets[0].token_mean[position].numpy(), means)
 
 
 @pytest.mark.parametrize("damaged", [[3, 1, 2, 5], [1, 1, 2, 3], [0, 1, 2, 16]])
@@ -91,9 +94,7 @@ def test_damaged_patch_ids_are_named_and_never_used(training_cache: Callable[...
         return {"patch_ids": np.array([damaged] * manifest.samples, dtype=np.uint16)}
 
     reader = CacheReader(training_cache(tokens=VISIBLE, make_arrays=ids))
-    targets = CachedTargets(
-        reader, StoredPixels(reader), mask="random", mask_ratio=0.75, run_seed=5, with_moments=False
-    )  # fmt: skip
+    targets = BatchReader(JoinedCaches([reader]), StoredPixels(reader), mask="random", mask_ratio=0.75, run_seed=5)
     order = SampleOrder(reader.rows(0), reader.seeds, run_seed=5, batch_size=6, epochs=4)
     with pytest.raises(IntegrityError, match=r"patch_ids of row \d+, seed 0, are not ascending numbers below 16"):
         targets.batch(order.step(0))

@@ -106,14 +106,19 @@ def test_exported_state_is_a_copy(student: Student) -> None:
     assert float(student.model.cls_token.detach().abs().max()) < 0.5
 
 
-def test_drop_path_works_in_training_alone(views: Tensor) -> None:
-    student = Student(NAME, img_size=IMG, drop_path_rate=0.5)
-    every = torch.arange(GRID * GRID).expand(2, -1)
-    patches = _patches(views)
-    student.eval()
-    assert torch.equal(student(patches, every)[-1], student(patches, every)[-1])
-    student.train()
-    assert not torch.equal(student(patches, every)[-1], student(patches, every)[-1])
+def test_scaled_branches_equal_timms_block_with_its_branches_scaled(student: Student, views: Tensor) -> None:
+    every, patches = torch.arange(GRID * GRID).expand(2, -1), _patches(views)
+    assert torch.equal(student(patches, every)[-1], student(patches, every, torch.ones(12, 2, 2))[-1])
+    scales = torch.tensor([0.0, 2.0]).repeat(12, 2, 1)  # the first sample without branches, the second with twice them
+    first, second = student(patches, every, scales)[-1]
+    torch.testing.assert_close(first, student(patches, every, torch.zeros(12, 2, 2))[-1][0])
+    tokens = student.model._pos_embed(student.model.patch_embed(_normalised(views)))
+    torch.testing.assert_close(first, tokens[0], rtol=1e-4, atol=1e-4)
+    tokens = tokens[1:]
+    for block in student.model.blocks:
+        tokens = tokens + 2 * block.attn(block.norm1(tokens))
+        tokens = tokens + 2 * block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(second, tokens[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +142,6 @@ def test_models_that_cannot_be_students_are_refused(name: str, problem: str) -> 
 def test_views_that_do_not_fit_the_patches_are_refused() -> None:
     with pytest.raises(UsageError, match="72 pixels are not cut evenly by its patches of 16"):
         Student(NAME, img_size=72)
-
-
-def test_drop_path_out_of_range_is_refused() -> None:
-    with pytest.raises(UsageError, match="drop path"):
-        Student(NAME, img_size=32, drop_path_rate=1.0)
 
 
 def test_patches_of_another_size_are_refused(student: Student) -> None:

@@ -140,8 +140,9 @@ def _look(
     looked = [teacher.look(part) for part in torch.split(pixels, batch_size)]
     targets = torch.cat([features.targets for features in looked]).cpu().numpy()
     importance = torch.cat([features.importance for features in looked]).cpu().numpy()
-    for view, finite in zip(views, np.isfinite(targets).all((1, 2, 3)) & np.isfinite(importance).all(1), strict=True):
-        if not finite:
+    finite = np.isfinite(targets.reshape(len(targets), -1)).all(1) & np.isfinite(importance).all(1)
+    for number, view in enumerate(views):
+        if not finite[number]:
             raise NumericalError(
                 f"sample {view.key!r}, seed {view.seed}: the teacher's features hold NaN or infinity; check the weights"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ class WorkerTable:
         self._started = time.perf_counter()
         self._views: collections.Counter[str] = collections.Counter()
         self._spent: dict[str, LaneTime] = {}
-        self._rows: dict[str, tqdm[None]] = {}
+        self._rows: dict[str, tqdm[Any]] = {}
         self._drawn: dict[str, float] = {}
 
     @property

@@ -108,3 +108,9 @@ class BusyError(LookonceError):
     """Another process is writing to the same place: wait for it, or choose another place."""
 
     code = "L701"
+
+
+class DistributedError(LookonceError):
+    """Another process of the run failed or is gone: look for its own error, then start the run again."""
+
+    code = "L901"

@@ -1,59 +1,98 @@
-"""The arithmetic of one step: decode, student, alignment; the part that is compiled."""
+"""The arithmetic of one forward pass: decode, student, one alignment a teacher; the part that is compiled."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lookonce.train.alignment import AlignmentOutput, DynamicAlignment
-from lookonce.train.cached_targets import Batch
+from lookonce.train.batch import Batch, StoredTargets
 from lookonce.train.decoding import TargetDecoder
 from lookonce.train.student import Student
-from lookonce.train.target_norm import level_statistics, recover_targets
+from lookonce.train.target_norm import LevelStatistics, recover_targets
 
 
-class AlignmentStep(nn.Module):
-    """From a batch of the cache to the loss.
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one forward pass gives."""
+
+    loss: Tensor
+    """Scalar: the teachers' losses, each times its weight."""
+    level_losses: Tensor
+    """Loss of each aligned level of each teacher in turn, neither weighted nor scaled, (levels of all teachers,)."""
+
+
+class TeacherAlignment(nn.Module):
+    """From a student's features and one cache's targets to a loss.
 
     Args:
-        student: the student.
         alignment: predicts teacher features from the student's.
         decoder: of the cache's targets, for the aligned levels.
         layers: positions of the aligned levels on the cache's layer axis.
-        channels: channels C of a target.
+    """
+
+    def __init__(self, alignment: DynamicAlignment, decoder: TargetDecoder, *, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.alignment, self.decoder = alignment, decoder
+        self._layers = list(layers)
+
+    def targets(self, stored: StoredTargets) -> Tensor:
+        """Targets of the wanted norm, float32 (B, n, L, C)."""
+        with torch.autocast(stored.elements.device.type, enabled=False):
+            whitened: Tensor = self.decoder(stored.elements)
+            kind = self.alignment.config.target_norm
+            if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
+                return whitened
+            statistics = stored.statistics
+            if statistics is not None:
+                statistics = LevelStatistics(
+                    mean=statistics.mean[self._layers], variance=statistics.variance[self._layers]
+                )
+            mean, std = stored.token_mean[..., self._layers], stored.token_std[..., self._layers]
+            return recover_targets(kind, whitened, mean, std, statistics)
+
+    def forward(self, features: Sequence[Tensor], stored: StoredTargets) -> AlignmentOutput:
+        """Loss of the student's blocks (S tensors (B, n, D)) against stored targets of the same tokens."""
+        output: AlignmentOutput = self.alignment(features, self.targets(stored))
+        return output
+
+
+class AlignmentStep(nn.Module):
+    """From a batch of the caches to the loss.
+
+    Args:
+        student: the student.
+        teachers: one alignment for each cache, in the order of a batch's targets.
+        weights: each teacher's weight in the loss.
         autocast: dtype of the student's matrix products, or None for float32.
     """
 
     def __init__(
         self,
         student: Student,
-        alignment: DynamicAlignment,
-        decoder: TargetDecoder,
+        teachers: Sequence[TeacherAlignment],
         *,
-        layers: list[int],
-        channels: int,
-        autocast: torch.dtype | None,
+        weights: Sequence[float] = (1.0,),
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.alignment, self.decoder = student, alignment, decoder
-        self._layers, self._channels, self._autocast = layers, channels, autocast
+        self.student, self.teachers = student, nn.ModuleList(teachers)
+        self._weights, self._autocast = tuple(weights), autocast
 
-    def forward(self, batch: Batch) -> AlignmentOutput:
+    @property
+    def alignments(self) -> list[DynamicAlignment]:
+        """The trained part of each teacher's alignment."""
+        return [teacher.alignment for teacher in self.teachers]  # type: ignore[misc]
+
+    def forward(self, batch: Batch) -> StepOutput:
         """Loss of one batch, which is on the module's device."""
-        device = batch.visible_ids.device.type
-        with torch.autocast(device, dtype=self._autocast, enabled=self._autocast is not None):
-            features = self.student(batch.visible_pixels, batch.visible_ids)
-            with torch.autocast(device, enabled=False):
-                targets = self._targets(batch)
-            output: AlignmentOutput = self.alignment(features, targets)
-        return output
-
-    def _targets(self, batch: Batch) -> Tensor:
-        whitened: Tensor = self.decoder(batch.stored_targets)
-        kind = self.alignment.config.target_norm
-        if batch.token_mean is None or batch.token_std is None:  # only "whiten" is read without them
-            return whitened
-        mean, std = batch.token_mean[..., self._layers], batch.token_std[..., self._layers]
-        statistics = level_statistics(mean, std, self._channels) if kind == "bn" else None
-        tokens = batch.tokens[..., None].expand(-1, -1, mean.shape[-1])
-        return recover_targets(kind, whitened, mean.gather(1, tokens), std.gather(1, tokens), statistics)
+        with torch.autocast(batch.visible_ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            features = self.student(batch.visible_pixels, batch.visible_ids, batch.branch_scales)
+            outputs = [teacher(features, stored) for teacher, stored in zip(self.teachers, batch.targets, strict=True)]
+        losses = [weight * output.loss for weight, output in zip(self._weights, outputs, strict=True)]
+        return StepOutput(
+            loss=torch.stack(losses).sum(), level_losses=torch.cat([output.level_losses for output in outputs])
+        )

@@ -15,7 +15,7 @@ from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.config import FREE_TO_CHANGE
 
-VERSION = 1
+VERSION = 2
 KEPT = 2
 """How many checkpoints stay; older ones are deleted once a newer one is whole."""
 

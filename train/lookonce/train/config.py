@@ -24,9 +24,12 @@ class TrainingConfig(AlignmentConfig):
     """One training run: which student, from which cache, by which recipe (defaults: the released recipe)."""
 
     shards: tuple[Path, ...]
-    """Cache folder written by extract-features."""
+    """Cache folders written by extract-features; several teachers over the same views are aligned together, each by
+    its own adapters and W. The first one's importance decides the masks."""
     out: Path
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
+    teacher_loss_weights: tuple[float, ...] | None = None
+    """Weight of each cache's teacher in the loss, in the order of --shards; default: alike, with sum 1."""
     student: str = "vit_base_patch16_224"
     """timm name of a plain vision transformer with the cache's patch size."""
     mask: MaskName | None = None
@@ -39,7 +42,9 @@ class TrainingConfig(AlignmentConfig):
     warmup_epochs: float = 20.0
     """Epochs of linear warm-up; shortened to a tenth of the run when the run is shorter than ten times that."""
     batch_size: int = 1024
-    """Samples a step."""
+    """Samples a step, over all processes."""
+    accumulate: int = 1
+    """Forward passes a step in each process, each with its part of the batch: less memory, the same step."""
     base_lr: float = 1.5e-4
     """Learning rate for 256 samples a step; scaled by batch size / 256."""
     min_lr: float = 1e-5
@@ -81,12 +86,19 @@ class TrainingConfig(AlignmentConfig):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        if len(self.shards) != 1:
-            raise UsageError(f"--shards: {len(self.shards)} caches given; this version trains from one cache at a time")
+        if not self.shards:
+            raise UsageError("--shards: give at least one cache")
+        weights = self.teacher_loss_weights
+        if weights is not None and len(weights) != len(self.shards):
+            raise UsageError(
+                f"--teacher-loss-weights: {len(weights)} weights for {len(self.shards)} caches of --shards"
+            )
+        if weights is not None and not all(0 < weight < float("inf") for weight in weights):
+            raise UsageError(f"--teacher-loss-weights {' '.join(map(str, weights))}: must be positive and finite")
         for field, names in _CHOICES.items():
             if getattr(self, field) is not None:
                 require_known(_flag(field), getattr(self, field), get_args(names))
-        at_least_one = ("epochs", "batch_size", "workers", "log_steps", "max_steps", "checkpoint_steps")
+        at_least_one = ("epochs", "batch_size", "accumulate", "workers", "log_steps", "max_steps", "checkpoint_steps")
         for flag in at_least_one:
             value = getattr(self, flag)
             if value is not None and value < 1:
@@ -118,6 +130,7 @@ FREE_TO_CHANGE = frozenset(
     {
         "shards",
         "out",
+        "accumulate",
         "max_steps",
         "resume",
         "workers",

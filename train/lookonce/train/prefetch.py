@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from lookonce.shared.errors import CacheError
-from lookonce.train.cached_targets import Batch, CachedTargets
+from lookonce.train.batch import Batch
+from lookonce.train.batch_reader import BatchReader
 from lookonce.train.sample_order import SampleOrder
+from lookonce.train.world import batch_parts
 
 
 def prefetched_batches(
-    targets: CachedTargets, order: SampleOrder, *, first: int, last: int, threads: int
+    reader: BatchReader,
+    order: SampleOrder,
+    *,
+    first: int,
+    last: int,
+    threads: int,
+    parts: int = 1,
+    mine: Sequence[int] = (0,),
 ) -> Generator[Batch, None, None]:
     """Batches of steps ``first`` to ``last - 1``, in order, up to ``threads + 1`` of them read ahead.
 
-    The batch after each is announced to the reader before it is read, which matters on cold disks only. Reading gathers
-    mapped memory without the GIL, so threads are enough; worker processes would copy every batch.
+    Each step's global batch is cut into ``parts``, of which those numbered ``mine`` are handed out. The batch after
+    each is announced to the reader before it is read, which matters on cold disks only. Reading gathers mapped memory
+    without the GIL, so threads are enough; worker processes would copy every batch.
     """
-    steps = iter(range(first, last))
+
+    def read(step: int, number: int) -> Batch:
+        samples = order.step(step)
+        part = batch_parts(len(samples.rows), parts)[number]
+        if number == mine[0]:
+            for later in [step, step + 1] if step == first else [step + 1]:
+                if later < last:
+                    announce(later)
+        return reader.batch(samples, part)
+
+    def announce(step: int) -> None:
+        samples = order.step(step)
+        for number in mine:
+            with contextlib.suppress(CacheError):  # a damaged object ends the run when its batch is read
+                reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
+
     queue: collections.deque[Future[Batch]] = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
     try:
-        for step in steps:
-            ahead = [step, step + 1] if step == first else [step + 1]
-            queue.append(pool.submit(_read, targets, order, step, [later for later in ahead if later < last]))
-            if len(queue) > threads + 1:
-                yield queue.popleft().result()
+        for step in range(first, last):
+            for number in mine:
+                queue.append(pool.submit(read, step, number))
+                if len(queue) > threads + 1:
+                    yield queue.popleft().result()
         while queue:
             yield queue.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _read(targets: CachedTargets, order: SampleOrder, step: int, ahead: list[int]) -> Batch:
-    for later in ahead:
-        with contextlib.suppress(CacheError):  # a damaged object ends the run when its batch is read
-            targets.announce(order.step(later))
-    return targets.batch(order.step(step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -16,9 +17,10 @@ from lookonce.train.checkpoints import check_continues, find_checkpoint, load_ch
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
-from lookonce.train.setup import TrainingSetup, set_up
+from lookonce.train.setup import TrainingSetup, resolve_device, set_up
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
+from lookonce.train.world import World, joined_world
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TrainingSummary:
     input_wait_share: float | None
     """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
     note: str | None
-    """What the cache's token subset meant for the masks; None when it stores every patch."""
+    """What the caches' token subsets or differing samples meant for the run; None when they are whole and alike."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -49,51 +51,60 @@ class TrainingSummary:
 
 
 def train_student(config: TrainingConfig, *, show_progress: bool = True) -> TrainingSummary:
-    """Train a student from a cache; the teacher is never run and its files are not needed.
+    """Train a student from caches; the teacher is never run and its files are not needed.
+
+    Under ``torchrun`` every process calls it alike; one of them writes the run's files.
 
     Raises:
         LookonceError: see ``setup``, ``checkpoints`` and ``trainer``.
     """
     started = time.perf_counter()
     run = Path(config.out)
-    _require_own_folder(run, Path(config.shards[0]))
-    setup = set_up(config)  # before the folder is made: a run that is refused leaves nothing behind
-    busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
-    with exclusive_folder(run, busy):
-        return _train(config, setup, run, started, show_progress=show_progress)
+    for cache in config.shards:
+        _require_own_folder(run, Path(cache))
+    with joined_world(resolve_device(config.device).type) as world:
+        setup = set_up(config, world=world)  # before the folder is made: a run that is refused leaves nothing behind
+        busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
+        with exclusive_folder(run, busy) if world.leads else contextlib.nullcontext():
+            return _train(config, setup, world, started, show_progress=show_progress and world.leads)
 
 
 def _train(
-    config: TrainingConfig, setup: TrainingSetup, run: Path, started: float, *, show_progress: bool
+    config: TrainingConfig, setup: TrainingSetup, world: World, started: float, *, show_progress: bool
 ) -> TrainingSummary:
-    found = find_checkpoint(config.resume, run / "checkpoints")
-    document = {
-        **config.document(),
-        "device": setup.device.type,
-        "precision": setup.precision,
-        "mask": setup.masks.kind,
-        "mask_ratio": setup.masks.ratio,
-        "seeds": list(setup.reader.seeds),
-    }
-    if show_progress and setup.masks.note:
-        print(f"note: {setup.masks.note}", file=sys.stderr, flush=True)
-    trainer = Trainer(config, setup, document)
+    run, document = Path(config.out), run_document(config, setup)
+    if show_progress:
+        for note in setup.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+    trainer = Trainer(config, setup, document, world)
+    found = world.first_says(lambda: find_checkpoint(config.resume, run / "checkpoints"))
     if found is not None:
         checkpoint = load_checkpoint(found)
         check_continues(found, checkpoint, document, setup.data_document())
         trainer.restore(checkpoint)
     resumed = trainer.step
-    write_json(run / "config.json", document)
-    log = MetricsLog(run, first_step=resumed)
-    try:
+    if world.leads:
+        write_json(run / "config.json", document)
+    with contextlib.closing(MetricsLog(run, first_step=resumed)) if world.leads else contextlib.nullcontext() as log:
         trainer.train(log, run / "checkpoints", show_progress=show_progress)
-    finally:
-        log.close()
-    _leave_pictures(run, setup)
-    finished = trainer.step >= trainer.total_steps
-    if finished:
+    finished = trainer.step >= trainer.schedule.total_steps
+    if world.leads and finished:
         save_student(setup.model.student, run / "student.safetensors")
+        _leave_pictures(run, setup)
+    world.worst(0)  # none leaves before the files are there
     return _summary(run, trainer, setup, resumed, finished, time.perf_counter() - started)
+
+
+def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]:
+    """The resolved config of a run, for ``config.json`` and checkpoints."""
+    return {
+        **config.document(),
+        "device": setup.device.type,
+        "precision": setup.precision,
+        "mask": setup.masks.kind,
+        "mask_ratio": setup.masks.ratio,
+        "seeds": list(setup.caches.seeds),
+    }
 
 
 def _require_own_folder(run: Path, cache: Path) -> None:
@@ -114,12 +125,13 @@ def _require_own_folder(run: Path, cache: Path) -> None:
 
 
 def _leave_pictures(run: Path, setup: TrainingSetup) -> None:
-    alignment = setup.model.alignment
-    if alignment.weight is not None and alignment.initial_weight is not None:
-        weight, initial = (
-            tensor.detach().float().cpu().numpy() for tensor in (alignment.weight, alignment.initial_weight)
-        )
-        draw_mixture(weight, initial, alignment.teacher_blocks, run / "alignment.png")
+    for number, alignment in enumerate(setup.model.alignments, start=1):
+        if alignment.weight is not None and alignment.initial_weight is not None:
+            weight, initial = (
+                tensor.detach().float().cpu().numpy() for tensor in (alignment.weight, alignment.initial_weight)
+            )
+            name = "alignment.png" if number == 1 else f"alignment-{number}.png"
+            draw_mixture(weight, initial, alignment.teacher_blocks, run / name)
     draw_loss(read_metrics(run / "metrics.jsonl"), run / "loss.png")
 
 
@@ -132,14 +144,14 @@ def _summary(
         run=str(run),
         student_file=str(run / "student.safetensors") if finished else None,
         steps=trainer.step,
-        total_steps=trainer.total_steps,
+        total_steps=trainer.schedule.total_steps,
         resumed_from_step=resumed,
         first_loss=lines[0]["loss"] if lines else None,
         final_loss=lines[-1]["loss"] if lines else None,
         seconds=round(seconds, 3),
         images_per_second=_median(here, "images_per_second"),
         input_wait_share=_median(here, "input_wait_share"),
-        note=setup.masks.note,
+        note="; ".join(setup.notes) or None,
     )
 
 

@@ -20,12 +20,18 @@ ORDER_VERSION = 1
 class SamplesOfStep:
     """The samples of one global batch, in order."""
 
+    step: int
+    """0-based."""
     epochs: NDArray[np.int64]
     """0-based epoch of each sample, shape (B,); a batch may lie across the border of two."""
     rows: NDArray[np.int64]
     """Row in the cache, shape (B,)."""
     seeds: NDArray[np.int64]
     """Augmentation seed, shape (B,)."""
+
+    def part(self, part: slice) -> SamplesOfStep:
+        """Some of them, of the same step."""
+        return SamplesOfStep(step=self.step, epochs=self.epochs[part], rows=self.rows[part], seeds=self.seeds[part])
 
 
 class SampleOrder:
@@ -75,7 +81,7 @@ class SampleOrder:
         for epoch in np.unique(epochs):
             inside = epochs == epoch
             rows[inside] = self.rows[self._permutation(int(epoch))[positions[inside]]]
-        return SamplesOfStep(epochs=epochs, rows=rows, seeds=self._seeds[epochs % len(self._seeds)])
+        return SamplesOfStep(step=step, epochs=epochs, rows=rows, seeds=self._seeds[epochs % len(self._seeds)])
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         return random_permutation(self.samples_per_epoch, "order", ORDER_VERSION, self._run_seed, epoch)

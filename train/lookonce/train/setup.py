@@ -1,14 +1,12 @@
-"""Opening the cache and building what a run needs, refusing what does not fit before the first step."""
+"""Opening the caches and building what a run needs, refusing what does not fit before the first step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from lookonce.cache.reader import CacheReader
@@ -17,81 +15,138 @@ from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.shared.masking import MASK_VERSION
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment import DynamicAlignment
-from lookonce.train.alignment_step import AlignmentStep
-from lookonce.train.cached_targets import CachedTargets, PixelSource, StoredPixels
+from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
+from lookonce.train.batch_reader import BatchReader, PixelSource, StoredPixels
 from lookonce.train.config import TrainingConfig
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.joined_caches import JoinedCaches, open_caches
 from lookonce.train.masks import MaskChoice, choose_masks
 from lookonce.train.replayed_pixels import ReplayedPixels
 from lookonce.train.sample_order import ORDER_VERSION, SampleOrder
+from lookonce.train.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.student import Student
+from lookonce.train.world import ALONE, World
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
     """A run, ready to step."""
 
-    reader: CacheReader
+    caches: JoinedCaches
     order: SampleOrder
-    targets: CachedTargets
+    batches: BatchReader
     model: AlignmentStep
     device: torch.device
     precision: str
     """What ``auto`` came to: fp32 or bf16."""
     masks: MaskChoice
-    """What the cache allows and the config wants."""
+    """What the caches allow and the config wants."""
+
+    @property
+    def level_names(self) -> list[str]:
+        """Name of each aligned level: the teacher's block; of several caches behind the cache's number: ``2/12``."""
+        alignments = self.model.alignments
+        return [
+            str(block) if len(alignments) == 1 else f"{number}/{block}"
+            for number, alignment in enumerate(alignments, start=1)
+            for block in alignment.teacher_blocks
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know before the first step."""
+        notes = [self.masks.note] if self.masks.note else []
+        if self.caches.left_out:
+            notes.append(
+                f"{self.caches.left_out} samples of {self.caches.first.root} are not in every cache and are left out"
+            )
+        return notes
 
     def data_document(self) -> dict[str, Any]:
         """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
-        manifest, rows = self.reader.manifest, self.order.rows
+        manifests, rows = [reader.manifest for reader in self.caches.readers], self.caches.rows
         return {
-            "cache_fingerprint": manifest.recipe.fingerprint,
-            "cache_encoding": manifest.encoding.digest,
+            "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
+            "cache_encodings": [manifest.encoding.digest for manifest in manifests],
             "samples": len(rows),
             "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
             "order_version": ORDER_VERSION,
             "mask_version": MASK_VERSION,
+            "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
         }
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the GPU when there is one.
+def resolve_device(device: str, world: World = ALONE) -> torch.device:
+    """``auto`` is the GPU when there is one: of several processes of a machine, each has its own.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world.local_rank) if world.size > 1 else torch.device("cuda")
 
 
-def open_cache(config: TrainingConfig) -> CacheReader:
-    """The cache, with the wanted seeds whole.
+def open_run_caches(config: TrainingConfig) -> JoinedCaches:
+    """The caches of a run, with the wanted seeds whole.
 
     Raises:
-        CacheError: see ``CacheReader``.
+        CacheError, UsageError: see ``open_caches``.
     """
     seeds = None if config.seeds is None else parse_seeds(config.seeds)
-    return CacheReader(Path(config.shards[0]), seeds=seeds, check=config.check, readahead=config.readahead)
+    return open_caches(config.shards, seeds=seeds, check=config.check, readahead=config.readahead)
 
 
-def set_up(config: TrainingConfig) -> TrainingSetup:
-    """Open the cache, build student and alignment.
+def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches | None = None) -> TrainingSetup:
+    """Open the caches, build student and alignment.
+
+    Args:
+        config: the run.
+        world: the processes of the run.
+        caches: the run's caches, if they are open already.
 
     Raises:
-        CacheMismatchError: the student's patch size, or the wanted layers, do not fit the cache.
+        CacheMismatchError: the student's patch size, or the wanted layers, do not fit a cache.
         CacheError, UsageError: as the parts say.
     """
-    reader = open_cache(config)
-    recipe = reader.manifest.recipe
-    student = Student(config.student, img_size=recipe.view_size, drop_path_rate=config.drop_path, seed=config.seed)
+    caches = caches or open_run_caches(config)
+    recipe = caches.first.manifest.recipe
+    student = Student(config.student, img_size=recipe.view_size, seed=config.seed)
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
-            f"{reader.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the student "
-            f"{config.student} has patches of {student.patch_size} px; use a student with patch {recipe.patch_size}, "
-            f"or extract with --patch-size {student.patch_size}"
+            f"{caches.first.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the "
+            f"student {config.student} has patches of {student.patch_size} px; use a student with patch "
+            f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )
-    masks = choose_masks(recipe, config.mask, config.mask_ratio, str(reader.root))
+    masks = choose_masks(recipe, config.mask, config.mask_ratio, str(caches.first.root))
+    device = resolve_device(config.device, world)
+    automatic = "bf16" if device.type == "cuda" else "fp32"
+    precision = automatic if config.precision == "auto" else config.precision
+    model = AlignmentStep(
+        student,
+        [_teacher_alignment(config, reader, student, number) for number, reader in enumerate(caches.readers)],
+        weights=_teacher_weights(config),
+        autocast=torch.bfloat16 if precision == "bf16" else None,
+    ).to(device)
+    order = SampleOrder(
+        caches.rows, caches.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs
+    )
+    batches = BatchReader(
+        caches, _pixel_source(caches.first, config), mask=masks.kind, mask_ratio=masks.ratio, run_seed=config.seed,
+        target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
+    )  # fmt: skip
+    return TrainingSetup(caches, order, batches, model, device, precision, masks)
+
+
+def trainable(model: AlignmentStep) -> nn.Module:
+    """Student and alignments, whose parameters are optimised."""
+    return nn.ModuleDict({"student": model.student, "alignments": nn.ModuleList(model.alignments)})
+
+
+def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Student, number: int) -> TeacherAlignment:
+    recipe = reader.manifest.recipe
     if config.target_norm == "bn" and not recipe.tokens.whole:
         raise CacheMismatchError(
             f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache holds "
@@ -104,36 +159,15 @@ def set_up(config: TrainingConfig) -> TrainingSetup:
         student_dim=student.dim,
         teacher_levels=recipe.teacher.block_count,
         teacher_dim=recipe.teacher.width,
-        seed=config.seed + 1,
+        seed=config.seed + 1 + number,
     )
     layers = reader.layer_positions(alignment.teacher_blocks)
     decoder = TargetDecoder(reader.manifest.encoding, layers, recipe.teacher.width)
-    device = resolve_device(config.device)
-    automatic = "bf16" if device.type == "cuda" else "fp32"
-    precision = automatic if config.precision == "auto" else config.precision
-    model = AlignmentStep(
-        student, alignment, decoder, layers=layers, channels=recipe.teacher.width,
-        autocast=torch.bfloat16 if precision == "bf16" else None,
-    ).to(device)  # fmt: skip
-    rows = _rows_of_all_seeds(reader)
-    order = SampleOrder(rows, reader.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs)
-    targets = CachedTargets(
-        reader, _pixel_source(reader, config), mask=masks.kind, mask_ratio=masks.ratio,
-        run_seed=config.seed, with_moments=config.target_norm != "whiten",
-    )  # fmt: skip
-    return TrainingSetup(reader, order, targets, model, device, precision, masks)
+    return TeacherAlignment(alignment, decoder, layers=layers)
 
 
-def trainable(model: AlignmentStep) -> nn.Module:
-    """Student and alignment, whose parameters are optimised."""
-    return nn.ModuleDict({"student": model.student, "alignment": model.alignment})
-
-
-def _rows_of_all_seeds(reader: CacheReader) -> NDArray[np.int64]:
-    rows = reader.rows(reader.seeds[0])
-    for seed in reader.seeds[1:]:
-        rows = np.intersect1d(rows, reader.rows(seed), assume_unique=True)
-    return rows
+def _teacher_weights(config: TrainingConfig) -> Sequence[float]:
+    return config.teacher_loss_weights or (1.0 / len(config.shards),) * len(config.shards)
 
 
 def _pixel_source(reader: CacheReader, config: TrainingConfig) -> PixelSource:

@@ -8,12 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
 from lookonce.train.position import sincos_position_embedding
+from lookonce.train.student_block import StudentBlock
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,7 +27,6 @@ class Student(nn.Module):
     Args:
         name: timm name of a plain vision transformer with a class token, e.g. ``vit_base_patch16_224``.
         img_size: side of the (square) view in pixels, a multiple of the patch size.
-        drop_path_rate: stochastic depth of the last block, 0 to 1; it grows linearly from 0 at the first.
         seed: seed of the initial weights; the global random state is left alone.
 
     Raises:
@@ -36,11 +36,11 @@ class Student(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, name: str, *, img_size: int = 224, drop_path_rate: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, name: str, *, img_size: int = 224, seed: int = 0) -> None:
         super().__init__()
         self.name = name
         self.img_size = img_size
-        self.model = _create_model(name, img_size, drop_path_rate)
+        self.model = _create_model(name, img_size)
         self.patch_size: int = self.model.patch_embed.patch_size[0]
         self.grid: int = img_size // self.patch_size
         self.dim: int = self.model.embed_dim
@@ -49,12 +49,15 @@ class Student(nn.Module):
         self.register_buffer("pixel_std", _per_value(IMAGENET_STD, self.patch_size), persistent=False)
         self._initialise(torch.Generator().manual_seed(seed))
 
-    def forward(self, visible_pixels: Tensor, visible_ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, visible_pixels: Tensor, visible_ids: Tensor, branch_scales: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Output of every block, before the final norm, for CLS and the visible patches.
 
         Args:
             visible_pixels: the visible patches, uint8 (B, k, p * p * 3), values in (row, column, channel) order.
             visible_ids: their places in the grid, row by row, int64 (B, k), 0 to grid * grid - 1.
+            branch_scales: stochastic depth, float32 (depth, 2, B), see ``stochastic_depth``; None for none.
 
         Returns:
             One tensor (B, k + 1, D) a block, first block first; token 0 is CLS.
@@ -68,8 +71,8 @@ class Student(nn.Module):
         cls_11D = self.model.cls_token + position_ND[:1]
         tokens = torch.cat([cls_11D.expand(len(patches_BkD), -1, -1).to(patches_BkD.dtype), patches_BkD], dim=1)
         outputs = []
-        for block in self.model.blocks:
-            tokens = block(tokens)
+        for number, block in enumerate(self.model.blocks):
+            tokens = block(tokens, None if branch_scales is None else branch_scales[number])
             outputs.append(tokens)
         return tuple(outputs)
 
@@ -118,22 +121,20 @@ def _per_value(channels: tuple[float, ...], patch_size: int) -> Tensor:
     return torch.tensor(channels, dtype=torch.float32).repeat(patch_size * patch_size)
 
 
-def _create_model(name: str, img_size: int, drop_path_rate: float) -> Any:
+def _create_model(name: str, img_size: int) -> Any:
     """The timm model, untyped because timm is; its own random initialisation is thrown away."""
     if not timm.is_model(name):
         raise UsageError(f"student: timm knows no model {name!r}; take a plain one such as vit_base_patch16_224")
-    if not 0.0 <= drop_path_rate < 1.0:
-        raise UsageError(f"student {name}: drop path rate must be 0 or more and under 1, found {drop_path_rate}")
     with torch.random.fork_rng(devices=[]):
         try:
-            model: Any = timm.create_model(
-                name, pretrained=False, img_size=img_size, num_classes=0, drop_path_rate=drop_path_rate
-            )
+            model: Any = timm.create_model(name, pretrained=False, img_size=img_size, num_classes=0)
         except TypeError as error:
             raise UsageError(_unfit(name, "it takes no image size")) from error
     problem = _misfit(model, img_size)
     if problem is not None:
         raise UsageError(_unfit(name, problem))
+    for block in model.blocks:
+        block.__class__ = StudentBlock
     return model
 
 
@@ -149,6 +150,8 @@ def _misfit(model: Any, img_size: int) -> str | None:
         return "it has no absolute position embedding of class token and patches"
     if not isinstance(model.norm_pre, nn.Identity) or not isinstance(model.patch_embed.norm, nn.Identity):
         return "it has a norm before the first block"
+    if any(type(block) is not Block for block in model.blocks):
+        return f"its blocks are of the kind {type(model.blocks[0]).__name__}"
     patch_height, patch_width = model.patch_embed.patch_size
     if patch_height != patch_width or model.in_chans != 3:
         return "its patches are not square or not RGB"

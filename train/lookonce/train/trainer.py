@@ -1,32 +1,36 @@
-"""The training loop: exact, resumable, and honest about where its time goes."""
+"""The training loop: exact, resumable, the same on any number of processes, and honest about where its time goes."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError
+from lookonce.shared.errors import CacheError, DistributedError, Interrupted, LookonceError, NumericalError, SourceError
 from lookonce.shared.progress import progress_bar
-from lookonce.shared.randomness import random_words
-from lookonce.train.alignment import AlignmentOutput
-from lookonce.train.cached_targets import Batch
+from lookonce.train.alignment_step import StepOutput
+from lookonce.train.batch import Batch
 from lookonce.train.checkpoints import Checkpoint, save_checkpoint
 from lookonce.train.config import TrainingConfig
+from lookonce.train.diagnosis import require_finite_loss, require_finite_parameters
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
-from lookonce.train.optimization import adamw, learning_rate, scaled_learning_rate, set_learning_rate
+from lookonce.train.optimization import adamw, set_learning_rate
 from lookonce.train.prefetch import prefetched_batches
+from lookonce.train.schedule import Schedule
 from lookonce.train.setup import TrainingSetup, trainable
+from lookonce.train.world import ALONE, World
 
-STEP_STREAM_VERSION = 1
-"""Part of the name of the stream that seeds each step's stochastic depth."""
+_GO_ON, _STOPPED, _FAILED = range(3)
+"""What a process tells the others before a step."""
 
 
 @dataclass
@@ -38,37 +42,50 @@ class _Clock:
     samples: int = 0
 
 
+@dataclass(frozen=True)
+class _Losses:
+    """A step's losses over the parts computed here, each times its share of the global batch."""
+
+    loss: Tensor
+    level_losses: Tensor
+
+
+@dataclass
+class _Open:
+    """What a run has open while it steps."""
+
+    batches: Generator[Batch]
+    bar: tqdm[None]
+    log: MetricsLog | None
+    checkpoints: Path
+    clock: _Clock
+
+
 class Trainer:
     """Runs the steps of one run.
 
     Args:
         config: the run.
-        setup: cache, model and order.
+        setup: caches, model and order.
         config_document: ``config.json``'s content, kept in checkpoints.
+        world: the processes of the run.
     """
 
-    def __init__(self, config: TrainingConfig, setup: TrainingSetup, config_document: dict[str, Any]) -> None:
-        self.config, self.setup = config, setup
+    def __init__(
+        self, config: TrainingConfig, setup: TrainingSetup, config_document: Mapping[str, Any], world: World = ALONE
+    ) -> None:
+        self.config, self.setup, self.world = config, setup, world
         self._document = config_document
         self.module = trainable(setup.model)
         self.optimizer = adamw(self.module, weight_decay=config.weight_decay)
+        self.schedule = Schedule.of(config, setup.order)
         self.step = 0
         """Steps done, which is also the number of the next one."""
-        self.total_steps = setup.order.total_steps
-        per_epoch = setup.order.samples_per_epoch / config.batch_size
-        wanted = min(config.warmup_epochs, config.epochs / 10)
-        self._warmup_steps = min(round(wanted * per_epoch), self.total_steps - 1)
-        self._peak = scaled_learning_rate(config.base_lr, config.batch_size)
-        self._checkpoint_steps = config.checkpoint_steps or max(50, round(per_epoch))
         self._saved_step = 0
-        self._forward: Callable[[Batch], AlignmentOutput] = setup.model
-        if config.compile:
-            self._forward = torch.compile(setup.model)
-
-    @property
-    def last_step(self) -> int:
-        """Steps this call will have done: the whole schedule, or up to ``--max-steps``."""
-        return min(self.total_steps, self.config.max_steps or self.total_steps)
+        self._forward: nn.Module = torch.compile(setup.model) if config.compile else setup.model  # type: ignore[assignment]
+        self._exchange: DistributedDataParallel | None = None
+        if world.size > 1:
+            self._forward = self._exchange = _exchanging(self._forward, config, setup.device)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of this run."""
@@ -76,114 +93,142 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         self.step = self._saved_step = checkpoint.step
 
-    def train(self, log: MetricsLog, checkpoints: Path, *, show_progress: bool) -> None:
+    def train(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> None:
         """Run the remaining steps; a stop that was asked for, or a damaged cache, comes after a checkpoint.
+
+        Args:
+            log: where logged steps go; None in a process that does not lead.
+            checkpoints: folder.
+            show_progress: whether a progress bar is drawn.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM.
             NumericalError: the loss is not finite; the last good checkpoint is kept.
-            IntegrityError: the cache is damaged; names the object.
+            IntegrityError: a cache is damaged; names the object.
+            DistributedError: another process of the run failed.
             StorageError: a checkpoint or the metrics could not be written.
         """
-        self.module.train()
-        batches = prefetched_batches(
-            self.setup.targets, self.setup.order, first=self.step, last=self.last_step, threads=self.config.workers
-        )
-        bar = progress_bar(total=self.last_step, initial=self.step, unit="step", show=show_progress)
-        clock = _Clock(time.perf_counter())
-        with DeferredInterrupts() as interrupts, contextlib.closing(batches), contextlib.closing(bar):
-            while self.step < self.last_step:
-                batch = self._next_batch(batches, interrupts, checkpoints, clock)
-                loss, level_losses, rate = self._one_step(batch, checkpoints)
-                if self.step % self.config.log_steps == 0 or self.step + 1 == self.total_steps:
-                    clock = self._log(log, bar, loss, level_losses, rate, clock)
-                self.step += 1
-                bar.update()
-        self._require_finite_parameters()
-        self._save(checkpoints)
+        with DeferredInterrupts() as interrupts, self.opened(log, checkpoints, show_progress=show_progress) as run:
+            while self.step < self.schedule.last_step:
+                self.advance(run, interrupts)
+            self.finish(run)
 
-    def _next_batch(
-        self, batches: Generator[Batch], interrupts: DeferredInterrupts, checkpoints: Path, clock: _Clock
-    ) -> Batch:
-        waiting = time.perf_counter()
+    @contextlib.contextmanager
+    def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[_Open]:
+        """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
+        self.module.train()
+        accumulate, rank = self.config.accumulate, self.world.rank
+        batches = prefetched_batches(
+            self.setup.batches, self.setup.order, first=self.step, last=self.schedule.last_step,
+            threads=self.config.workers, parts=accumulate * self.world.size,
+            mine=range(rank * accumulate, (rank + 1) * accumulate),
+        )  # fmt: skip
+        bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
+        with contextlib.closing(batches), contextlib.closing(bar):
+            yield _Open(batches, bar, log, checkpoints, _Clock(time.perf_counter()))
+
+    def advance(self, run: _Open, interrupts: DeferredInterrupts) -> None:
+        """One step: gradients of this process's parts of the global batch, one update, perhaps a checkpoint and a log.
+
+        Raises:
+            LookonceError: as :meth:`train`.
+        """
+        batches = self._input(run, interrupts)
+        rate = self.schedule.learning_rate(self.step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._gradients(batches)
+        last = self.step + 1 == self.schedule.total_steps
+        logged = self.step % self.config.log_steps == 0 or last
+        saved = self.step > 0 and self.step % self.schedule.checkpoint_steps == 0
+        if logged or saved:
+            losses = _Losses(self.world.sum(losses.loss), self.world.sum(losses.level_losses))
+            require_finite_loss(self.config.out, self.step, losses.loss, losses.level_losses, self.setup.level_names)
+        if saved:  # before the update: what is saved has just been seen to give a finite loss
+            self._save(run.checkpoints)
+        self.optimizer.step()
+        if logged:
+            self._log(run, losses, rate)
+        self.step += 1
+        run.bar.update()
+
+    def finish(self, run: _Open) -> None:
+        """Leave the last checkpoint."""
+        require_finite_parameters(self.config.out, self.step, self.module)
+        self._save(run.checkpoints)
+
+    def _input(self, run: _Open, interrupts: DeferredInterrupts) -> list[Batch]:
+        """This process's batches of the step, on the device, once every process has its own."""
+        waiting, error, batches = time.perf_counter(), None, []
         try:
             interrupts.raise_noted()
-            batch = next(batches)
-        except (Interrupted, CacheError, SourceError):
+            batches = [next(run.batches) for _ in range(self.config.accumulate)]
+        except (Interrupted, CacheError, SourceError) as stopped:
+            error = stopped
+        run.clock.waited += time.perf_counter() - waiting
+        run.clock.samples += sum(len(batch.visible_ids) for batch in batches)
+        mine = _GO_ON if error is None else _STOPPED if isinstance(error, Interrupted) else _FAILED
+        worst = self.world.worst(mine)
+        if worst != _GO_ON:
             with contextlib.suppress(NumericalError):
-                self._require_finite_parameters()
-                self._save(checkpoints)
-            raise
-        clock.waited += time.perf_counter() - waiting
-        clock.samples += len(batch.visible_ids)
-        return batch.to(self.setup.device)
+                self.finish(run)
+            raise error or _error_of_others(worst)
+        return [batch.to(self.setup.device) for batch in batches]
 
-    def _one_step(self, batch: Batch, checkpoints: Path) -> tuple[torch.Tensor, torch.Tensor, float]:
-        # stochastic depth draws from the global generator: seeded by the step, so that a resumed run repeats it
-        torch.manual_seed(int(random_words(1, "step", STEP_STREAM_VERSION, self.config.seed, self.step)[0] >> 1))
-        rate = learning_rate(
-            self.step, total_steps=self.total_steps, warmup_steps=self._warmup_steps,
-            base_lr_scaled=self._peak, min_lr=min(self.config.min_lr, self._peak),
-        )  # fmt: skip
-        set_learning_rate(self.optimizer, rate)
-        output = self._forward(batch)
-        loss, level_losses = output.loss.detach(), output.level_losses.detach()
-        if self.step and self.step % self._checkpoint_steps == 0:
-            # before the update: what is saved has just been seen to give a finite loss
-            self._require_finite(loss, level_losses)
-            self._save(checkpoints)
-        self.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss, level_losses, rate
+    def _gradients(self, batches: list[Batch]) -> _Losses:
+        """Sum up gradients; exchange them with the other processes once, behind the last part."""
+        losses = []
+        for number, batch in enumerate(batches):
+            behind = number + 1 == len(batches)
+            with contextlib.nullcontext() if behind or self._exchange is None else self._exchange.no_sync():
+                output: StepOutput = self._forward(batch)
+                # processes' gradients are averaged: their number makes the average of shares a sum
+                (output.loss * (batch.share * self.world.size)).backward()  # type: ignore[no-untyped-call]
+            losses.append((output.loss.detach() * batch.share, output.level_losses.detach() * batch.share))
+        loss, level_losses = (torch.stack(parts).sum(dim=0) for parts in zip(*losses, strict=True))
+        return _Losses(loss, level_losses)
 
     def _save(self, checkpoints: Path) -> None:
         if self.step == self._saved_step:
             return
-        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_checkpoint(
-            checkpoints,
-            Checkpoint(step=self.step, config=self._document, data=self.setup.data_document(), state=state),
-        )
+        if self.world.leads:
+            state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+            save_checkpoint(
+                checkpoints,
+                Checkpoint(step=self.step, config=self._document, data=self.setup.data_document(), state=state),
+            )
         self._saved_step = self.step
 
-    def _log(
-        self, log: MetricsLog, bar: tqdm[None], loss: torch.Tensor, level_losses: torch.Tensor, rate: float,
-        clock: _Clock,
-    ) -> _Clock:  # fmt: skip
-        self._require_finite(loss, level_losses)
-        elapsed = max(time.perf_counter() - clock.started, 1e-9)
-        levels = map(str, self.setup.model.alignment.teacher_blocks)
-        metrics = {
-            "step": self.step,
-            "epoch": round(self.step * self.config.batch_size / self.setup.order.samples_per_epoch, 6),
-            "loss": float(loss),
-            "level_loss": dict(zip(levels, level_losses.tolist(), strict=True)),
-            "lr": rate,
-            "images_per_second": round(clock.samples / elapsed, 2),
-            "input_wait_share": round(clock.waited / elapsed, 4),
-        }
-        log.write(metrics)
-        bar.set_postfix_str(
-            f"loss {float(loss):.4f}, {clock.samples / elapsed:.0f} images/s, input wait {clock.waited / elapsed:.0%}",
-            refresh=False,
+    def _log(self, run: _Open, losses: _Losses, rate: float) -> None:
+        elapsed = max(time.perf_counter() - run.clock.started, 1e-9)
+        pace = run.clock.samples * self.world.size / elapsed
+        wait = run.clock.waited / elapsed
+        run.clock = _Clock(time.perf_counter())
+        if run.log is None:
+            return
+        run.log.write(
+            {
+                "step": self.step,
+                "epoch": round(self.step * self.config.batch_size / self.setup.order.samples_per_epoch, 6),
+                "loss": float(losses.loss),
+                "level_loss": dict(zip(self.setup.level_names, losses.level_losses.tolist(), strict=True)),
+                "lr": rate,
+                "images_per_second": round(pace, 2),
+                "input_wait_share": round(wait, 4),
+            }
         )
-        return _Clock(time.perf_counter())
-
-    def _require_finite(self, loss: torch.Tensor, level_losses: torch.Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            levels = zip(self.setup.model.alignment.teacher_blocks, level_losses.isfinite().tolist(), strict=True)
-            bad = ", ".join(str(block) for block, finite in levels if not finite)
-            where = f" (teacher blocks {bad})" if bad else ""
-            raise self._diverged(f"the loss of step {self.step} is {float(loss)}{where}")
-
-    def _require_finite_parameters(self) -> None:
-        bad = [name for name, value in self.module.named_parameters() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise self._diverged(f"parameter {bad[0]} is not finite after step {self.step - 1}")
-
-    def _diverged(self, what: str) -> NumericalError:
-        return NumericalError(
-            f"{self.config.out}: {what}; training stopped and the last good checkpoint was kept. "
-            "Try a smaller --base-lr, more --warmup-epochs, or --precision fp32"
+        run.bar.set_postfix_str(
+            f"loss {float(losses.loss):.4f}, {pace:.0f} images/s, input wait {wait:.0%}", refresh=False
         )
+
+
+def _exchanging(model: nn.Module, config: TrainingConfig, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients averaged over the processes."""
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=config.alignment == "layerwise")
+
+
+def _error_of_others(worst: int) -> LookonceError:
+    if worst == _STOPPED:
+        return Interrupted("stopped with another process of this run")
+    return DistributedError("another process of this run failed; its own error above says why")

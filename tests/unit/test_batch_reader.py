@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,25 @@ from lookonce.shared.masking import mask_noise, visible_patches
 from lookonce.shared.masking import visible_count as count_of
 from lookonce.train.alignment import DynamicAlignment
 from lookonce.train.alignment_config import AlignmentConfig
-from lookonce.train.alignment_step import AlignmentStep
-from lookonce.train.cached_targets import Batch, CachedTargets, StoredPixels
+from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
+from lookonce.train.batch_reader import BatchReader, StoredPixels
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.joined_caches import JoinedCaches
 from lookonce.train.sample_order import SampleOrder, SamplesOfStep
 from lookonce.train.student import Student
+from lookonce.train.world import batch_parts
 
 MASK_RATIO = 0.7
 
 
 def open_targets(
-    root: Path, mask: str = "attentive", *, with_moments: bool = False
-) -> tuple[CacheReader, CachedTargets]:
+    root: Path, mask: str = "attentive", *, target_norm: Any = "whiten", **changes: Any
+) -> tuple[CacheReader, BatchReader]:
     reader = CacheReader(root)
-    pixels = StoredPixels(reader)
-    return reader, CachedTargets(
-        reader, pixels, mask=mask, mask_ratio=MASK_RATIO, run_seed=5, with_moments=with_moments
-    )
+    return reader, BatchReader(
+        JoinedCaches([reader]), StoredPixels(reader), mask=mask, mask_ratio=MASK_RATIO, run_seed=5,
+        target_norm=target_norm, **changes,
+    )  # fmt: skip
 
 
 def order_of(reader: CacheReader, batch_size: int = 6) -> SampleOrder:
@@ -65,10 +68,10 @@ def test_masks_are_drawn_from_run_seed_epoch_key_and_augmentation_seed(
 
 def test_masks_change_with_the_epoch_and_not_with_the_batch(training_cache: Callable[..., Path]) -> None:
     reader, targets = open_targets(training_cache(samples=30))
-    one = SamplesOfStep(epochs=np.array([0, 2]), rows=np.array([3, 3]), seeds=np.array([0, 0]))
+    one = SamplesOfStep(step=0, epochs=np.array([0, 2]), rows=np.array([3, 3]), seeds=np.array([0, 0]))
     first, later = targets.visible(one).ids
     assert first.tolist() != later.tolist()
-    alone = SamplesOfStep(epochs=one.epochs[1:], rows=one.rows[1:], seeds=one.seeds[1:])
+    alone = one.part(slice(1, None))
     assert targets.visible(alone).ids[0].tolist() == later.tolist()
     assert count_of(reader.manifest.recipe.patches, MASK_RATIO) == 4 == len(first)
 
@@ -87,21 +90,21 @@ def test_what_is_read_equals_a_plain_gather_by_zarr_python(training_cache: Calla
         assert np.array_equal(batch.visible_pixels.numpy(), np.take_along_axis(pixels, ids[..., None], axis=1))
         for position, visible in enumerate(ids):
             tokens = [0, *(visible + 1)]
-            assert np.array_equal(batch.stored_targets[position].numpy(), stored[position][tokens])
-        decoded = decoder(batch.stored_targets).numpy()
-        reference = reader.decode(batch.stored_targets.numpy())[:, :, [1, 0]]
+            assert np.array_equal(batch.targets[0].elements[position].numpy(), stored[position][tokens])
+        decoded = decoder(batch.targets[0].elements).numpy()
+        reference = reader.decode(batch.targets[0].elements.numpy())[:, :, [1, 0]]
         np.testing.assert_allclose(decoded, reference, rtol=1e-6, atol=1e-6)  # a fused multiply-add rounds once
-        assert batch.token_mean is None
+        assert batch.targets[0].token_mean is None
 
 
 @pytest.mark.parametrize("norm", ["whiten", "none", "l2", "bn"])
 def test_target_norms_equal_those_of_all_features(training_cache: Callable[..., Path], norm: str) -> None:
     root = training_cache(width=24, layers=3, samples=8, precision="fp16", make_arrays=_whitened)
-    reader, targets = open_targets(root, with_moments=norm != "whiten")
+    reader, targets = open_targets(root, target_norm=norm)
     samples = order_of(reader).step(1)
     batch = targets.batch(samples)
     positions = reader.layer_positions([3, 4])
-    found = _step(reader, norm, positions)._targets(batch).numpy()
+    found = _teacher(reader, norm, positions).targets(batch.targets[0]).numpy()
 
     full = reader.decode(from_zarr(root, "targets", samples))[:, :, positions].astype(np.float64)
     mean = from_zarr(root, "target_mean", samples)[:, :, positions, None].astype(np.float64)
@@ -137,53 +140,84 @@ def _whitened(manifest: Any, seed: int) -> dict[str, Any]:
     return {"targets": stored, "target_mean": mean.astype(np.float32), "target_std": std.astype(np.float32)}
 
 
-def _step(reader: CacheReader, norm: Any, positions: list[int]) -> AlignmentStep:
-    student = Student("test_vit", img_size=64)
+def _teacher(reader: CacheReader, norm: Any, positions: list[int]) -> TeacherAlignment:
     alignment = DynamicAlignment(
         AlignmentConfig(target_norm=norm, layer_weights="top2"),
         student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=24,
     )  # fmt: skip
-    decoder = TargetDecoder(reader.manifest.encoding, positions, 24)
-    return AlignmentStep(student, alignment, decoder, layers=positions, channels=24, autocast=None)
+    return TeacherAlignment(alignment, TargetDecoder(reader.manifest.encoding, positions, 24), layers=positions)
 
 
 def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..., Path]) -> None:
     reader, targets = open_targets(training_cache())
-    taken: list[Batch] = []
+    taken: list[tuple[torch.Tensor, ...]] = []
 
     class Recorder(Student):
-        def forward(self, visible_pixels: torch.Tensor, visible_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            taken.append(
-                Batch(
-                    visible_pixels=visible_pixels, visible_ids=visible_ids, stored_targets=visible_ids,
-                    tokens=visible_ids, token_mean=None, token_std=None,
-                )
-            )  # fmt: skip
-            return super().forward(visible_pixels, visible_ids)
+        def forward(self, visible_pixels: Any, visible_ids: Any, branch_scales: Any = None) -> tuple[torch.Tensor, ...]:
+            taken.append((visible_pixels, visible_ids))
+            return super().forward(visible_pixels, visible_ids, branch_scales)
 
     alignment = DynamicAlignment(
         AlignmentConfig(layer_weights="top2"), student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=6
     )
-    decoder = TargetDecoder(reader.manifest.encoding, [0, 1], 6)
-    recorder = Recorder("test_vit", img_size=64)
-    step = AlignmentStep(recorder, alignment, decoder, layers=[0, 1], channels=6, autocast=None)
+    teacher = TeacherAlignment(alignment, TargetDecoder(reader.manifest.encoding, [0, 1], 6), layers=[0, 1])
+    step = AlignmentStep(Recorder("test_vit", img_size=64), [teacher])
     samples = order_of(reader).step(2)
     output = step(targets.batch(samples))
     whole = from_zarr(reader.root, "pixels", samples)
-    ids = taken[0].visible_ids.numpy()
-    assert taken[0].visible_pixels.dtype == torch.uint8
-    assert np.array_equal(taken[0].visible_pixels.numpy(), np.take_along_axis(whole, ids[..., None], axis=1))
-    assert output.predictions.shape == (2, len(ids), 5, 6)  # class token and 4 of 16 patches
+    (pixels, ids), *others = taken
+    assert not others
+    assert pixels.dtype == torch.uint8
+    assert np.array_equal(pixels.numpy(), np.take_along_axis(whole, ids.numpy()[..., None], axis=1))
+    assert pixels.shape[1] == 4  # of 16 patches
+    assert output.level_losses.shape == (2,)
 
 
 def test_batches_are_the_same_from_many_threads(training_cache: Callable[..., Path]) -> None:
     from lookonce.train.prefetch import prefetched_batches
 
-    reader, targets = open_targets(training_cache(), with_moments=True)
+    reader, targets = open_targets(training_cache(), target_norm="bn", drop_path=0.5, student_depth=6)
     order = order_of(reader, batch_size=3)
     ahead = list(prefetched_batches(targets, order, first=2, last=order.total_steps, threads=5))
     assert len(ahead) == order.total_steps - 2
     for step, batch in enumerate(ahead, start=2):
-        alone = targets.batch(order.step(step))
-        for name in Batch.__dataclass_fields__:
-            assert torch.equal(getattr(batch, name), getattr(alone, name)), name
+        assert_same_batch(batch, targets.batch(order.step(step)))
+
+
+def assert_same_batch(one: Any, other: Any) -> None:
+    if dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            assert_same_batch(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same_batch(mine, theirs)
+    else:
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_parts_of_a_step_are_slices_of_its_whole_batch(training_cache: Callable[..., Path], parts: int) -> None:
+    reader, targets = open_targets(training_cache(), target_norm="bn", drop_path=0.5, student_depth=6)
+    samples = order_of(reader, batch_size=5).step(3)
+    whole = targets.batch(samples)
+    assert whole.branch_scales is not None
+    assert set(whole.branch_scales[-1].flatten().tolist()) == {0.0, 2.0}
+    shares = 0.0
+    for part in batch_parts(5, parts):
+        batch = targets.batch(samples, part)
+        shares += batch.share
+        assert batch.share == (part.stop - part.start) / 5
+        if batch.share == 0:  # more parts than samples: something to compute, which does not count
+            assert len(batch.visible_ids) == 1
+            continue
+        assert torch.equal(batch.visible_pixels, whole.visible_pixels[part])
+        assert torch.equal(batch.targets[0].elements, whole.targets[0].elements[part])
+        assert batch.branch_scales is not None
+        assert torch.equal(batch.branch_scales, whole.branch_scales[..., part])
+        found, expected = batch.targets[0].statistics, whole.targets[0].statistics
+        assert found is not None
+        assert expected is not None
+        assert torch.equal(found.mean, expected.mean)  # of the whole batch, whatever part is read
+        assert torch.equal(found.variance, expected.variance)
+    assert shares == pytest.approx(1)

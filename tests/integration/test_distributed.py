@@ -1,0 +1,73 @@
+"""The same run on any number of processes and passes: equal up to the rounding of sums in another order."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lookonce.train.config import TrainingConfig
+from lookonce.train.run import train_student
+
+RECIPE: dict[str, Any] = {
+    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.01, "log_steps": 1,
+    "device": "cpu", "drop_path": 0.3, "target_norm": "bn", "warmup_epochs": 0.0,
+}  # fmt: skip
+"""11 steps over the 11 samples of ``training_cache``: batches across epochs, a last one of fewer samples than parts."""
+
+
+def alone(cache: Path, run: Path, **changes: Any) -> Path:
+    train_student(TrainingConfig(shards=(cache,), out=run, **{**RECIPE, **changes}), show_progress=False)
+    return run
+
+
+def torchrun(processes: int, cache: Path, run: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**RECIPE, **changes}.items()]
+    return subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d",
+            "--rdzv-endpoint=localhost:0",
+            str(Path(sys.executable).with_name("train-student")), f"--shards={cache}", f"--out={run}",
+            *flags,
+        ],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_but_for_rounding(one: Path, other: Path) -> None:
+    assert losses(one) == pytest.approx(losses(other), rel=2e-5)
+    first, second = (load_file(run / "student.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulation_changes_nothing_but_rounding(
+    training_cache: Callable[..., Path], tmp_path: Path, accumulate: int
+) -> None:
+    cache = training_cache()
+    expected = alone(cache, tmp_path / "whole")
+    assert_same_but_for_rounding(alone(cache, tmp_path / "parts", accumulate=accumulate), expected)
+
+
+def test_two_processes_and_a_run_resumed_from_one_on_two(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = training_cache()
+    expected = alone(cache, tmp_path / "alone")
+    alone(cache, tmp_path / "resumed", max_steps=5)
+    for name, changes in (("two", {}), ("resumed", {"accumulate": 2})):
+        ended = torchrun(2, cache, tmp_path / name, **changes)
+        assert ended.returncode == 0, ended.stderr
+        assert_same_but_for_rounding(tmp_path / name, expected)
