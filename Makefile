@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check
+.PHONY: demo test test-slow check constraints
 
 demo: $(VENV)/.installed  ## the whole path on handwritten digits; leaves demo-out/
 	$(BIN)/python examples/demo.py
@@ -21,8 +21,14 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 # Made once, and again when the dependencies may have changed. uv installs far faster; pip does where uv cannot.
-$(VENV)/.installed: pyproject.toml
+# constraints.txt holds the versions that the checks were last made with, so that a release elsewhere breaks no check here.
+$(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	{ $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python -e '.[dev,demo]'; } \
+	{ $(BIN)/python -m pip install --quiet uv \
+		&& $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,demo]'; } \
 		|| $(BIN)/python -m pip install -e '.[dev,demo]'
 	touch $@
+
+constraints: $(VENV)/.installed  ## newer versions for the checks
+	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet \
+		pyproject.toml --extra dev --extra demo -o constraints.txt
