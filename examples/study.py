@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -197,9 +198,17 @@ def _in_processes(work: Callable[[Any], Any], jobs: Sequence[Any], processes: in
 
 
 def _share_cores(threads: int) -> None:
+    """Start a worker: so many threads, and no life after the study's, which else waits for jobs for ever."""
     import torch
 
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
     torch.set_num_threads(threads)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -88,7 +88,10 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def parse_arguments(options: Any, *, prog: str, description: str, arguments: Sequence[str] | None = None) -> Any:
+def parse_arguments(
+    options: Any, *, prog: str, description: str, arguments: Sequence[str] | None = None,
+    expand: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> Any:  # fmt: skip
     """Make an options dataclass from the command line; bad usage prints what is wrong and exits with 2.
 
     Args:
@@ -96,6 +99,7 @@ def parse_arguments(options: Any, *, prog: str, description: str, arguments: Seq
         prog: the command's name.
         description: what the command does.
         arguments: instead of ``sys.argv[1:]``.
+        expand: from the arguments as typed to those that are read.
     """
     import tyro
 
@@ -104,7 +108,7 @@ def parse_arguments(options: Any, *, prog: str, description: str, arguments: Seq
             options,
             prog=prog,
             description=description,
-            args=arguments,
+            args=expand(sys.argv[1:] if arguments is None else arguments),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except BrokenPipeError:  # --help into a pager that was closed

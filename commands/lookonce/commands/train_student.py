@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.train.config import TrainingConfig
 
 DESCRIPTION = """Train a student vision transformer on the visible patches of cached views, so that its features align
@@ -18,10 +19,15 @@ checkpoint."""
 class Options(TrainingConfig, CommonOptions):
     """Flags of train-student."""
 
+    recipe: str | None = None
+    """Take the defaults of a recipe, such as maskalign-b-clip-b16; other flags go over it, an unknown one lists all."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    options: Options = parse_arguments(Options, prog="train-student", description=DESCRIPTION, arguments=arguments)
+    options: Options = parse_arguments(
+        Options, prog="train-student", description=DESCRIPTION, arguments=arguments, expand=with_recipe
+    )
     config = TrainingConfig(**{field.name: getattr(options, field.name) for field in fields(TrainingConfig)})
 
     def work() -> Mapping[str, Any]:
