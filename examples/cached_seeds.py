@@ -23,6 +23,7 @@ from study_options import end_with_a_sentence, study_options
 
 MEASURES = {
     "cls, k = 10": "knn cls 10", "k = 20": "knn cls 20", "mean, k = 10": "knn mean 10", "k = 20 ": "knn mean 20",
+    "linear": "linear",
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     cache = study.extract("views", split="train", seeds=f"0-{study.epochs - 1}", precision="int8")
     counts = [count for count in study.cached if count < study.epochs] + [study.epochs]
     variants = [Variant(name=f"seeds{count}", config=study.training(cache, seeds=f"0-{count - 1}")) for count in counts]
-    judged = run_study(study, variants, study.held_out())
+    judged = run_study(study, variants, study.held_out(), ("training", "knn", "linear", "held-out"))
     drawn = seeds_table(counts, judged)
     write_results(study, {"Cached seeds": drawn}, {"seeds": judged})
     draw_seeds(counts, judged, study.out / "cached_seeds.png")

@@ -129,11 +129,19 @@ class Judged:
         return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def run_study(study: Study, variants: Sequence[Variant], held_out: Path) -> list[Judged]:
+def run_study(
+    study: Study, variants: Sequence[Variant], held_out: Path, judges: Sequence[str] = ("training", "knn", "held-out")
+) -> list[Judged]:
     """Train and judge what is not there yet; round by round of run seeds, so that a stopped study has whole rounds.
 
+    Args:
+        study: its run seeds, images and number of processes.
+        variants: lines of the tables.
+        held_out: ``study.held_out()``.
+        judges: names in ``study_judge.JUDGES``.
+
     Returns:
-        The variants in their order; also written to ``OUT/results.json``.
+        The variants in their order.
 
     Raises:
         UsageError: two variants of one name, or a run's folder holds a run of another configuration.
@@ -142,7 +150,7 @@ def run_study(study: Study, variants: Sequence[Variant], held_out: Path) -> list
     if len(set(names)) < len(names):
         raise UsageError(f"variants of one name: {sorted({name for name in names if names.count(name) > 1})}")
     jobs = [_with_seed(study, variant, seed) for seed in study.seeds for variant in variants]
-    work = partial(train_and_judge, images=study.images, held_out=held_out)
+    work = partial(train_and_judge, images=study.images, held_out=held_out, judges=judges)
     found = dict(zip([config.out for config in jobs], _in_processes(work, jobs, study.processes), strict=True))
     judged = []
     for variant in variants:
@@ -159,7 +167,7 @@ def _with_seed(study: Study, variant: Variant, seed: int) -> TrainingConfig:
     return replace(variant.config, seed=seed, out=study.out / "runs" / f"{variant.name}-seed{seed}")
 
 
-def train_and_judge(config: TrainingConfig, *, images: Path, held_out: Path) -> dict[str, float]:
+def train_and_judge(config: TrainingConfig, *, images: Path, held_out: Path, judges: Sequence[str]) -> dict[str, float]:
     """One run to its end, and its measures by name; what is in its folder already is read from there.
 
     Raises:
@@ -173,14 +181,14 @@ def train_and_judge(config: TrainingConfig, *, images: Path, held_out: Path) -> 
     if there["config"] != wanted:
         raise UsageError(f"{config.out}: was judged with another configuration; choose another --out")
     measures: dict[str, dict[str, float]] = there["measures"]
-    missing = [name for name in JUDGES if name not in measures]
+    missing = [name for name in judges if name not in measures]
     if missing:
         train_student(config, show_progress=False)  # of a finished run, this only says so
         measures = {**measures, **{name: JUDGES[name](config, images, held_out) for name in missing}}
         write_json(file, {"config": wanted, "measures": measures})
         shown = ", ".join(f"{name} {value:.4f}" for name in missing for name, value in measures[name].items())
         print(f"{Path(config.out).name}: {shown}", file=sys.stderr, flush=True)
-    return {name: value for group in measures.values() for name, value in group.items()}
+    return {name: value for judge in judges for name, value in measures[judge].items()}
 
 
 def _in_processes(work: Callable[[Any], Any], jobs: Sequence[Any], processes: int) -> Iterable[Any]:

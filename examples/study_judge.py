@@ -17,6 +17,8 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.evaluation.encoder import encode_split
 from lookonce.train.evaluation.knn import knn_predict
 from lookonce.train.evaluation.labelled_images import open_labelled_images
+from lookonce.train.evaluation.linear import evaluate_linear
+from lookonce.train.evaluation.probe_config import LinearProbeConfig
 from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
 from lookonce.train.metrics import read_metrics
 from lookonce.train.sample_order import SampleOrder, SamplesOfStep
@@ -49,6 +51,13 @@ def knn(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, floa
     return found
 
 
+def linear(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, float]:
+    """``linear``: share of the test images that a linear probe on the class token gets right."""
+    encoder = StudentEncoder(load_student(Path(config.out) / "student.safetensors"), pool="cls")
+    result = evaluate_linear(encoder, open_labelled_images(images), LinearProbeConfig(), batch_size=BATCH)
+    return {"linear": float(result["accuracy"])}
+
+
 @torch.inference_mode()
 def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, float]:
     """``held-out``: the run's loss, without ``loss_scale``, on test views against exact targets, under attentive masks.
@@ -71,24 +80,24 @@ def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, fl
         )
         trainable(setup.model).load_state_dict(state)
         setup.model.eval()
-        seeds = setup.reader.seeds
-        order = SampleOrder(setup.order.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
+        seeds, alignment = setup.caches.seeds, setup.model.alignments[0]
+        order = SampleOrder(setup.caches.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
         levels = [_level_losses(setup, order.step(step)) for step in range(order.total_steps)]
         mean_L = torch.cat(levels).mean(dim=0)
-        found[name] = float((setup.model.alignment.level_weights * mean_L).sum())
-        if setup.model.alignment.teacher_blocks[-1] == setup.reader.manifest.recipe.teacher.block_count:
+        found[name] = float((alignment.level_weights * mean_L).sum())
+        if alignment.teacher_blocks[-1] == setup.caches.first.manifest.recipe.teacher.block_count:
             found[f"{name} last"] = float(mean_L[-1])
     return found
 
 
 def _level_losses(setup: TrainingSetup, samples: SamplesOfStep) -> Tensor:
     """Loss of each aligned level, (B, L): alike for all views of the batch, so that batches weigh by their views."""
-    losses_L: Tensor = setup.model(setup.targets.batch(samples)).level_losses
+    losses_L: Tensor = setup.model(setup.batches.batch(samples)).level_losses
     return losses_L.expand(len(samples.rows), -1)
 
 
 Judge = Callable[[TrainingConfig, Path, Path], dict[str, float]]
 """From a finished run, the images' folder and the cache of views of the test images to measures by name."""
 
-JUDGES: dict[str, Judge] = {"training": training_loss, "knn": knn, "held-out": held_out}
-"""What every run is judged by; a new one is added to the runs that are there."""
+JUDGES: dict[str, Judge] = {"training": training_loss, "knn": knn, "held-out": held_out, "linear": linear}
+"""What runs can be judged by; one that was not asked for before is added to the runs that are there."""
