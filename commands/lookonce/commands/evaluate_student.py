@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from lookonce.commands.command import finish, parse_arguments
+from lookonce.commands.evaluate_finetune import DESCRIPTION as FINETUNE_DESCRIPTION
+from lookonce.commands.evaluate_finetune import FinetuneOptions, run_finetune, summarise_finetune
 from lookonce.commands.evaluate_knn import DESCRIPTION as KNN_DESCRIPTION
 from lookonce.commands.evaluate_knn import KnnOptions, run_knn, summarise_knn
 from lookonce.commands.evaluate_linear import DESCRIPTION as LINEAR_DESCRIPTION
@@ -16,6 +18,7 @@ DESCRIPTION = "Measure on labelled images how good a student is, a teacher, or a
 MEASURES: Mapping[type[Any], tuple[Callable[[Any], Mapping[str, Any]], Callable[[Mapping[str, Any]], str]]] = {
     KnnOptions: (run_knn, summarise_knn),
     LinearOptions: (run_linear, summarise_linear),
+    FinetuneOptions: (run_finetune, summarise_finetune),
 }
 """Flags of a measure -> how it is taken, and how it is told to people."""
 
@@ -33,4 +36,5 @@ def _measures() -> Any:
 
     knn = Annotated[KnnOptions, subcommand("knn", description=KNN_DESCRIPTION)]
     linear = Annotated[LinearOptions, subcommand("linear", description=LINEAR_DESCRIPTION)]
-    return knn | linear
+    finetune = Annotated[FinetuneOptions, subcommand("finetune", description=FINETUNE_DESCRIPTION)]
+    return knn | linear | finetune

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoder import Encoder
+    from lookonce.train.evaluation.pooling import Pool
+    from lookonce.train.evaluation.student_encoder import StudentEncoder
 
 DEFAULT_VIEW_SIZE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(CommonOptions):
-    """Flags of every evaluation."""
+class StudentOptions(CommonOptions):
+    """Flags of every evaluation: of a student."""
 
     images: Path
     """Folder with train/CLASS/... and test/CLASS/... images."""
@@ -25,22 +27,14 @@ class EvaluationOptions(CommonOptions):
     """Evaluate a student: student.safetensors of a run."""
     student: str | None = None
     """timm name of the student; needed with --untrained, and with weights that do not name it themselves."""
-    teacher: str | None = None
-    """Evaluate a teacher: its name, as for extract-features."""
-    teacher_weights: Path | None = None
-    """The teacher's weights file; otherwise the hub cache or the hub."""
     untrained: bool = False
     """Evaluate a freshly initialised --student, to compare with."""
     seed: int = 0
     """Seed of the untrained student's weights."""
     view_size: int | None = None
     """Side of the views in pixels; default: what the student was trained on, 224 for teacher and untrained student."""
-    patch_size: int = 16
-    """Side of the student's patches in pixels: decides the grid on which a teacher looks; no meaning for students."""
-    pool: Literal["cls", "mean", "cls+mean"] = "cls"
-    """Which tokens of the last block make the feature: the class token, the mean of the patches, or both."""
     batch_size: int = 64
-    """Images a forward pass."""
+    """Images a forward pass that learns nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
 
@@ -50,25 +44,63 @@ class EvaluationOptions(CommonOptions):
         Raises:
             UsageError: with the flags, and what is allowed.
         """
-        given = {"--weights": self.weights, "--teacher": self.teacher, "--untrained": self.untrained or None}
-        chosen = [flag for flag, value in given.items() if value is not None]
+        models = self._models()
+        chosen = [flag for flag, (_, given) in models.items() if given]
         if len(chosen) != 1:
+            described = [f"{flag} {what}".strip() for flag, (what, _) in models.items()]
             raise UsageError(
-                "give exactly one of --weights FILE (a student), --teacher NAME and --untrained (with --student NAME), "
+                f"give exactly one of {', '.join(described[:-1])} and {described[-1]}, "
                 f"found {' and '.join(chosen) or 'none of them'}"
             )
         if self.untrained and self.student is None:
             raise UsageError("--untrained needs --student NAME: the timm name of the model to initialise")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: must not be negative")
+        self._require_at_least_one("view_size", "batch_size")
+
+    def _models(self) -> dict[str, tuple[str, Any]]:
+        """Flag -> what it takes, and what was given: the ways to say which model is evaluated."""
+        return {
+            "--weights": ("FILE (a student)", self.weights),
+            "--untrained": ("(with --student NAME)", self.untrained),
+        }
+
+    def _require_at_least_one(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(StudentOptions):
+    """Flags of every evaluation of frozen features: of a student or a teacher."""
+
+    teacher: str | None = None
+    """Evaluate a teacher: its name, as for extract-features."""
+    teacher_weights: Path | None = None
+    """The teacher's weights file; otherwise the hub cache or the hub."""
+    patch_size: int = 16
+    """Side of the student's patches in pixels: decides the grid on which a teacher looks; no meaning for students."""
+    pool: Literal["cls", "mean", "cls+mean"] = "cls"
+    """Which tokens of the last block make the feature: the class token, the mean of the patches, or both."""
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that say nothing, or two things.
+
+        Raises:
+            UsageError: with the flags, and what is allowed.
+        """
+        super().__post_init__()
         if self.teacher is not None and self.student is not None:
             raise UsageError("--student goes with --weights or --untrained, not with --teacher")
         if self.teacher is None and self.teacher_weights is not None:
             raise UsageError("--teacher-weights goes with --teacher NAME")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: must not be negative")
-        for flag in ("view_size", "patch_size", "batch_size"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        self._require_at_least_one("patch_size")
+
+    def _models(self) -> dict[str, tuple[str, Any]]:
+        students = super()._models()
+        return {"--weights": students["--weights"], "--teacher": ("NAME", self.teacher), **students}
 
 
 def build_encoder(options: EvaluationOptions) -> Encoder:
@@ -79,26 +111,36 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
         CheckpointError: a student's weights cannot be read or do not fit.
         TeacherError: a teacher's weights cannot be had or do not fit.
     """
+    if options.teacher is None:
+        return build_student(options, options.pool)
+    from lookonce.commands.teacher_encoder import load_teacher_encoder
+    from lookonce.train.setup import resolve_device
+
+    return load_teacher_encoder(
+        options.teacher, weights=options.teacher_weights, view_size=options.view_size or DEFAULT_VIEW_SIZE,
+        patch_size=options.patch_size, pool=options.pool, device=resolve_device(options.device),
+    )  # fmt: skip
+
+
+def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
+    """The student that the options name, as an encoder.
+
+    Raises:
+        UsageError: unknown model, or a view size that is not the student's.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
     from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
     from lookonce.train.setup import resolve_device
     from lookonce.train.student import Student
 
     device = resolve_device(options.device)
-    view_size = options.view_size or DEFAULT_VIEW_SIZE
-    if options.teacher is not None:
-        from lookonce.commands.teacher_encoder import load_teacher_encoder
-
-        return load_teacher_encoder(
-            options.teacher, weights=options.teacher_weights, view_size=view_size, patch_size=options.patch_size,
-            pool=options.pool, device=device,
-        )  # fmt: skip
     if options.weights is None:
-        student = Student(options.student or "", img_size=view_size, seed=options.seed)
-        return StudentEncoder(student, pool=options.pool, device=device)
+        student = Student(options.student or "", img_size=options.view_size or DEFAULT_VIEW_SIZE, seed=options.seed)
+        return StudentEncoder(student, pool=pool, device=device)
     student = load_student(options.weights, name=options.student)
     if options.view_size not in (None, student.img_size):
         raise UsageError(
             f"--view-size {options.view_size}: {options.weights} was trained on views of {student.img_size} px, which "
             "its position embedding is for; leave --view-size out"
         )
-    return StudentEncoder(student, pool=options.pool, device=device, weights=options.weights)
+    return StudentEncoder(student, pool=pool, device=device, weights=options.weights)

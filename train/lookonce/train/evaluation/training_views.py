@@ -1,0 +1,126 @@
+"""Augmented training images by timm's own transforms, prepared in other processes, each a function of seed and key."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lookonce.shared.errors import LookonceError, SourceError
+from lookonce.train.evaluation.finetune_config import FinetuneConfig
+from lookonce.train.evaluation.labelled_images import LabelledSplit
+from lookonce.train.evaluation.schedule import Schedule
+from lookonce.train.evaluation.seeded import seeded_generators
+from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD
+
+AUGMENTATION_VERSION = 1
+"""Raised whenever the same seed, epoch and key would give timm's transforms other random numbers."""
+
+Place = tuple[int, int]
+"""Epoch and place in the listing of one image of a batch."""
+
+
+class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
+    """Random crop, flip, RandAugment, normalisation by ImageNet's statistics, random erasing: ``create_transform``.
+
+    Args:
+        split: images with labels.
+        view_size: side of a view, pixels.
+        config: how much is augmented.
+    """
+
+    def __init__(self, split: LabelledSplit, view_size: int, config: FinetuneConfig) -> None:
+        self.split, self.seed = split, config.seed
+        self.labels: list[int] = split.labels.tolist()
+        create: Any = create_transform  # timm's own annotation lacks that color_jitter may be None
+        self.transform = create(
+            input_size=view_size, is_training=True, interpolation="bicubic", color_jitter=None,
+            auto_augment=None if config.rand_augment == "none" else config.rand_augment,
+            re_prob=config.random_erasing, re_mode="pixel", re_count=1, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        )  # fmt: skip
+
+    def __getitem__(self, place: Place) -> tuple[Tensor, int] | LookonceError:
+        """Normalised pixels, float32 (3, view, view), and class; or why there are none."""
+        epoch, row = place
+        try:
+            image = self.split.image(row)
+        except LookonceError as error:  # torch would wrap one that is raised in another process into its own text
+            return error
+        key = self.split.listing.entries[row].key
+        with seeded_generators("finetune view", AUGMENTATION_VERSION, self.seed, epoch, key):
+            return self.transform(image), self.labels[row]
+
+
+def training_batches(
+    views: TrainingViews, schedule: Schedule, first: int, *, even: bool, workers: int, device: torch.device
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Pixels (B, 3, view, view) and labels int64 (B,) of all steps from ``first`` on, on the device.
+
+    Args:
+        views: makes an image's view.
+        schedule: which images a step has.
+        first: 0-based step.
+        even: of an odd number of images, leave the last one out (mixing is of pairs).
+        workers: processes that prepare images; 0 prepares them in this one. The batches are the same.
+        device: where the batches go.
+
+    Raises:
+        SourceError: an image cannot be read, or a process died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        views, batch_sampler=_Places(schedule, first, even=even), collate_fn=_collate, num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_parent, pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+    )  # fmt: skip
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            raise SourceError(
+                f"{views.split.name}: a process that prepares images died ({' '.join(str(error).split())[:200]}); "
+                "run again to resume, with fewer --workers if memory is short"
+            ) from error
+        if batch is None:
+            return
+        if isinstance(batch, LookonceError):
+            raise batch
+        pixels, labels = batch
+        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+class _Places:
+    """Batches of (epoch, place in the listing), step by step."""
+
+    def __init__(self, schedule: Schedule, first: int, *, even: bool) -> None:
+        self.schedule, self.first, self.even = schedule, first, even
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for step in range(self.first, self.schedule.total_steps):
+            rows = self.schedule.rows(step).tolist()
+            if self.even and len(rows) % 2:
+                rows.pop()
+            yield [(self.schedule.epoch(step), row) for row in rows]
+
+    def __len__(self) -> int:
+        return self.schedule.total_steps - self.first
+
+
+def _collate(items: Sequence[tuple[Tensor, int] | LookonceError]) -> tuple[Tensor, Tensor] | LookonceError:
+    made: list[tuple[Tensor, int]] = []
+    for item in items:
+        if isinstance(item, LookonceError):
+            return item
+        made.append(item)
+    return torch.stack([pixels for pixels, _ in made]), torch.tensor([label for _, label in made])
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process; only the parent stops on it, once its step is whole."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
