@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -200,7 +201,85 @@ def test_failures_exit_with_1_and_one_sentence(
         assert message in err
 
 
-@pytest.mark.parametrize("measure", ["knn", "linear"])
+def finetune_flags(images: Path, weights: Path, *others: object) -> list[str]:
+    flags = [
+        "finetune", "--images", images, "--weights", weights, "--device", "cpu", "--epochs", 6, "--warmup-epochs", 1,
+        "--train-batch-size", 6, "--base-lr", 0.02, "--workers", 0, *others,
+    ]  # fmt: skip
+    return [str(flag) for flag in flags]
+
+
+def test_fine_tuning_a_student(capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path) -> None:
+    flags = finetune_flags(images, weights, "--out", tmp_path / "run")
+    code, out, err = run(capsys, *flags, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["method"] == "finetune"
+    assert document["evaluated"]["kind"] == "student"
+    assert (document["steps"], document["recipe"]["epochs"]) == (18, 6)
+    assert 0 <= document["accuracy"] <= 1
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock") == [
+        "checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "results.json", "tensorboard",
+    ]  # fmt: skip
+    code, out, _ = run(capsys, *flags)
+    assert code == 0
+    assert out.splitlines()[1:3] == [
+        "images    18 train, 9 test, 3 classes",
+        "tuned     6 epochs, 18 steps, views of 32 px, pool mean",
+    ]
+    code, _, err = run(capsys, *flags, "--mixup", "0")
+    assert code == 1
+    assert "belongs to another evaluation (recipe.mixup: the run has 0.8, now 0.0)" in err
+
+
+@pytest.mark.parametrize("measure", ["linear", "finetune"])
+def test_kill_9_and_run_again_gives_the_same_numbers(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path, measure: str
+) -> None:
+    flags = (
+        finetune_flags(images, weights)
+        if measure == "finetune"
+        else [
+            "linear", "--images", str(images), "--weights", str(weights), "--device", "cpu", "--augment", "crop-flip",
+            "--probe-batch-size", "6", "--epochs", "4",
+        ]
+    )  # fmt: skip
+    flags += ["--checkpoint-seconds", "0"]
+    code, _, err = run(capsys, *flags, "--out", tmp_path / "whole")
+    assert code == 0, err
+    script = Path(__file__).with_name("kill_evaluations.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "killed"), "2", json.dumps(flags)],
+        capture_output=True, text=True, check=True, timeout=250,
+    )  # fmt: skip
+    assert json.loads(done.stdout)[0] == -signal.SIGKILL
+    code, _, err = run(capsys, *flags, "--out", tmp_path / "killed")
+    assert code == 0, err
+    for name in ("metrics.jsonl", "results.json", "model.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "w", "--out", "o", "--epochs", "0"), "--epochs 0: must be at least 1"),
+        (("--weights", "w", "--out", "o", "--workers", "-1"), "--workers -1: must not be negative"),
+        (("--weights", "w", "--out", "o", "--rand-augment", "much"), "--rand-augment 'much': expected none, or timm's"),
+        (("--weights", "w", "--untrained", "--student", "s", "--out", "o"), "found --weights and --untrained"),
+        (("--out", "o"), "give exactly one of --weights FILE (a student) and --untrained (with --student NAME), found"),
+        (("--weights", "w"), "--out"),
+        (("--teacher", "dino-b16", "--out", "o"), "--teacher"),
+    ],
+)
+def test_bad_usage_of_finetune_exits_with_2(
+    capsys: pytest.CaptureFixture[str], images: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, "finetune", "--images", images, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize("measure", ["knn", "linear", "finetune"])
 def test_help_is_there_without_torch(measure: str) -> None:
     program = (
         "import sys\n"

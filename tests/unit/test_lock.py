@@ -40,6 +40,24 @@ def test_a_folder_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> Non
         pass
 
 
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
+    """Processes that prepare images outlive a killed parent by seconds; the run is free at once all the same."""
+    held = '    print("held", flush=True)'
+    forking = HOLDER.replace(held, f'    import os\n    os.fork() or print("forked", flush=True)\n{held}')
+    holder = subprocess.Popen(
+        [sys.executable, "-c", forking, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert {holder.stdout.readline(), holder.stdout.readline(), holder.stdout.readline()} == {"forked\n", "held\n"}
+        with pytest.raises(BusyError, match="busy"), exclusive_folder(tmp_path, BusyError("busy")):
+            pass
+        holder.kill()
+        holder.wait()
+        with exclusive_folder(tmp_path, BusyError("busy")):
+            pass
+
+
 def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="for writing failed"), exclusive_folder(tmp_path / "file", BusyError("")):
