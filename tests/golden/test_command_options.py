@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from lookonce.commands.evaluate_finetune import FinetuneOptions
+from lookonce.commands.evaluate_knn import KnnOptions
+from lookonce.commands.evaluate_linear import LinearOptions
 from lookonce.extract.config import ExtractionConfig
 from lookonce.train.config import TrainingConfig
 
 PINNED = Path(__file__).with_name("command_options.json")
-CONFIGS = {"extract-features": ExtractionConfig, "train-student": TrainingConfig}
+CONFIGS = {
+    "extract-features": ExtractionConfig,
+    "train-student": TrainingConfig,
+    "evaluate-student knn": KnnOptions,
+    "evaluate-student linear": LinearOptions,
+    "evaluate-student finetune": FinetuneOptions,
+}
 
 CONTRACT = {
     "extract-features": """teacher images out seeds layers precision format pixels teacher_weights limit view_size
@@ -21,6 +30,9 @@ CONTRACT = {
     "train-student": """shards out student mask mask_ratio alignment mix_order adapter layer_weights loss loss_scale
         target_norm epochs warmup_epochs batch_size base_lr min_lr weight_decay drop_path precision compile seed
         max_steps resume workers""",
+    "evaluate-student knn": "weights images json debug",
+    "evaluate-student linear": "weights images json debug",
+    "evaluate-student finetune": "weights images json debug",
 }
 """The flags of the commands' contract."""
 
