@@ -11,7 +11,7 @@ import numpy as np
 from lookonce.cache.create import create_cache, prepare_seed
 from lookonce.cache.writer import ShardWriter
 from lookonce.shared.views import ViewRecipe
-from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.arrays import ArraySpec, cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
@@ -47,17 +47,7 @@ def random_batches(manifest: Manifest, batch: int, distinct: int = 4) -> Iterato
     """(rows, arrays) of every batch of every shard in order; ``distinct`` random batches take turns."""
     generator = np.random.default_rng(1)
     streamed = [spec for spec in manifest.arrays if spec.name not in ("key", "label")]
-    contents = [
-        {
-            spec.name: generator.integers(
-                0, 255, (batch, *spec.sample_shape, spec.numpy_dtype.itemsize), dtype=np.uint8
-            )
-            .view(spec.numpy_dtype)
-            .reshape(batch, *spec.sample_shape)
-            for spec in streamed
-        }
-        for _ in range(distinct)
-    ]
+    contents = [{spec.name: _random(spec, batch, generator) for spec in streamed} for _ in range(distinct)]
     turn = 0
     for shard in range(manifest.shard_count):
         rows = manifest.shard_rows(shard)
@@ -66,6 +56,15 @@ def random_batches(manifest: Manifest, batch: int, distinct: int = 4) -> Iterato
             content = contents[turn % distinct]
             yield chosen, {name: values[: len(chosen)] for name, values in content.items()}
             turn += 1
+
+
+def _random(spec: ArraySpec, batch: int, generator: np.random.Generator) -> Any:
+    """Random bytes, as targets are; float32 arrays are importance, means and deviations: positive numbers."""
+    shape = (batch, *spec.sample_shape)
+    if spec.numpy_dtype == np.float32:
+        return generator.random(shape, dtype=np.float32)
+    raw = generator.integers(0, 255, (*shape, spec.numpy_dtype.itemsize), dtype=np.uint8)
+    return raw.view(spec.numpy_dtype).reshape(shape)
 
 
 Batches = Sequence[tuple[list[int], dict[str, Any]]]

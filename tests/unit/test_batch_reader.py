@@ -21,6 +21,8 @@ from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.batch_reader import BatchReader, StoredPixels
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.device_copies import DeviceCopies
+from lookonce.train.host_memory import HostMemory
 from lookonce.train.joined_caches import JoinedCaches
 from lookonce.train.sample_order import SampleOrder, SamplesOfStep
 from lookonce.train.student import Student
@@ -153,9 +155,9 @@ def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..
     taken: list[tuple[torch.Tensor, ...]] = []
 
     class Recorder(Student):
-        def forward(self, visible_pixels: Any, visible_ids: Any, branch_scales: Any = None) -> tuple[torch.Tensor, ...]:
+        def forward(self, visible_pixels: Any, visible_ids: Any, *others: Any) -> tuple[torch.Tensor, ...]:
             taken.append((visible_pixels, visible_ids))
-            return super().forward(visible_pixels, visible_ids, branch_scales)
+            return super().forward(visible_pixels, visible_ids, *others)
 
     alignment = DynamicAlignment(
         AlignmentConfig(layer_weights="top2"), student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=6
@@ -221,3 +223,21 @@ def test_parts_of_a_step_are_slices_of_its_whole_batch(training_cache: Callable[
         assert torch.equal(found.mean, expected.mean)  # of the whole batch, whatever part is read
         assert torch.equal(found.variance, expected.variance)
     assert shares == pytest.approx(1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_come_to_a_gpu_unchanged_from_page_locked_memory(training_cache: Callable[..., Path]) -> None:
+    root, device = training_cache(), torch.device("cuda")
+    plain = open_targets(root, target_norm="bn", drop_path=0.5, student_depth=6)[1]
+    reader, locked = open_targets(
+        root, target_norm="bn", drop_path=0.5, student_depth=6, memory=HostMemory(page_locked=True)
+    )
+    order, copies, taken = order_of(reader), DeviceCopies(device), []
+    for step in range(order.total_steps):
+        batch = locked.batch(order.step(step))
+        assert batch.targets[0].elements.is_pinned()
+        taken.append(copies.take(batch))
+        del batch  # its memory may be handed out again from here on
+    for step, batch in enumerate(taken):
+        assert batch.visible_ids.device.type == "cuda"
+        assert_same_batch(batch.to(torch.device("cpu")), plain.batch(order.step(step)))

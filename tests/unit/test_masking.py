@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookonce.shared.errors import NumericalError, UsageError
-from lookonce.shared.masking import MASK_KINDS, mask_noise, visible_count, visible_patches
+from lookonce.shared.masking import MASK_KINDS, MASK_VERSION, draw_patches, mask_noise, visible_count, visible_patches
+from lookonce.shared.randomness import random_uniform
 
 
 def noise_of(batch: int, patches: int, seed: int = 0) -> np.ndarray:
@@ -92,6 +94,15 @@ def test_ties_go_by_patch_number() -> None:
         np.testing.assert_array_equal(visible_patches(kind, importance, noise, 0.8), [earliest[:60]] * 2)
 
 
+@given(batch=st.integers(1, 5), patches=st.integers(1, 30), values=st.integers(1, 6), data=st.data())
+def test_a_draw_is_the_stable_sort_however_many_values_tie(batch: int, patches: int, values: int, data: Any) -> None:
+    noise = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, values, (batch, patches)) / values
+    count = data.draw(st.integers(1, patches))
+    expected = np.sort(np.argsort(noise, axis=1, kind="stable")[:, :count], axis=1)
+    found = draw_patches("random", np.ones((batch, patches), np.float32), noise, count)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_uniform_importance_keeps_all_alike_whatever_the_kind() -> None:
     importance, noise = np.full((20000, 10), 0.1, np.float32), noise_of(20000, 10, seed=5)
     for kind in MASK_KINDS:
@@ -128,6 +139,7 @@ def test_noise_is_each_samples_own() -> None:
     assert noise.dtype == np.float64
     assert noise.min() >= 0
     assert noise.max() < 1
+    np.testing.assert_array_equal(noise[1], random_uniform(196, "mask", MASK_VERSION, 0, 3, 1, "b"))
     np.testing.assert_array_equal(mask_noise(0, 3, ["c"], [0], 196)[0], noise[2])
     np.testing.assert_array_equal(mask_noise(0, 3, ["b"], list(np.array([1])), 196)[0], noise[1])
     others = [mask_noise(1, 3, ["a"], [0], 196), mask_noise(0, 4, ["a"], [0], 196), mask_noise(0, 3, ["a"], [1], 196)]

@@ -76,6 +76,37 @@ def test_gradients_reach_all_but_positions_and_final_norm(student: Student, view
     assert frozen == without
 
 
+def test_checkpointing_keeps_less_and_gives_the_same_numbers(views: Tensor) -> None:
+    patches, ids = _patches(views), torch.arange(GRID * GRID).expand(2, -1)
+    scales = torch.rand(6, 2, 2, generator=torch.Generator().manual_seed(0))
+    kept, features, gradients = [], [], []
+    for checkpointing in (False, True):
+        student = Student("test_vit", img_size=IMG, activation_checkpointing=checkpointing)
+        saved: dict[int, int] = {}
+
+        def keep(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = student(patches, ids, scales)
+        torch.stack(outputs).square().sum().backward()  # type: ignore[no-untyped-call]
+        kept.append(sum(saved.values()))
+        features.append(outputs)
+        gradients.append([parameter.grad for parameter in student.parameters() if parameter.grad is not None])
+    assert kept[1] < kept[0] / 3
+    assert all(torch.equal(*pair) for pair in zip(*features, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def test_the_first_blocks_alone(views: Tensor) -> None:
+    student = Student("test_vit", img_size=IMG)
+    patches, ids = _patches(views), torch.arange(GRID * GRID).expand(2, -1)
+    first, every = student(patches, ids, blocks=2), student(patches, ids)
+    assert len(first) == 2 < len(every) == 6
+    assert all(torch.equal(*pair) for pair in zip(first, every[:2], strict=True))
+
+
 def test_initial_weights(student: Student) -> None:
     model = student.model
     assert torch.equal(model.pos_embed[0], sincos_position_embedding(192, GRID))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.shared.errors import NumericalError, UsageError
-from lookonce.shared.randomness import random_uniform
+from lookonce.shared.randomness import random_uniform_rows
 
 MASK_VERSION = 1
 """Raised whenever the same run seed, epoch, seed and key would give another mask."""
@@ -85,9 +85,7 @@ def draw_patches(kind: str, importance: NDArray[np.float32], noise: Floats_BN, c
         )
     if not 1 <= count <= importance.shape[1]:
         raise UsageError(f"masking: expected 1 to {importance.shape[1]} visible patches, found {count}")
-    lateness_BN = _LATENESS[kind](importance, noise)
-    order_BN = np.argsort(lateness_BN, axis=1, kind="stable")  # stable: equal values go by patch number
-    return np.sort(order_BN[:, :count], axis=1).astype(np.int64)
+    return _earliest(_LATENESS[kind](importance, noise), count)
 
 
 def mask_noise(run_seed: int, epoch: int, keys: Sequence[str], seeds: Sequence[int], patches: int) -> Floats_BN:
@@ -108,10 +106,21 @@ def mask_noise(run_seed: int, epoch: int, keys: Sequence[str], seeds: Sequence[i
     """
     if len(keys) != len(seeds):
         raise UsageError(f"mask noise: expected a seed for each key, found {len(keys)} keys and {len(seeds)} seeds")
-    noise_BN = np.empty((len(keys), patches), dtype=np.float64)
-    for row, (key, seed) in enumerate(zip(keys, seeds, strict=True)):
-        noise_BN[row] = random_uniform(patches, "mask", MASK_VERSION, run_seed, epoch, int(seed), key)
-    return noise_BN
+    views = [(int(seed), key) for key, seed in zip(keys, seeds, strict=True)]
+    return random_uniform_rows(patches, "mask", MASK_VERSION, run_seed, epoch, last=views)
+
+
+def _earliest(lateness_BN: Floats_BN, count: int) -> NDArray[np.int64]:
+    """Positions of the ``count`` least values of each row, ascending; equal values go by position.
+
+    All that are not later than the last one to arrive; only rows where others tie with it have to be sorted.
+    """
+    last_B1 = np.partition(lateness_BN, count - 1, axis=1)[:, count - 1 : count]
+    arrived_BN = lateness_BN <= last_B1
+    for row in np.flatnonzero(arrived_BN.sum(axis=1) != count):
+        arrived_BN[row] = False
+        arrived_BN[row, np.argsort(lateness_BN[row], kind="stable")[:count]] = True
+    return np.nonzero(arrived_BN)[1].reshape(len(lateness_BN), count).astype(np.int64)
 
 
 def _arrivals(importance: NDArray[np.float32], noise: Floats_BN) -> Floats_BN:

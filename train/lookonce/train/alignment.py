@@ -72,6 +72,8 @@ class DynamicAlignment(nn.Module):
         self.student_blocks = student_blocks
         self.teacher_blocks = aligned_blocks(config.layer_weights, teacher_levels)
         """1-based numbers of the aligned teacher blocks, in the order of targets, predictions and W's rows."""
+        self.blocks_needed = max(self.teacher_blocks) if config.alignment == "layerwise" else student_blocks
+        """How many of the student's blocks, first ones first, the loss depends on."""
         weights = layer_weights(config.layer_weights, teacher_levels)
         rows = [block - 1 for block in self.teacher_blocks]
         self.register_buffer("level_weights", torch.tensor([weights[r] for r in rows]), persistent=False)
@@ -97,14 +99,16 @@ class DynamicAlignment(nn.Module):
         """Predicted targets of the aligned levels, shape (L, B, n, C).
 
         Args:
-            student_blocks: outputs of the student's blocks, S tensors (B, n, D) or one (S, B, n, D).
+            student_blocks: outputs of the student's blocks, S tensors (B, n, D) or one (S, B, n, D); the first
+                ``blocks_needed`` of them are enough.
 
         Raises:
             UsageError: another number of blocks than this alignment was made for.
         """
-        if len(student_blocks) != self.student_blocks:
+        if not self.blocks_needed <= len(student_blocks) <= self.student_blocks:
             raise UsageError(
-                f"alignment was made for {self.student_blocks} student blocks, found {len(student_blocks)}"
+                f"alignment was made for {self.student_blocks} student blocks and needs the first "
+                f"{self.blocks_needed}, found {len(student_blocks)}"
             )
         if self.weight is None:
             paired_LBnD = torch.stack([student_blocks[block - 1] for block in self.teacher_blocks])

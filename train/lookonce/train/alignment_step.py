@@ -81,6 +81,7 @@ class AlignmentStep(nn.Module):
         super().__init__()
         self.student, self.teachers = student, nn.ModuleList(teachers)
         self._weights, self._autocast = tuple(weights), autocast
+        self._blocks = max(alignment.blocks_needed for alignment in self.alignments)
 
     @property
     def alignments(self) -> list[DynamicAlignment]:
@@ -90,7 +91,7 @@ class AlignmentStep(nn.Module):
     def forward(self, batch: Batch) -> StepOutput:
         """Loss of one batch, which is on the module's device."""
         with torch.autocast(batch.visible_ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            features = self.student(batch.visible_pixels, batch.visible_ids, batch.branch_scales)
+            features = self.student(batch.visible_pixels, batch.visible_ids, batch.branch_scales, self._blocks)
             outputs = [teacher(features, stored) for teacher, stored in zip(self.teachers, batch.targets, strict=True)]
         losses = [weight * output.loss for weight, output in zip(self._weights, outputs, strict=True)]
         return StepOutput(

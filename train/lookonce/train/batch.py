@@ -43,14 +43,14 @@ class Batch:
     """Part of the global batch's samples that this batch holds: its weight in the step's loss."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device, copied asynchronously from pinned memory where there is a GPU."""
+        """The batch on a device; from page-locked memory to a GPU the copies are only enqueued."""
         moved: Batch = _moved(self, device)
         return moved
 
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value
+        return value.to(device, non_blocking=True)
     if isinstance(value, tuple):
         return tuple(_moved(item, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -13,6 +13,7 @@ from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.train.batch import Batch, StoredTargets
+from lookonce.train.host_memory import HostMemory
 from lookonce.train.joined_caches import JoinedCaches
 from lookonce.train.masks import VisiblePatches
 from lookonce.train.names import TargetNorm
@@ -25,9 +26,9 @@ class PixelSource(Protocol):
     """Where visible patches come from; thread-safe."""
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
-    ) -> NDArray[np.uint8]:
-        """uint8 (B, k, patch bytes) of the visible patches of the views (row, seed)."""
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
+    ) -> None:
+        """Fill ``out``, uint8 (B, k, patch bytes), with the visible patches of the views (row, seed)."""
         ...
 
 
@@ -38,11 +39,10 @@ class StoredPixels:
         self._reader = reader
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
-    ) -> NDArray[np.uint8]:
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
+    ) -> None:
         """Gathered from the ``pixels`` array."""
-        pixels: NDArray[np.uint8] = self._reader.read("pixels", seeds, rows, visible.positions)
-        return pixels
+        self._reader.read("pixels", seeds, rows, visible.positions, out=out)
 
 
 class BatchReader:
@@ -57,6 +57,7 @@ class BatchReader:
         target_norm: decides which of the tokens' moments are read.
         drop_path: stochastic depth of the last student block, 0 up to 1.
         student_depth: blocks of the student; of no use without stochastic depth.
+        memory: where batches are gathered; None for ordinary memory.
     """
 
     def __init__(
@@ -70,11 +71,14 @@ class BatchReader:
         target_norm: TargetNorm = "whiten",
         drop_path: float = 0.0,
         student_depth: int = 0,
+        memory: HostMemory | None = None,
     ) -> None:
         self._caches, self._pixels = caches, pixels
         self._mask, self._run_seed, self._target_norm = mask, run_seed, target_norm
         self._drop_path, self._student_depth = drop_path, student_depth
+        self._memory = memory or HostMemory()
         self._patches = caches.first.manifest.recipe.patches
+        self._patch_bytes = caches.first.manifest.recipe.patch_size**2 * 3
         self._visible = visible_count(self._patches, mask_ratio)
         moments = () if target_norm == "whiten" else ("target_mean", "target_std")
         pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
@@ -114,9 +118,11 @@ class BatchReader:
         here = samples.part(part)
         self._caches.require_same_pixels(here.seeds, here.rows)
         visible = self.visible(here)
+        pixels = self._memory.empty((*visible.ids.shape, self._patch_bytes), np.dtype(np.uint8))
+        self._pixels.visible_pixels(here.seeds, here.rows, visible, pixels.numpy())
         return Batch(
-            visible_pixels=torch.from_numpy(self._pixels.visible_pixels(here.seeds, here.rows, visible)),
-            visible_ids=torch.from_numpy(np.ascontiguousarray(visible.ids)),
+            visible_pixels=pixels,
+            visible_ids=self._memory.holding(visible.ids),
             targets=tuple(self._targets(number, samples, part, visible) for number in range(len(self._caches.readers))),
             branch_scales=self._branch_scales(samples, part),
             share=count / len(samples.rows),
@@ -133,16 +139,25 @@ class BatchReader:
         seeds, rows = here.seeds, self._caches.rows_in(number, here.rows)
         positions = visible.positions if number == 0 else self._positions(number, here, visible.ids)
         tokens = np.pad(positions + 1, ((0, 0), (1, 0)))
-        elements = torch.from_numpy(reader.read("targets", seeds, rows, tokens))
+        elements = self._gathered(reader, "targets", seeds, rows, tokens)
         if self._target_norm == "whiten":
             return StoredTargets(elements=elements)
-        mean, std = (reader.read(name, seeds, rows, tokens) for name in ("target_mean", "target_std"))
+        mean, std = (self._gathered(reader, name, seeds, rows, tokens) for name in ("target_mean", "target_std"))
         return StoredTargets(
             elements=elements,
-            token_mean=torch.from_numpy(mean),
-            token_std=torch.from_numpy(std),
+            token_mean=mean,
+            token_std=std,
             statistics=self._statistics(number, samples) if self._target_norm == "bn" else None,
         )
+
+    def _gathered(
+        self, reader: CacheReader, name: str, seeds: NDArray[np.int64], rows: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+    ) -> Tensor:  # fmt: skip
+        spec = reader.manifest.array(name)
+        gathered = self._memory.empty((*tokens.shape, *spec.sample_shape[1:]), spec.numpy_dtype)
+        reader.read(name, seeds, rows, tokens, out=gathered.numpy())
+        return gathered
 
     def _statistics(self, number: int, samples: SamplesOfStep) -> LevelStatistics:
         """Moments over the whole global batch, whatever part of it is read here: eight bytes a token and layer."""
@@ -195,7 +210,7 @@ class BatchReader:
     def _branch_scales(self, samples: SamplesOfStep, part: slice) -> Tensor | None:
         if not self._drop_path:
             return None
-        return torch.from_numpy(
+        return self._memory.holding(
             branch_scales(
                 self._drop_path, depth=self._student_depth, run_seed=self._run_seed, step=samples.step,
                 samples=len(samples.rows), part=part,

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from lookonce.shared.errors import CacheError
 from lookonce.train.batch import Batch
 from lookonce.train.batch_reader import BatchReader
+from lookonce.train.input_watch import InputWatch
 from lookonce.train.sample_order import SampleOrder
 from lookonce.train.world import batch_parts
 
@@ -23,6 +24,7 @@ def prefetched_batches(
     threads: int,
     parts: int = 1,
     mine: Sequence[int] = (0,),
+    watch: InputWatch | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches of steps ``first`` to ``last - 1``, in order, up to ``threads + 1`` of them read ahead.
 
@@ -38,7 +40,8 @@ def prefetched_batches(
             for later in [step, step + 1] if step == first else [step + 1]:
                 if later < last:
                     announce(later)
-        return reader.batch(samples, part)
+        with contextlib.nullcontext() if watch is None else watch.reading(part.stop - part.start):
+            return reader.batch(samples, part)
 
     def announce(step: int) -> None:
         samples = order.step(step)

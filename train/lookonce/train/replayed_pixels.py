@@ -33,12 +33,12 @@ class ReplayedPixels:
             self._views.patches(seed, int(row))
 
     def visible_pixels(
-        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches
-    ) -> NDArray[np.uint8]:
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
+    ) -> None:
         """Visible patches of the replayed views.
 
         Raises:
             CacheMismatchError: a replayed view has other pixels than the teacher saw.
         """
-        views = [self._views.patches(int(seed), int(row)) for seed, row in zip(seeds, rows, strict=True)]
-        return np.stack([patches[chosen] for patches, chosen in zip(views, visible.ids, strict=True)])
+        for position, (seed, row) in enumerate(zip(seeds.tolist(), rows.tolist(), strict=True)):
+            out[position] = self._views.patches(seed, row)[visible.ids[position]]

@@ -19,6 +19,7 @@ from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.batch_reader import BatchReader, PixelSource, StoredPixels
 from lookonce.train.config import TrainingConfig
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.host_memory import HostMemory
 from lookonce.train.joined_caches import JoinedCaches, open_caches
 from lookonce.train.masks import MaskChoice, choose_masks
 from lookonce.train.replayed_pixels import ReplayedPixels
@@ -113,7 +114,10 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
     """
     caches = caches or open_run_caches(config)
     recipe = caches.first.manifest.recipe
-    student = Student(config.student, img_size=recipe.view_size, seed=config.seed)
+    student = Student(
+        config.student, img_size=recipe.view_size, seed=config.seed,
+        activation_checkpointing=config.activation_checkpointing,
+    )  # fmt: skip
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
             f"{caches.first.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the "
@@ -136,6 +140,7 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
     batches = BatchReader(
         caches, _pixel_source(caches.first, config), mask=masks.kind, mask_ratio=masks.ratio, run_seed=config.seed,
         target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
+        memory=HostMemory(page_locked=device.type == "cuda"),
     )  # fmt: skip
     return TrainingSetup(caches, order, batches, model, device, precision, masks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from lookonce.train.alignment_step import StepOutput
 from lookonce.train.batch import Batch
 from lookonce.train.checkpoints import Checkpoint, save_checkpoint
 from lookonce.train.config import TrainingConfig
+from lookonce.train.device_copies import DeviceCopies
 from lookonce.train.diagnosis import require_finite_loss, require_finite_parameters
+from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
 from lookonce.train.optimization import adamw, set_learning_rate
@@ -59,6 +62,7 @@ class _Open:
     log: MetricsLog | None
     checkpoints: Path
     clock: _Clock
+    watch: InputWatch
 
 
 class Trainer:
@@ -82,7 +86,10 @@ class Trainer:
         self.step = 0
         """Steps done, which is also the number of the next one."""
         self._saved_step = 0
-        self._forward: nn.Module = torch.compile(setup.model) if config.compile else setup.model  # type: ignore[assignment]
+        self._forward: nn.Module = (
+            torch.compile(setup.model, fullgraph=True) if config.compile else setup.model  # type: ignore[assignment]
+        )
+        self._copies = DeviceCopies(setup.device)
         self._exchange: DistributedDataParallel | None = None
         if world.size > 1:
             self._forward = self._exchange = _exchanging(self._forward, config, setup.device)
@@ -118,14 +125,15 @@ class Trainer:
         """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
         self.module.train()
         accumulate, rank = self.config.accumulate, self.world.rank
+        watch = InputWatch(self.config.workers, replays=not self.setup.caches.first.manifest.stores_pixels)
         batches = prefetched_batches(
             self.setup.batches, self.setup.order, first=self.step, last=self.schedule.last_step,
             threads=self.config.workers, parts=accumulate * self.world.size,
-            mine=range(rank * accumulate, (rank + 1) * accumulate),
+            mine=range(rank * accumulate, (rank + 1) * accumulate), watch=watch,
         )  # fmt: skip
         bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
         with contextlib.closing(batches), contextlib.closing(bar):
-            yield _Open(batches, bar, log, checkpoints, _Clock(time.perf_counter()))
+            yield _Open(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch)
 
     def advance(self, run: _Open, interrupts: DeferredInterrupts) -> None:
         """One step: gradients of this process's parts of the global batch, one update, perhaps a checkpoint and a log.
@@ -173,7 +181,7 @@ class Trainer:
             with contextlib.suppress(NumericalError):
                 self.finish(run)
             raise error or _error_of_others(worst)
-        return [batch.to(self.setup.device) for batch in batches]
+        return [self._copies.take(batch) for batch in batches]
 
     def _gradients(self, batches: list[Batch]) -> _Losses:
         """Sum up gradients; exchange them with the other processes once, behind the last part."""
@@ -203,6 +211,9 @@ class Trainer:
         elapsed = max(time.perf_counter() - run.clock.started, 1e-9)
         pace = run.clock.samples * self.world.size / elapsed
         wait = run.clock.waited / elapsed
+        limit = run.watch.judge(run.clock.waited, elapsed)
+        if limit is not None and not run.bar.disable:
+            run.bar.write(f"note: {limit}", file=sys.stderr)
         run.clock = _Clock(time.perf_counter())
         if run.log is None:
             return
