@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def worker_killed(scene: Scene, chance: random.Random) -> Outcome:
     over = ended(running)
     lost = over.err.count("a worker was lost")
     happened(killed > 0, told(over))
-    return scene.outcome(root, told(over), f"{killed} killed, {lost} x 'a worker was lost; shard N goes to a new one'")
+    return scene.outcome(root, told(over), f"{killed} killed, {lost} x 'a worker was lost; ... to another'")
 
 
 def worker_stopped(scene: Scene, chance: random.Random, pause: float = 60) -> Outcome:
@@ -103,21 +104,24 @@ def worker_stopped(scene: Scene, chance: random.Random, pause: float = 60) -> Ou
     )  # fmt: skip
 
 
-def worker_stopped_for_good(scene: Scene, chance: random.Random, pause: float = 120) -> Outcome:
-    """Ray, 2 local workers: SIGSTOP of one, never continued; watched for two minutes, then `kill -9` of it"""
-    root, running, victim = _with_a_stopped_worker(scene, chance)
-    until(lambda: False, running=running, seconds=pause)
-    state = "ended by itself" if is_over(running) else f"still waiting for it after {pause:.0f} s"
-    there = len(receipts_of(root))
-    if victim.is_running():
-        victim.kill()
+def worker_stopped_for_good(scene: Scene, chance: random.Random) -> Outcome:
+    """Ray, 2 local workers, --stall-timeout 20: SIGSTOP of one, never continued"""
+    root, running, victim = _with_a_stopped_worker(scene, chance, stall_timeout=20)
+    before, started = len(receipts_of(root)), time.monotonic()
     over = ended(running)
-    return scene.outcome(root, f"{state}, {there} of {scene.shards} shards there", f"after kill -9: {told(over)}")
+    took = f"ended {time.monotonic() - started:.0f} s later, {before} of {scene.shards} shards were there"
+    given_up = [line for line in over.err.replace("\r", "\n").splitlines() if "was given up" in line]
+    happened(given_up, told(over))
+    sentence = re.sub(r"worker \S+ was", "worker NODE:PROCESS was", given_up[0])
+    left = "its process LEFT" if victim.is_running() else "its process is gone"
+    return scene.outcome(root, told(over), took, f"'{sentence}'", left)
 
 
-def _with_a_stopped_worker(scene: Scene, chance: random.Random) -> tuple[Path, Running, psutil.Process]:
+def _with_a_stopped_worker(
+    scene: Scene, chance: random.Random, **changes: object
+) -> tuple[Path, Running, psutil.Process]:
     root = scene.new_root()
-    running = scene.start(root, **RAY)
+    running = scene.start(root, **RAY, **changes)
     until(lambda: len(workers_below(running.family())) == 2, running=running)
     until(lambda: len(receipts_of(root)) >= chance.randrange(1, scene.shards // 3), running=running)
     happened(not is_over(running) and workers_below(running.family()), "no worker to stop")

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from lookonce.cache.layout import CacheLayout
 from lookonce.extract.batch_encoder import LaneTime
 from lookonce.extract.pipeline import BatchProgress
 from lookonce.extract.worker_table import WorkerTable, efficiency
@@ -53,3 +54,33 @@ def test_progress_names_its_process_and_keeps_it_on_the_way():
     event = BatchProgress(views=32)
     assert event.worker == f"{os.uname().nodename}:{os.getpid()}"
     assert pickle.loads(pickle.dumps(event)) == event
+
+
+class FakeCounter:
+    """Keeps what is counted, by tag."""
+
+    all: dict[str, dict] = {}  # noqa: RUF012
+
+    def __init__(self, name, description, tag_keys=()):
+        self.counted = self.all[name] = {}
+
+    def inc(self, value, tags=None):
+        assert value > 0  # Ray refuses others
+        key = tuple((tags or {}).values())
+        self.counted[key] = self.counted.get(key, 0) + value
+
+
+def test_ray_gets_counters(make_manifest, fill_cache, tmp_path):
+    from lookonce.extract.ray_metrics import WorkerMetrics
+
+    fill_cache(tmp_path, make_manifest())
+    receipt = CacheLayout(tmp_path).load_receipt(0, 0)
+    metrics = WorkerMetrics(FakeCounter)
+    for event in (BatchProgress(), BatchProgress(views=32, time=BUSY), BatchProgress(copied=8), receipt, receipt):
+        metrics.count(event)
+    counted = FakeCounter.all
+    assert counted["lookonce_views"] == {(): 32}
+    assert counted["lookonce_views_copied"] == {(): 8}
+    assert counted["lookonce_shards"] == {(): 2}
+    assert counted["lookonce_bytes"] == {(): 2 * receipt.content_bytes}
+    assert counted["lookonce_lane_seconds"] == {("decode",): 1.0, ("teacher",): 8.0, ("write",): 1.0}

@@ -55,9 +55,11 @@ class ExtractionConfig:
     shard_size: int | None = None
     """Samples a shard; default: an even 64th of the images, at least 16 and at most 1024."""
     workers: str = "auto"
-    """Ray workers: auto (one a GPU; without GPUs one for every two cores) or a number."""
+    """Ray workers: auto (one a GPU; without GPUs one for every two cores) or a number; more than GPUs share them."""
     ray_address: str = "local"
     """Ray cluster: local (one is started), auto (the running one) or HOST:PORT."""
+    stall_timeout: float = 600.0
+    """Seconds without a word after which a Ray worker is given up and its shards go to others; 0 waits for ever."""
     executor: Literal["ray", "inline"] = "ray"
     """ray: parallel workers; inline: the same code in this process, without Ray; the cache is byte-identical."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -84,6 +86,8 @@ class ExtractionConfig:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        if not self.stall_timeout >= 0:
+            raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait for ever")
         if self.view_size % self.patch_size:
             raise UsageError(
                 f"--view-size {self.view_size} is not a multiple of --patch-size {self.patch_size}; "

@@ -26,6 +26,7 @@ class OpenShard:
     """Writers and statistics of a shard; used by one thread at a time.
 
     Args:
+        number: which shard.
         open_writer: from seed to a new writer.
         seeds: augmentation seeds of the task.
         width: channels of a token.
@@ -34,13 +35,14 @@ class OpenShard:
 
     def __init__(
         self,
+        number: int,
         open_writer: Callable[[int], ShardWriter],
         seeds: Sequence[int],
         *,
         width: int,
         versions: Mapping[str, str],
     ) -> None:
-        self._width, self._versions = width, versions
+        self.number, self._width, self._versions = number, width, versions
         self._statistics = {seed: ShardStatistics() for seed in seeds}
         self._writers: dict[int, ShardWriter] = {}
         try:

@@ -30,6 +30,10 @@ class BatchProgress:
     """Looked at by the teacher, unreadable ones included."""
     copied: int = 0
     """Taken from an earlier cache as they are."""
+    shard: int = -1
+    """Whose views they are."""
+    seed: int = -1
+    """Of their shard's task, where they are of several."""
     time: LaneTime = field(default_factory=LaneTime)
     """Where the time of the lane that looked at it went."""
     worker: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
@@ -111,7 +115,8 @@ class Pipeline:
         shard, seed, future = step
         batch = future.result()
         shard.append(seed, batch)
-        yield BatchProgress(views=len(batch.rows) + len(batch.problems), time=batch.time)
+        looked = len(batch.rows) + len(batch.problems)
+        yield BatchProgress(views=looked, shard=shard.number, seed=seed, time=batch.time)
 
     def _committed(self, most: int) -> Iterator[Receipt]:
         while self._commits and (len(self._commits) > most or self._commits[0][1].done()):

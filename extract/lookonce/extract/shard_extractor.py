@@ -94,12 +94,13 @@ class ShardExtractor:
     ) -> Iterator[BatchProgress | Receipt]:
         copied = self._samples.find(task.rows, task.entries, task.seeds, makers) if self._samples else {}
         if copied:
-            yield BatchProgress(copied=len(copied) * len(task.seeds))
+            yield BatchProgress(copied=len(copied) * len(task.seeds), shard=task.shard, seed=task.seeds[0])
         shard = pipeline.open(
             OpenShard(
-                lambda seed: self._writer(task, seed, copied), task.seeds, width=self._width, versions=self._versions
+                task.shard, lambda seed: self._writer(task, seed, copied), task.seeds,
+                width=self._width, versions=self._versions,
             )
-        )
+        )  # fmt: skip
         looked = [place for place, row in enumerate(task.rows) if row not in copied]
         rows, entries = [task.rows[place] for place in looked], [task.entries[place] for place in looked]
         batches = batches_being_made(rows, entries, self._producer, task.seeds, self._batch_size, makers)

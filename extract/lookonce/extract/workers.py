@@ -18,6 +18,7 @@ class WorkerResources:
     workers: int
     cpus: int
     gpus: float
+    """A part of one where workers share it."""
 
     @property
     def cores(self) -> int:
@@ -34,23 +35,22 @@ def share_out(config: ExtractionConfig, *, cpus: int, gpus: int) -> WorkerResour
         gpus: GPUs of the cluster.
 
     Raises:
-        UsageError: more workers than the cluster has CPUs or GPUs for.
+        UsageError: more workers than the cluster has CPUs for.
     """
     on_gpu = gpus > 0 and config.device != "cpu"
     auto = gpus if on_gpu else max(1, cpus // 2)
     workers = auto if config.workers == "auto" else int(config.workers)
-    available = gpus if on_gpu else cpus
-    if workers > available:
-        kind = "GPUs" if on_gpu else "CPUs"
-        raise UsageError(f"--workers {workers}: the Ray cluster has only {available} {kind}; use at most {available}")
-    return WorkerResources(workers, max(1, cpus // workers), 1.0 if on_gpu else 0.0)
+    if workers > max(cpus, auto):
+        raise UsageError(f"--workers {workers}: the Ray cluster has only {cpus} CPUs; use at most {max(cpus, auto)}")
+    share = 1 / -(-workers // gpus) if on_gpu else 0.0
+    return WorkerResources(workers, max(1, cpus // workers), share)
 
 
 def expected_workers(config: ExtractionConfig) -> WorkerResources:
     """The workers that an extraction will have, without starting them; a running cluster is asked what it has.
 
     Raises:
-        UsageError: more workers than there is place for, or no cluster at ``--ray-address``.
+        UsageError: more workers than there are CPUs, or no cluster at ``--ray-address``.
     """
     cpus, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
     if config.executor == "inline":

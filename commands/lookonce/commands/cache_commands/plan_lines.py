@@ -84,7 +84,8 @@ def _time(plan: Mapping[str, Any]) -> list[str]:
     if not extraction["views_left"]:
         return ["none: every view is there"]
     hours, rate = extraction["hours"], extraction["views_per_second"]
-    each = "a GPU and " * bool(workers["gpus"]) + _count(workers["cpus"], "core")
+    gpu = {0: "", 1: "a GPU and "}.get(workers["gpus"], f"{workers['gpus']:.2g} of a GPU and ")
+    each = gpu + _count(workers["cpus"], "core")
     return [
         f"{duration_text(3600 * hours)} ({hours:.3g} h) for {extraction['views_left']:,} views at {rate:,.3g} views/s, "
         f"{_rate(extraction['write_bytes_per_second'])} to disk",

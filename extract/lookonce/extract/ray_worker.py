@@ -1,0 +1,80 @@
+"""The Ray actor: a teacher, and a pipeline that stays filled from one shard to the next."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterator
+
+from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.prepare import load_config_teacher, resolve_device
+from lookonce.extract.ray_metrics import WorkerMetrics
+from lookonce.extract.reuse import Reuse
+from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.shared.errors import RecipeMismatchError
+from lookonce.shared.sources import ImageSource
+from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+LOOK = 0.01
+"""Seconds between two looks for a new task; what is under way goes on meanwhile."""
+
+
+class ExtractionWorker:
+    """Takes whole shards, writes them itself and streams progress and receipts; an actor of two threads.
+
+    The teacher is loaded by ``work``, not by ``__init__``: what goes wrong in an actor's ``__init__`` reaches the
+    driver as a text about a dead actor, what goes wrong in a task as the error that it is.
+    """
+
+    def __init__(
+        self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, reuse: Reuse | None,
+        threads: int,
+    ) -> None:  # fmt: skip
+        self._config, self._manifest, self._view, self._source = config, manifest, view, source
+        self._reuse = reuse
+        self._threads = threads
+        self._tasks: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
+
+    def give(self, task: ShardTask | None) -> None:
+        """Add a task to those that ``work`` does; None: there will be no more."""
+        self._tasks.put(task)
+
+    def work(self) -> Iterator[BatchProgress | Receipt]:
+        """Do what is given, until None is; streamed, item by item, an empty one first: there is a place for it.
+
+        Raises:
+            RecipeMismatchError: this node's weights are others than the cache's.
+            LookonceError: see ``ShardExtractor.extract``.
+        """
+        yield BatchProgress()
+        extractor, metrics = self._load(), WorkerMetrics()
+        for event in extractor.extract(self._given()):  # not ``yield from``: Ray sends statistics into this generator
+            metrics.count(event)
+            yield event
+
+    def _given(self) -> Iterator[ShardTask | None]:
+        while True:
+            try:
+                task = self._tasks.get(timeout=LOOK)
+            except queue.Empty:
+                yield None
+                continue
+            if task is None:
+                return
+            yield task
+
+    def _load(self) -> ShardExtractor:
+        config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
+        teacher = load_config_teacher(config, resolve_device(config.device))
+        if teacher.weights_digest != wanted:
+            raise RecipeMismatchError(
+                f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "
+                f"the cache was made with {wanted}; give all nodes the same weights file"
+            )
+        return ShardExtractor(
+            config.out, self._manifest, self._view, self._source, teacher,
+            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", threads=self._threads,
+            reuse=self._reuse,
+        )  # fmt: skip
