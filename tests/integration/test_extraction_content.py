@@ -39,6 +39,7 @@ def photos(forks, photo_arguments, tmp_path_factory):
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["views_written"] == 20  # one JSON object, and nothing else
     assert "20/20" in ended.err
+    root.with_name("summary.json").write_text(ended.out)
     return root
 
 
@@ -172,3 +173,19 @@ def test_two_ray_workers_on_photographs_write_the_bytes_of_inline(forks, photo_a
     ended = forks.start(photo_arguments(root, seeds="0-1", executor="ray", workers=2)).wait()
     assert ended.code == 0, ended.err
     assert files(root) == files(photos)
+
+
+def test_the_summary_tells_the_lowest_and_the_highest_signals_of_a_shard(photos, model):
+    norms, entropies = [], []
+    for seed in (0, 1):
+        pixels = unpatched(zarr.open_group(photos / f"seed-{seed:04d}", mode="r")["pixels"][:])
+        hidden, importance = independent_forward(model, pixels)
+        share = importance / importance.sum(1, keepdim=True)
+        entropy = -(share * share.log()).sum(1)
+        for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+            norms.append(float(hidden.norm(dim=-1)[:, rows].mean()))
+            entropies.append(float(entropy[rows].mean()))
+    summary = json.loads(photos.with_name("summary.json").read_text())
+    assert summary["signals"]["feature_norm"] == pytest.approx([min(norms), max(norms)], rel=1e-3)
+    assert summary["signals"]["importance_entropy"] == pytest.approx([min(entropies), max(entropies)], rel=1e-3)
+    assert summary["saturated_share"] == 0

@@ -47,6 +47,12 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"content      {result['samples']} samples, seeds {', '.join(map(str, result['seeds']))}, "
         f"{result['bytes'] / 1e6:.1f} MB, {result['holes']} holes (unreadable images)",
     ]
+    if signals := result["signals"]:
+        (least, most), (sharpest, flattest) = signals["feature_norm"], signals["importance_entropy"]
+        lines.append(
+            f"signals      feature norm by shard {least:.4g} to {most:.4g}, entropy of importance {sharpest:.3g} to "
+            f"{flattest:.3g} nats, {result['saturated_share']:.2%} saturated at most"
+        )
     if result["time_share"]:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result["time_share"].items())
         lines.append(f"time         {shares}; {result['efficiency']:.0%} of the bare forward's rate")

@@ -52,10 +52,15 @@ def worker_resources(config: ExtractionConfig) -> WorkerResources:
 def ray_cluster(address: str) -> Iterator[None]:
     """Join a cluster, or start a local one; leave it (and stop a local one) afterwards.
 
+    Where this process has called ``ray.init`` itself, for a ``runtime_env`` say, that is used, and left as it is.
+
     Raises:
         UsageError: there is no cluster at the address.
         RayStartError: a local one does not start.
     """
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own future default; silences its warning
     _require_listener(address)
     options: dict[str, Any] = {} if address != "local" else {"include_dashboard": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -62,6 +63,9 @@ class ExtractionSummary:
     """Rate over the bare forward's, 0..1; None when nothing was looked at."""
     saturated_share: float
     """Largest share of target values of a shard outside the precision's range."""
+    signals: dict[str, list[float]]
+    """Means of a shard that tell of something wrong, the lowest and the highest: ``feature_norm`` (L2 norm of a raw
+    token) and ``importance_entropy`` (nats)."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -135,14 +139,18 @@ def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:
 def _summary(
     config: ExtractionConfig, manifest: Manifest, seeds: tuple[int, ...], progress: ExtractionProgress, seconds: float
 ) -> ExtractionSummary:
-    layout, holes, content_bytes, saturated_share = CacheLayout(config.out), 0, 0, 0.0
+    layout, holes, content_bytes = CacheLayout(config.out), 0, 0
+    signals = {name: [math.inf, -math.inf] for name in ("feature_norm", "importance_entropy", "saturated_share")}
     for seed in seeds:
         for shard in range(manifest.shard_count):  # one at a time: memory must not grow with the samples
             receipt = layout.load_receipt(seed, shard)
             holes += len(receipt.holes)
             content_bytes += receipt.content_bytes
-            saturated_share = max(saturated_share, receipt.statistics.get("saturated_share", 0.0))
-    spent = progress.workers.spent
+            for name, (low, high) in signals.items():
+                if len(receipt.holes) < receipt.samples and name in receipt.statistics:
+                    value = receipt.statistics[name]
+                    signals[name] = [min(low, value), max(high, value)]
+    spent, saturated_share = progress.workers.spent, max(0.0, signals.pop("saturated_share")[1])
     return ExtractionSummary(
         cache=str(config.out),
         fingerprint=manifest.recipe.fingerprint,
@@ -159,4 +167,5 @@ def _summary(
         time_share=spent.shares(),
         efficiency=efficiency(spent),
         saturated_share=saturated_share,
+        signals={name: found for name, found in signals.items() if found[0] <= found[1]},
     )
