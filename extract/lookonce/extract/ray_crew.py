@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from tqdm import tqdm
 
 from lookonce.extract.hand_out import TRIES, HandOut, WorkerLostError
 from lookonce.extract.ray_head import HeadWatch
@@ -143,7 +144,7 @@ class Crew:
         if shards:
             noun, verb = ("shard", "goes") if len(shards) == 1 else ("shards", "go")
             which = " and ".join(map(str, shards))
-            print(f"{what}; {noun} {which} {verb} to another", file=sys.stderr, flush=True)
+            _tell(f"{what}; {noun} {which} {verb} to another")
             yield lost
         if not self._hand_out.exhausted:
             self._hire()
@@ -158,7 +159,11 @@ class Crew:
         wanted = f"{self._resources.cpus} CPUs" + (
             f" and {self._resources.gpus:g} GPUs" if self._resources.gpus else ""
         )
-        print(
-            f"Ray has found no place yet for a worker of {wanted} on one node; waiting (ray status tells what is free)",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        _tell(
+            f"Ray has found no place yet for a worker of {wanted} on one node; waiting (ray status tells what is free)"
+        )
+
+
+def _tell(sentence: str) -> None:
+    """Write a line above the progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
