@@ -99,7 +99,7 @@ class Crew:
     def _hear(self, stream: Any) -> Iterator[BatchProgress | Receipt]:
         job = self._jobs[stream]
         try:
-            event: BatchProgress | Receipt = ray.get(next(stream))
+            fetched: Any = ray.get(next(stream))  # Ray annotates neither streams nor what is fetched from them
         except StopIteration:  # dismissed
             del self._jobs[stream]
             self._hand_out.take_back(stream, "")
@@ -109,6 +109,7 @@ class Crew:
         except RayError as error:
             yield from self._replace(stream, "a worker was lost", " ".join(str(error).split()))
             return
+        event: BatchProgress | Receipt = fetched
         job.silent = 0.0
         if not job.place and isinstance(event, BatchProgress):
             job.place, self._stillborn = event.worker, 0
