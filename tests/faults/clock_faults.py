@@ -28,7 +28,10 @@ def _shim(folder: Path) -> Path:
 
 
 def _shift(file: Path, seconds: int) -> None:
-    file.write_bytes(seconds.to_bytes(8, "little", signed=True))
+    with file.open(
+        "r+b" if file.exists() else "wb"
+    ) as mapped:  # in place: who reads a mapped file cut short gets SIGBUS
+        mapped.write(seconds.to_bytes(8, "little", signed=True))
 
 
 def _with_a_jump(scene: Scene, chance: random.Random, **changes: object) -> Outcome:
