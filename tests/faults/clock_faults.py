@@ -28,9 +28,8 @@ def _shim(folder: Path) -> Path:
 
 
 def _shift(file: Path, seconds: int) -> None:
-    with file.open(
-        "r+b" if file.exists() else "wb"
-    ) as mapped:  # in place: who reads a mapped file cut short gets SIGBUS
+    """Write in place: a process that reads a mapped file while it is cut short gets SIGBUS."""
+    with file.open("r+b" if file.exists() else "wb") as mapped:
         mapped.write(seconds.to_bytes(8, "little", signed=True))
 
 
