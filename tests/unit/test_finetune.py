@@ -221,6 +221,18 @@ def test_each_augmentation_can_be_left_out(images: LabelledImages) -> None:
     assert "scale=(0.08, 1.0)" in bare
 
 
+def test_full_magnitude_is_no_error(images: LabelledImages) -> None:
+    """Pillow 13 refuses to keep 0 bits, which timm asks for whenever a magnitude comes to 10."""
+    views = TrainingViews(images.train, SIZE, FinetuneConfig(rand_augment="rand-m10-inc1"))
+    (augment,) = (step for step in views.transform.transforms if hasattr(step, "ops"))
+    (posterize,) = (operation for operation in augment.ops if operation.name == "PosterizeIncreasing")
+    posterize.prob = 1.0
+    image = Image.new("RGB", (4, 4), (200, 100, 50))
+    assert posterize(image).getcolors() == [(16, (0, 0, 0))]
+    posterize.magnitude = 5  # 2 bits
+    assert posterize(image).getcolors() == [(16, (192, 64, 0))]
+
+
 SCHEDULE = Schedule(images=15, batch_size=6, epochs=2, warmup_epochs=1, base_lr=1.0)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
+from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -43,6 +45,10 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
             auto_augment=None if config.rand_augment == "none" else config.rand_augment,
             re_prob=config.random_erasing, re_mode="pixel", re_count=1, mean=IMAGENET_MEAN, std=IMAGENET_STD,
         )  # fmt: skip
+        for step in self.transform.transforms:
+            for operation in getattr(step, "ops", ()):
+                if operation.aug_fn is auto_augment.posterize:
+                    operation.aug_fn = _posterize
 
     def __getitem__(self, place: Place) -> tuple[Tensor, int] | LookonceError:
         """Normalised pixels, float32 (3, view, view), and class; or why there are none."""
@@ -54,6 +60,14 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
         key = self.split.listing.entries[row].key
         with seeded_generators("finetune view", AUGMENTATION_VERSION, self.seed, epoch, key):
             return self.transform(image), self.labels[row]
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:
+    """timm's, which at full magnitude keeps 0 bits: black, as it always was, where Pillow 13 refuses."""
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = auto_augment.posterize(image, bits_to_keep, **others)
+    return posterized
 
 
 def training_batches(
