@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
+
+from lookonce.train.evaluation.labelled_images import open_labelled_images
 
 MEASURES = {
     "cls, k = 10": "knn cls 10", "k = 20": "knn cls 20", "mean, k = 10": "knn mean 10", "k = 20 ": "knn mean 20",
@@ -41,10 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     cache = study.extract("views", split="train", seeds=f"0-{study.epochs - 1}", precision="int8")
     counts = [count for count in study.cached if count < study.epochs] + [study.epochs]
     variants = [Variant(name=f"seeds{count}", config=study.training(cache, seeds=f"0-{count - 1}")) for count in counts]
-    judged = run_study(study, variants, study.held_out(), ("training", "knn", "linear", "held-out"))
+    judged = run_study(study, variants, study.held_out(), ("knn", "linear", "held-out"))
     drawn = seeds_table(counts, judged)
     write_results(study, {"Cached seeds": drawn}, {"seeds": judged})
-    draw_seeds(counts, judged, study.out / "cached_seeds.png")
+    test_images = len(open_labelled_images(study.images).test)
+    draw_seeds(counts, judged, study.out / "cached_seeds.png", test_images=test_images)
 
 
 def _label(count: int, counts: Sequence[int]) -> str:
@@ -53,44 +56,51 @@ def _label(count: int, counts: Sequence[int]) -> str:
 
 def seeds_table(counts: Sequence[int], judged: Sequence[Judged]) -> str:
     """One line a number of cached seeds, the last one being the teacher online."""
-    heads = ["cached views an image", *(name.strip() for name in MEASURES), "loss, training", "test views"]
+    heads = ["cached views an image", *(name.strip() for name in MEASURES), "loss on test views"]
     rows = [
         [
             f"{count} (online)" if count == counts[-1] else str(count),
             *(line.text(measure, 100) for measure in MEASURES.values()),
-            line.text("training loss", digits=3), line.text("held-out", digits=3),
+            line.text("held-out", digits=4),
         ]
         for count, line in zip(counts, judged, strict=True)
     ]  # fmt: skip
     return table(heads, rows)
 
 
-def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path) -> None:
-    """Accuracy and losses over the number of cached views; bars are standard deviations of the runs."""
+def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path, *, test_images: int) -> None:
+    """Accuracy and loss over the number of cached views.
+
+    Bars are the standard deviation of the runs; of a single run's accuracy, the standard error of its test images.
+    """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = {"knn cls 10": "k-NN, class token", "knn mean 10": "k-NN, mean of patches", "linear": "linear probe"}
-    for measure, name in names.items():
-        _line(left, judged, measure, name, scale=100)
+    names = {"linear": "linear probe", "knn cls 10": "k-NN, class token", "knn mean 10": "k-NN, mean of patches"}
+    for number, (measure, name) in enumerate(names.items()):
+        values = [np.array(line.measures[measure]) for line in judged]
+        errors = [
+            100 * _spread(value, float(np.sqrt(value.mean() * (1 - value.mean()) / test_images))) for value in values
+        ]
+        places = np.arange(len(values)) + 0.08 * (number - 1)
+        left.errorbar(places, [100 * value.mean() for value in values], yerr=errors, label=name, marker="o", capsize=3)
     left.set_ylabel("top-1 on the test images, %")
-    for measure, name in {"held-out": "views of the test images", "training loss": "cached views, in training"}.items():
-        _line(right, judged, measure, name, scale=1)
-    right.set_ylabel("alignment loss")
+    losses = [np.array(line.measures["held-out"]) for line in judged]
+    right.errorbar(
+        range(len(losses)), [loss.mean() for loss in losses], yerr=[_spread(loss, 0.0) for loss in losses], marker="o",
+        capsize=3, color="#444444",
+    )  # fmt: skip
+    right.set_ylabel("alignment loss, test images")
     for axes in (left, right):
         axes.set_xticks(range(len(counts)), [_label(count, counts) for count in counts])
         axes.set_xlabel("cached views an image")
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=3)
     FigureCanvasAgg(figure).print_png(str(file))  # type: ignore[no-untyped-call]
 
 
-def _line(axes: Axes, judged: Sequence[Judged], measure: str, name: str, *, scale: float) -> None:
-    if not all(line.measures.get(measure) for line in judged):
-        return
-    values = [np.array(line.measures[measure]) * scale for line in judged]
-    bars = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
-    axes.errorbar(range(len(values)), [value.mean() for value in values], yerr=bars, label=name, marker="o", capsize=3)
+def _spread(values: NDArray[np.float64], of_one: float) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else of_one
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class PrecisionStudy(Study):
 
 
 ALL, VISIBLE = AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7)
+FEWER = VisibleTokens(mask="attentive", mask_ratio=0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,10 @@ class StoredAs:
     @property
     def name(self) -> str:
         """Of the cache and the runs."""
-        return self.precision if self.tokens.whole else f"{self.precision}-{self.tokens.kind}"
+        if not isinstance(self.tokens, VisibleTokens):
+            return self.precision
+        ratio = "" if self.tokens == VISIBLE else f"-{self.tokens.mask_ratio}"
+        return f"{self.precision}-visible{ratio}"
 
     @property
     def clip_b16_bytes(self) -> int:
@@ -70,6 +74,7 @@ WAYS = (
     StoredAs(precision="int2"),
     StoredAs(precision="int4", tokens=VISIBLE),
     StoredAs(precision="int2", tokens=VISIBLE),
+    StoredAs(precision="int4", tokens=FEWER),
 )
 
 

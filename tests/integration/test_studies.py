@@ -37,13 +37,13 @@ def test_precisions_share_their_views_and_are_not_trained_twice(
     study.main(arguments)
     lines = results(tmp_path)["precision"]
     names = [line["name"] for line in lines]
-    assert names == ["fp16", "int8", "int4", "int2", "int4-visible", "int2-visible"]
+    assert names == ["fp16", "int8", "int4", "int2", "int4-visible", "int2-visible", "int4-visible-0.8"]
     losses = {line["name"]: line["measures"]["training loss"][0] for line in lines}
     assert len(set(losses.values())) == len(losses)  # six caches, not one six times
     assert abs(losses["int8"] - losses["fp16"]) < abs(losses["int2"] - losses["fp16"])
     printed = capsys.readouterr().out
     assert [row.split(" | ")[1:3] for row in printed.splitlines() if "visible" in row] == [
-        ["161,136", "1.46"], ["104,496", "0.95"]
+        ["161,136", "1.46"], ["104,496", "0.95"], ["109,266", "0.99"]
     ]  # fmt: skip
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/student.safetensors")}
     study.main(arguments)
