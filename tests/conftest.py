@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def make_manifest() -> Callable[..., Manifest]:
     def build(
         *, samples: int = 5, shard_size: int = 2, precision: str = "int8", layers: int = 2, width: int = 6,
         store_pixels: bool = True, container: Any = "zarr", view_size: int = 32, patch_size: int = 8,
-        tokens: TokenSubset | None = None,
+        tokens: TokenSubset | None = None, listing: str = "1",
     ) -> Manifest:  # fmt: skip
         view = ViewRecipe(size=view_size)
         teacher = TeacherIdentity(
@@ -64,7 +64,7 @@ def make_manifest() -> Callable[..., Manifest]:
         )  # fmt: skip
         recipe = Recipe(
             teacher=teacher,
-            dataset=DatasetIdentity(samples=samples, digest="sha256:" + "1" * 64),
+            dataset=DatasetIdentity(samples=samples, digest="sha256:" + listing * 64),
             view=view.document(),
             patch_size=patch_size,
             tokens=tokens or AllTokens(),
@@ -91,11 +91,12 @@ def fill_cache() -> Callable[..., dict[str, Any]]:
 
     def fill(
         root: Path, manifest: Manifest, *, seeds: tuple[int, ...] = (0,), holes: tuple[int, ...] = (),
-        make_arrays: Callable[[Manifest, int], dict[str, Any]] | None = None,
+        make_arrays: Callable[[Manifest, int], dict[str, Any]] | None = None, images: Sequence[int] | None = None,
     ) -> dict[int, dict[str, Any]]:  # fmt: skip
         create_cache(root, manifest)
-        keys = [f"c{row % 2}/näme-{row:03d}.jpg" for row in range(manifest.samples)]
-        labels = [row % 2 for row in range(manifest.samples)]
+        images = range(manifest.samples) if images is None else images  # which image lies in each row
+        keys = [f"c{image % 2}/näme-{image:03d}.jpg" for image in images]
+        labels = [image % 2 for image in images]
         written: dict[int, dict[str, Any]] = {}
         for seed in seeds:
             prepare_seed(root, manifest, seed)
@@ -147,10 +148,12 @@ def training_cache(
 
     def build(
         name: str = "cache", *, seeds: tuple[int, ...] = (0, 1), holes: tuple[int, ...] = (), make_arrays: Any = None,
-        **changes: Any,
+        images: Sequence[int] | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
         sizes: dict[str, Any] = {"samples": 11, "shard_size": 4, "view_size": 64, "patch_size": 16, **changes}
-        fill_cache(tmp_path / name, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays)
+        fill_cache(
+            tmp_path / name, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays, images=images
+        )
         return tmp_path / name
 
     return build

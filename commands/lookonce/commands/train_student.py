@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
@@ -21,6 +22,9 @@ class Options(TrainingConfig, CommonOptions):
 
     recipe: str | None = None
     """Take the defaults of a recipe, such as maskalign-b-clip-b16; other flags go over it, an unknown one lists all."""
+    sweep: Path | None = None
+    """Train several students in one pass over the caches: a TOML file with a [[run]] for each, its name and the flags
+    it changes (student, mask, adapter, base_lr ...); each run has a folder of that name below --out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -31,11 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     config = TrainingConfig(**{field.name: getattr(options, field.name) for field in fields(TrainingConfig)})
 
     def work() -> Mapping[str, Any]:
+        if options.sweep is not None:
+            from lookonce.train.sweep import train_sweep
+
+            return train_sweep(config, options.sweep).document()
         from lookonce.train.run import train_student
 
         return train_student(config).document()
 
-    finish(work, options, _summary)
+    finish(work, options, _summary if options.sweep is None else _sweep_summary)
+
+
+def _sweep_summary(result: Mapping[str, Any]) -> str:
+    parts = []
+    for name, run in result["runs"].items():
+        parts.append(f"{name}: {_summary(run)}" + (f"\nerror    {run['error']}" if run["error"] else ""))
+    return "\n".join(parts)
 
 
 def _summary(result: Mapping[str, Any]) -> str:

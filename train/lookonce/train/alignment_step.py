@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lookonce.train.alignment import AlignmentOutput, DynamicAlignment
 from lookonce.train.batch import Batch, StoredTargets
 from lookonce.train.decoding import TargetDecoder
+from lookonce.train.names import TargetNorm
 from lookonce.train.student import Student
 from lookonce.train.target_norm import LevelStatistics, recover_targets
 
@@ -23,6 +24,30 @@ class StepOutput:
     """Scalar: the teachers' losses, each times its weight."""
     level_losses: Tensor
     """Loss of each aligned level of each teacher in turn, neither weighted nor scaled, (levels of all teachers,)."""
+
+
+def recovered_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
+    """A cache's targets as floats.
+
+    Args:
+        decoder: of the aligned levels.
+        layers: their positions on the cache's layer axis.
+        norm: the wanted target norm.
+        stored: as read, on the decoder's device.
+
+    Returns:
+        float32 (B, n, L, C).
+    """
+    with torch.autocast(stored.elements.device.type, enabled=False):
+        whitened: Tensor = decoder(stored.elements)
+        if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
+            return whitened
+        statistics = stored.statistics
+        if statistics is not None:
+            statistics = LevelStatistics(mean=statistics.mean[layers], variance=statistics.variance[layers])
+        return recover_targets(
+            norm, whitened, stored.token_mean[..., layers], stored.token_std[..., layers], statistics
+        )
 
 
 class TeacherAlignment(nn.Module):
@@ -41,18 +66,7 @@ class TeacherAlignment(nn.Module):
 
     def targets(self, stored: StoredTargets) -> Tensor:
         """Targets of the wanted norm, float32 (B, n, L, C)."""
-        with torch.autocast(stored.elements.device.type, enabled=False):
-            whitened: Tensor = self.decoder(stored.elements)
-            kind = self.alignment.config.target_norm
-            if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
-                return whitened
-            statistics = stored.statistics
-            if statistics is not None:
-                statistics = LevelStatistics(
-                    mean=statistics.mean[self._layers], variance=statistics.variance[self._layers]
-                )
-            mean, std = stored.token_mean[..., self._layers], stored.token_std[..., self._layers]
-            return recover_targets(kind, whitened, mean, std, statistics)
+        return recovered_targets(self.decoder, self._layers, self.alignment.config.target_norm, stored)
 
     def forward(self, features: Sequence[Tensor], stored: StoredTargets) -> AlignmentOutput:
         """Loss of the student's blocks (S tensors (B, n, D)) against stored targets of the same tokens."""

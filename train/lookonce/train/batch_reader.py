@@ -134,6 +134,15 @@ class BatchReader:
             names = self._announced[number == 0]
             reader.prefetch(names, samples.seeds, self._caches.rows_in(number, samples.rows))
 
+    def keys(self, samples: SamplesOfStep) -> list[str]:
+        """Each sample's key."""
+        return [self._caches.keys[row] for row in samples.rows.tolist()]
+
+    def names(self, samples: SamplesOfStep) -> list[str]:
+        """Each sample for people: ``'a/b.jpg', seed 3 (CACHE)``."""
+        pairs = zip(self.keys(samples), samples.seeds.tolist(), strict=True)
+        return [f"{key!r}, seed {seed} ({self._caches.first.root})" for key, seed in pairs]
+
     def _targets(self, number: int, samples: SamplesOfStep, part: slice, visible: VisiblePatches) -> StoredTargets:
         reader, here = self._caches.readers[number], samples.part(part)
         seeds, rows = here.seeds, self._caches.rows_in(number, here.rows)

@@ -53,6 +53,8 @@ class TrainingConfig(AlignmentConfig):
     """AdamW weight decay; none on biases, norms and W."""
     drop_path: float = 0.1
     """Stochastic depth of the last block, 0 up to 1."""
+    ema: float | None = None
+    """Decay of a moving average of the student, such as 0.9999, left as student-ema.safetensors; default: none."""
     precision: PrecisionName = "auto"
     """bf16 autocast on GPUs (auto), or full fp32."""
     compile: bool = False
@@ -80,6 +82,8 @@ class TrainingConfig(AlignmentConfig):
     """Announce batches to the kernel before they are read: advice, none, or what a short measurement finds faster."""
     log_steps: int = 10
     """Steps between lines of metrics.jsonl."""
+    wandb: str | None = None
+    """Weights & Biases project that metrics go to as well; needs pip install 'lookonce[wandb]'."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints; default: every epoch, at least 50 steps apart."""
 
@@ -110,6 +114,8 @@ class TrainingConfig(AlignmentConfig):
             value = getattr(self, flag)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"{_flag(flag)} {value}: must be at least 0 and below 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: must be above 0 and below 1")
         for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
             if not 0 <= getattr(self, flag) < float("inf"):
                 raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
@@ -141,6 +147,7 @@ FREE_TO_CHANGE = frozenset(
         "check",
         "readahead",
         "log_steps",
+        "wandb",
         "checkpoint_steps",
         "device",
         "compile",

@@ -25,7 +25,8 @@ class JoinedCaches:
         readers: open caches, at least one.
 
     Raises:
-        CacheMismatchError: the caches hold different views, or no sample is in all of them.
+        CacheMismatchError: the caches hold different views, no sample is in all of them, or the first one stores more
+            patches of a view than another.
     """
 
     def __init__(self, readers: Sequence[CacheReader]) -> None:
@@ -38,6 +39,7 @@ class JoinedCaches:
         self._rows_in: list[NDArray[np.int64] | None] = [None]
         for other in self.readers[1:]:
             _require_same_views(self.first, other)
+            _require_drawn_patches(self.first, other)
             mapping = self._mapping(other)
             if mapping is not None:
                 rows = rows[mapping[rows] >= 0]
@@ -52,8 +54,8 @@ class JoinedCaches:
             )
         self.rows: NDArray[np.int64] = rows
         """Rows of the first cache that can be trained on, int64 ascending."""
-        self.left_out = len(_rows_of_all_seeds(self.first)) - len(rows)
-        """Samples of the first cache that another lacks."""
+        self.left_out = [len(_rows_of_all_seeds(reader)) - len(rows) for reader in self.readers]
+        """Samples of each cache that another lacks."""
         for seed in self.seeds:
             some = rows[:: max(1, len(rows) // CHECKED_AT_START)]
             self.require_same_pixels(np.full(len(some), seed), some)
@@ -130,6 +132,17 @@ def _require_same_views(first: CacheReader, other: CacheReader) -> None:
         raise CacheMismatchError(
             f"{first.root} and {other.root} hold different views ({listed}); only caches of the same view recipe and "
             "patch size can be aligned together"
+        )
+
+
+def _require_drawn_patches(first: CacheReader, other: CacheReader) -> None:
+    """Masks are drawn inside what the first cache stores; whether each draw is stored elsewhere is seen by batch."""
+    drawn_from, stored = first.manifest.recipe.stored_patches, other.manifest.recipe.stored_patches
+    if drawn_from > stored:
+        raise CacheMismatchError(
+            f"{other.root}: it holds {stored} of {other.manifest.recipe.patches} patches a view, and masks are drawn "
+            f"from the {drawn_from} of {first.root}, the first of --shards; name {other.root} first, or extract it "
+            "with --tokens all"
         )
 
 

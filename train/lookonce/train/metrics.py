@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
 from lookonce.shared.atomic import atomic_file, storage_error
+from lookonce.train.alignment import DynamicAlignment
+from lookonce.train.pictures import mixture_pixels
+
+
+class Tracker(Protocol):
+    """Another place for metrics."""
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        """Take one line's numbers by name."""
+        ...
+
+    def close(self) -> None:
+        """The run ends here, for now."""
+        ...
 
 
 class MetricsLog:
@@ -20,9 +34,11 @@ class MetricsLog:
         folder: the run's folder.
         first_step: lines of this step and later ones, left by a run that was cut off, are removed, so that the file
             ends as an uninterrupted run's would.
+        tracker: where lines go as well.
     """
 
-    def __init__(self, folder: Path, *, first_step: int) -> None:
+    def __init__(self, folder: Path, *, first_step: int, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] < first_step]
         with atomic_file(self._path) as file:
@@ -44,14 +60,32 @@ class MetricsLog:
             self._handle.flush()
             for name, value in _scalars(metrics):
                 self._board.add_scalar(name, value, metrics["step"])
+            if self._tracker is not None:
+                self._tracker.log(dict(_scalars(metrics)), metrics["step"])
         except OSError as error:
             raise storage_error(error, self._path, "writing metrics") from error
+
+    def write_mixtures(self, step: int, alignments: Sequence[DynamicAlignment]) -> None:
+        """The mixing matrix W of each teacher as a TensorBoard image.
+
+        Raises:
+            StorageError: the operating system refused.
+        """
+        try:
+            for number, alignment in enumerate(alignments, start=1):
+                if alignment.weight is not None:
+                    pixels = mixture_pixels(alignment.weight.detach().float().cpu().numpy())
+                    self._board.add_image(f"W/{number}", pixels, step, dataformats="HWC")
+        except OSError as error:
+            raise storage_error(error, self._path.parent, "writing W as an image") from error
 
     def close(self) -> None:
         """Flush and close; every line is on its way since it was written, so nothing is lost if this fails."""
         with contextlib.suppress(OSError):
             self._handle.close()
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

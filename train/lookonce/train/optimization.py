@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lookonce.shared.errors import UsageError
 from lookonce.train.adapters import StackedLinear
@@ -43,6 +44,11 @@ def adamw(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
     Fused: one pass over parameters, gradients and moments, a third of the time on a CPU, far fewer kernels on a GPU.
     """
     return torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=ADAMW_BETAS, fused=True)
+
+
+def moving_average(student: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a student's parameters; its ``module`` is a student. Updated after each step."""
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

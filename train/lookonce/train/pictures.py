@@ -58,6 +58,19 @@ def _heat_map(figure: Figure, axes: Axes, values: NDArray[np.float32], title: st
     bar.ax.tick_params(labelsize=8, length=2)
 
 
+def mixture_pixels(weight: NDArray[np.float32], cell: int = 24) -> NDArray[np.uint8]:
+    """W as a small picture, a square a number: red is positive, blue negative, white 0; uint8 (L * cell, S * cell, 3).
+
+    >>> mixture_pixels(np.array([[1.0, -1.0, 0.0]], dtype=np.float32), cell=1).tolist()
+    [[[255, 0, 0], [0, 0, 255], [255, 255, 255]]]
+    """
+    share = weight / (float(np.abs(weight).max()) or 1.0)
+    fade = 1 - np.abs(share)
+    colours = np.stack([np.where(share >= 0, 1.0, fade), fade, np.where(share <= 0, 1.0, fade)], axis=-1)
+    pixels = np.round(255 * colours).astype(np.uint8)
+    return pixels.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss and learning rate over steps, from the lines of ``metrics.jsonl``."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")

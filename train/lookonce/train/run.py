@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, UsageError
@@ -18,9 +18,11 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
 from lookonce.train.setup import TrainingSetup, resolve_device, set_up
+from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
-from lookonce.train.world import World, joined_world
+from lookonce.train.wandb_run import WandbRun
+from lookonce.train.world import ALONE, World, joined_world
 
 
 @dataclass(frozen=True)
@@ -61,38 +63,73 @@ def train_student(config: TrainingConfig, *, show_progress: bool = True) -> Trai
     started = time.perf_counter()
     run = Path(config.out)
     for cache in config.shards:
-        _require_own_folder(run, Path(cache))
+        require_own_folder(run, Path(cache))
     with joined_world(resolve_device(config.device).type) as world:
         setup = set_up(config, world=world)  # before the folder is made: a run that is refused leaves nothing behind
-        busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
-        with exclusive_folder(run, busy) if world.leads else contextlib.nullcontext():
-            return _train(config, setup, world, started, show_progress=show_progress and world.leads)
+        show_progress = show_progress and world.leads
+        with exclusive_run(run) if world.leads else contextlib.nullcontext():
+            if show_progress:
+                for note in setup.notes:
+                    print(f"note: {note}", file=sys.stderr, flush=True)
+            trainer = prepare_run(config, setup, world)
+            resumed = trainer.step
+            logs = open_log(trainer) if world.leads else None
+            with contextlib.closing(logs) if logs else contextlib.nullcontext():
+                trainer.train(logs, run / "checkpoints", show_progress=show_progress)
+            return conclude_run(trainer, resumed, time.perf_counter() - started)
 
 
-def _train(
-    config: TrainingConfig, setup: TrainingSetup, world: World, started: float, *, show_progress: bool
-) -> TrainingSummary:
+def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run's folder for this process.
+
+    Raises:
+        BusyError: another process writes to it.
+    """
+    busy = BusyError(f"{run}: another train-student is writing to this run; wait for it, or choose another --out")
+    return exclusive_folder(run, busy)
+
+
+def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALONE) -> Trainer:
+    """The trainer of a run, at its newest (or the wanted) checkpoint; writes ``config.json``.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another run.
+        UsageError: ``--resume never`` and the folder holds a run.
+    """
     run, document = Path(config.out), run_document(config, setup)
-    if show_progress:
-        for note in setup.notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
     trainer = Trainer(config, setup, document, world)
     found = world.first_says(lambda: find_checkpoint(config.resume, run / "checkpoints"))
     if found is not None:
         checkpoint = load_checkpoint(found)
         check_continues(found, checkpoint, document, setup.data_document())
         trainer.restore(checkpoint)
-    resumed = trainer.step
     if world.leads:
         write_json(run / "config.json", document)
-    with contextlib.closing(MetricsLog(run, first_step=resumed)) if world.leads else contextlib.nullcontext() as log:
-        trainer.train(log, run / "checkpoints", show_progress=show_progress)
+    return trainer
+
+
+def open_log(trainer: Trainer) -> MetricsLog:
+    """Where a prepared run's metrics go.
+
+    Raises:
+        UsageError: ``--wandb``, and it is not installed.
+    """
+    config, run = trainer.config, Path(trainer.config.out)
+    tracker = WandbRun(config.wandb, run, trainer.document) if config.wandb else None
+    return MetricsLog(run, first_step=trainer.step, tracker=tracker)
+
+
+def conclude_run(trainer: Trainer, resumed: int, seconds: float) -> TrainingSummary:
+    """Leave the student and the pictures of a run whose schedule is over, and say what it did."""
+    run, setup, world = Path(trainer.config.out), trainer.setup, trainer.world
     finished = trainer.step >= trainer.schedule.total_steps
     if world.leads and finished:
         save_student(setup.model.student, run / "student.safetensors")
+        if trainer.average is not None:
+            save_student(cast(Student, trainer.average.module), run / "student-ema.safetensors")
         _leave_pictures(run, setup)
     world.worst(0)  # none leaves before the files are there
-    return _summary(run, trainer, setup, resumed, finished, time.perf_counter() - started)
+    return _summary(run, trainer, setup, resumed, finished, seconds)
 
 
 def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]:
@@ -107,7 +144,12 @@ def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]
     }
 
 
-def _require_own_folder(run: Path, cache: Path) -> None:
+def require_own_folder(run: Path, cache: Path) -> None:
+    """Refuse a folder that is a cache's or holds something else.
+
+    Raises:
+        UsageError: choose another ``--out``.
+    """
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file; --out needs a folder")
     if run.resolve() == cache.resolve() or cache.resolve() in run.resolve().parents or (run / "receipts").is_dir():

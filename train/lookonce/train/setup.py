@@ -22,6 +22,7 @@ from lookonce.train.decoding import TargetDecoder
 from lookonce.train.host_memory import HostMemory
 from lookonce.train.joined_caches import JoinedCaches, open_caches
 from lookonce.train.masks import MaskChoice, choose_masks
+from lookonce.train.names import TargetNorm
 from lookonce.train.replayed_pixels import ReplayedPixels
 from lookonce.train.sample_order import ORDER_VERSION, SampleOrder
 from lookonce.train.stochastic_depth import STOCHASTIC_DEPTH_VERSION
@@ -57,24 +58,30 @@ class TrainingSetup:
     def notes(self) -> list[str]:
         """What the user should know before the first step."""
         notes = [self.masks.note] if self.masks.note else []
-        if self.caches.left_out:
-            notes.append(
-                f"{self.caches.left_out} samples of {self.caches.first.root} are not in every cache and are left out"
-            )
+        notes += [
+            f"{count} samples of {reader.root} are not in every cache and are left out"
+            for reader, count in zip(self.caches.readers, self.caches.left_out, strict=True)
+            if count
+        ]
         return notes
 
     def data_document(self) -> dict[str, Any]:
         """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
-        manifests, rows = [reader.manifest for reader in self.caches.readers], self.caches.rows
-        return {
-            "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
-            "cache_encodings": [manifest.encoding.digest for manifest in manifests],
-            "samples": len(rows),
-            "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
-            "order_version": ORDER_VERSION,
-            "mask_version": MASK_VERSION,
-            "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
-        }
+        return data_document(self.caches)
+
+
+def data_document(caches: JoinedCaches) -> dict[str, Any]:
+    """What decides the samples and masks of every step, beside what a run is configured with."""
+    manifests, rows = [reader.manifest for reader in caches.readers], caches.rows
+    return {
+        "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
+        "cache_encodings": [manifest.encoding.digest for manifest in manifests],
+        "samples": len(rows),
+        "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
+        "order_version": ORDER_VERSION,
+        "mask_version": MASK_VERSION,
+        "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
+    }
 
 
 def resolve_device(device: str, world: World = ALONE) -> torch.device:
@@ -138,8 +145,8 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
         caches.rows, caches.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs
     )
     batches = BatchReader(
-        caches, _pixel_source(caches.first, config), mask=masks.kind, mask_ratio=masks.ratio, run_seed=config.seed,
-        target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
+        caches, pixel_source(caches.first, config.images), mask=masks.kind, mask_ratio=masks.ratio,
+        run_seed=config.seed, target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
         memory=HostMemory(page_locked=device.type == "cuda"),
     )  # fmt: skip
     return TrainingSetup(caches, order, batches, model, device, precision, masks)
@@ -152,12 +159,7 @@ def trainable(model: AlignmentStep) -> nn.Module:
 
 def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Student, number: int) -> TeacherAlignment:
     recipe = reader.manifest.recipe
-    if config.target_norm == "bn" and not recipe.tokens.whole:
-        raise CacheMismatchError(
-            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache holds "
-            f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
-            "--tokens all"
-        )
+    require_moments(reader, config.target_norm)
     alignment = DynamicAlignment(
         config.alignment_config(),
         student_blocks=student.depth,
@@ -171,16 +173,37 @@ def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Stu
     return TeacherAlignment(alignment, decoder, layers=layers)
 
 
+def require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
+    """Refuse a target norm that needs tokens which a cache does not hold.
+
+    Raises:
+        CacheMismatchError: "bn" of a token subset.
+    """
+    recipe = reader.manifest.recipe
+    if target_norm == "bn" and not recipe.tokens.whole:
+        raise CacheMismatchError(
+            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache holds "
+            f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
+            "--tokens all"
+        )
+
+
 def _teacher_weights(config: TrainingConfig) -> Sequence[float]:
     return config.teacher_loss_weights or (1.0 / len(config.shards),) * len(config.shards)
 
 
-def _pixel_source(reader: CacheReader, config: TrainingConfig) -> PixelSource:
+def pixel_source(reader: CacheReader, images: str | None) -> PixelSource:
+    """Views as stored, or replayed from their images where they are not.
+
+    Raises:
+        CacheMismatchError: they are not stored and no images are given.
+        SourceError: the images are not those of the cache.
+    """
     if reader.manifest.stores_pixels:
         return StoredPixels(reader)
-    if config.images is None:
+    if images is None:
         raise CacheMismatchError(
             f"{reader.root}: this cache was made with --pixels none, so it does not hold the views; "
             "give the images it was made from with --images SOURCE"
         )
-    return ReplayedPixels(reader, config.images)
+    return ReplayedPixels(reader, images)

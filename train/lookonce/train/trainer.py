@@ -22,15 +22,15 @@ from lookonce.train.batch import Batch
 from lookonce.train.checkpoints import Checkpoint, save_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.device_copies import DeviceCopies
-from lookonce.train.diagnosis import require_finite_loss, require_finite_parameters
+from lookonce.train.diagnosis import FirstBadLoss, blame, diverged_at, require_finite_parameters
 from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
-from lookonce.train.optimization import adamw, set_learning_rate
+from lookonce.train.optimization import adamw, moving_average, set_learning_rate
 from lookonce.train.prefetch import prefetched_batches
 from lookonce.train.schedule import Schedule
 from lookonce.train.setup import TrainingSetup, trainable
-from lookonce.train.world import ALONE, World
+from lookonce.train.world import ALONE, World, batch_parts
 
 _GO_ON, _STOPPED, _FAILED = range(3)
 """What a process tells the others before a step."""
@@ -54,7 +54,7 @@ class _Losses:
 
 
 @dataclass
-class _Open:
+class OpenRun:
     """What a run has open while it steps."""
 
     batches: Generator[Batch]
@@ -79,13 +79,15 @@ class Trainer:
         self, config: TrainingConfig, setup: TrainingSetup, config_document: Mapping[str, Any], world: World = ALONE
     ) -> None:
         self.config, self.setup, self.world = config, setup, world
-        self._document = config_document
+        self.document = config_document
         self.module = trainable(setup.model)
         self.optimizer = adamw(self.module, weight_decay=config.weight_decay)
         self.schedule = Schedule.of(config, setup.order)
         self.step = 0
         """Steps done, which is also the number of the next one."""
         self._saved_step = 0
+        self._bad = FirstBadLoss()
+        self.average = None if config.ema is None else moving_average(setup.model.student, config.ema)
         self._forward: nn.Module = (
             torch.compile(setup.model, fullgraph=True) if config.compile else setup.model  # type: ignore[assignment]
         )
@@ -98,6 +100,8 @@ class Trainer:
         """Go on from a checkpoint of this run."""
         self.module.load_state_dict(checkpoint.state["module"])
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint.state["average"])
         self.step = self._saved_step = checkpoint.step
 
     def train(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> None:
@@ -121,7 +125,7 @@ class Trainer:
             self.finish(run)
 
     @contextlib.contextmanager
-    def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[_Open]:
+    def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[OpenRun]:
         """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
         self.module.train()
         accumulate, rank = self.config.accumulate, self.world.rank
@@ -133,9 +137,9 @@ class Trainer:
         )  # fmt: skip
         bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
         with contextlib.closing(batches), contextlib.closing(bar):
-            yield _Open(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch)
+            yield OpenRun(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch)
 
-    def advance(self, run: _Open, interrupts: DeferredInterrupts) -> None:
+    def advance(self, run: OpenRun, interrupts: DeferredInterrupts) -> None:
         """One step: gradients of this process's parts of the global batch, one update, perhaps a checkpoint and a log.
 
         Raises:
@@ -151,21 +155,25 @@ class Trainer:
         saved = self.step > 0 and self.step % self.schedule.checkpoint_steps == 0
         if logged or saved:
             losses = _Losses(self.world.sum(losses.loss), self.world.sum(losses.level_losses))
-            require_finite_loss(self.config.out, self.step, losses.loss, losses.level_losses, self.setup.level_names)
+        self._bad.note(self.step, losses.loss, losses.level_losses)
+        if logged or saved or (self.world.size == 1 and losses.loss.device.type == "cpu"):  # a GPU is not waited for
+            self._require_finite_loss(losses)
         if saved:  # before the update: what is saved has just been seen to give a finite loss
-            self._save(run.checkpoints)
+            self._save(run)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.setup.model.student)
         if logged:
             self._log(run, losses, rate)
         self.step += 1
         run.bar.update()
 
-    def finish(self, run: _Open) -> None:
+    def finish(self, run: OpenRun) -> None:
         """Leave the last checkpoint."""
         require_finite_parameters(self.config.out, self.step, self.module)
-        self._save(run.checkpoints)
+        self._save(run)
 
-    def _input(self, run: _Open, interrupts: DeferredInterrupts) -> list[Batch]:
+    def _input(self, run: OpenRun, interrupts: DeferredInterrupts) -> list[Batch]:
         """This process's batches of the step, on the device, once every process has its own."""
         waiting, error, batches = time.perf_counter(), None, []
         try:
@@ -196,18 +204,40 @@ class Trainer:
         loss, level_losses = (torch.stack(parts).sum(dim=0) for parts in zip(*losses, strict=True))
         return _Losses(loss, level_losses)
 
-    def _save(self, checkpoints: Path) -> None:
+    def _require_finite_loss(self, losses: _Losses) -> None:
+        """Told by what is known here: a step whose loss other processes found bad may be fine in this one's part."""
+        step = self._bad.step
+        if step is None and bool(torch.isfinite(losses.loss)):
+            return
+        blamed = None
+        if step is not None and step == self.step:  # the parameters are still those that gave it
+            samples, parts = self.setup.order.step(step), self.config.accumulate * self.world.size
+            for number in range(
+                self.world.rank * self.config.accumulate, (self.world.rank + 1) * self.config.accumulate
+            ):
+                part = batch_parts(len(samples.rows), parts)[number]
+                batch = self.setup.batches.batch(samples, part).to(self.setup.device)
+                names = self.setup.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
+                blamed = blamed or blame(self.setup.model, batch, names, self.setup.level_names)
+        found = self.step if step is None else step
+        raise diverged_at(self.config.out, found, self._bad.bad_levels(self.setup.level_names), blamed)
+
+    def _save(self, run: OpenRun) -> None:
         if self.step == self._saved_step:
             return
         if self.world.leads:
             state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+            if self.average is not None:
+                state["average"] = self.average.state_dict()
+            if run.log is not None:
+                run.log.write_mixtures(self.step, self.setup.model.alignments)
             save_checkpoint(
-                checkpoints,
-                Checkpoint(step=self.step, config=self._document, data=self.setup.data_document(), state=state),
+                run.checkpoints,
+                Checkpoint(step=self.step, config=self.document, data=self.setup.data_document(), state=state),
             )
         self._saved_step = self.step
 
-    def _log(self, run: _Open, losses: _Losses, rate: float) -> None:
+    def _log(self, run: OpenRun, losses: _Losses, rate: float) -> None:
         elapsed = max(time.perf_counter() - run.clock.started, 1e-9)
         pace = run.clock.samples * self.world.size / elapsed
         wait = run.clock.waited / elapsed
@@ -226,6 +256,7 @@ class Trainer:
                 "lr": rate,
                 "images_per_second": round(pace, 2),
                 "input_wait_share": round(wait, 4),
+                **_gpu_memory(self.setup.device),
             }
         )
         run.bar.set_postfix_str(
@@ -237,6 +268,13 @@ def _exchanging(model: nn.Module, config: TrainingConfig, device: torch.device) 
     """The model with gradients averaged over the processes."""
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=config.alignment == "layerwise")
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float]:
+    """The most that tensors have taken so far, GiB; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
 
 
 def _error_of_others(worst: int) -> LookonceError:

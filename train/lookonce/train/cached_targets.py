@@ -1,0 +1,211 @@
+"""The caches as an iterable of training batches, for trainers other than ours: plain PyTorch, Lightning, Accelerate.
+
+The batches are those of ``train-student`` for the same seed, masks and batch size. Iterating once is the whole run:
+epochs are one endless line cut into batches, and a batch may lie across the border of two.
+"""
+
+# Shapes: B samples of this process, k visible patches, n = 1 + k tokens (class token first), L aligned levels of a
+#         teacher, C its channels.
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from lookonce.shared.errors import CheckpointError, UsageError
+from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
+from lookonce.train.alignment_config import AlignmentConfig
+from lookonce.train.alignment_step import recovered_targets
+from lookonce.train.batch import Batch
+from lookonce.train.batch_reader import BatchReader
+from lookonce.train.decoding import TargetDecoder
+from lookonce.train.device_copies import DeviceCopies
+from lookonce.train.host_memory import HostMemory
+from lookonce.train.joined_caches import open_caches
+from lookonce.train.layer_weights import aligned_blocks
+from lookonce.train.masks import choose_masks
+from lookonce.train.names import CheckName, MaskName, ReadaheadName, TargetNorm
+from lookonce.train.prefetch import prefetched_batches
+from lookonce.train.sample_order import SampleOrder
+from lookonce.train.setup import data_document, pixel_source, require_moments
+from lookonce.train.world import batch_parts
+
+STATE_VERSION = 1
+
+
+class TargetBatch(TypedDict):
+    """One process's part of a global batch, on the device; a plain dict, which every trainer knows how to move."""
+
+    visible_pixels: Tensor
+    """uint8 (B, k, patch size squared * 3), as ``Student`` takes them."""
+    visible_ids: Tensor
+    """int64 (B, k), ascending patch numbers."""
+    targets: list[Tensor]
+    """For each cache, float32 (B, n, L, C) of its ``teacher_blocks``, in the wanted norm."""
+    share: float
+    """Part of the global batch that this is, 1 with one process. Where gradients are averaged over processes,
+    ``loss * share * world_size`` is exact: parts differ by one sample where the batch cannot be cut evenly."""
+    step: int
+    """0-based number of the global batch."""
+    epoch: int
+    """0-based epoch of its first sample."""
+
+
+class CachedTargets(IterableDataset[TargetBatch]):
+    """What students and their alignments take, batch by batch, from one cache or several over the same views.
+
+    Args:
+        shards: cache folders.
+        batch_size: samples a step, over all processes.
+        epochs: times every sample is seen; augmentation seeds rotate over epochs.
+        alignment: says which teacher blocks are wanted (``layer_weights``) and in which norm (``target_norm``).
+        mask: ``attentive``, ``random`` or ``hide-attentive``; None for the cache's, or attentive.
+        mask_ratio: share of hidden patches; None for the cache's, or 0.7.
+        seeds: augmentation seeds to use; None for those that every cache holds.
+        seed: seed of order and masks.
+        images: image source, for caches made with ``--pixels none``.
+        rank: number of this process.
+        world_size: processes, each of which takes its part of every global batch.
+        device: where batches are wanted.
+        threads: that read batches ahead.
+        check: when a shard's bytes are checked against their digest.
+        readahead: announcing of batches to the kernel, see ``CacheReader``.
+
+    Raises:
+        CacheMismatchError: a cache lacks a wanted block or the patches that such masks show, or caches differ in views.
+        UsageError: a number is out of range.
+        CacheError: a cache cannot be read.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path | str],
+        *,
+        batch_size: int,
+        epochs: int,
+        alignment: AlignmentConfig | None = None,
+        mask: MaskName | None = None,
+        mask_ratio: float | None = None,
+        seeds: Sequence[int] | None = None,
+        seed: int = 0,
+        images: str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        threads: int = 2,
+        check: CheckName = "first-use",
+        readahead: ReadaheadName = "auto",
+    ) -> None:
+        _require_counts(shards, batch_size=batch_size, epochs=epochs, threads=threads, world_size=world_size, rank=rank)
+        alignment = alignment or AlignmentConfig()
+        self._norm: TargetNorm = alignment.target_norm
+        self._device, self._threads = torch.device(device), threads
+        self._rank, self._world_size = rank, world_size
+        caches = open_caches([Path(root) for root in shards], seeds=seeds, check=check, readahead=readahead)
+        readers, recipe = caches.readers, caches.first.manifest.recipe
+        self.view_size, self.patch_size = recipe.view_size, recipe.patch_size
+        """Pixels a side, of a view and of a patch: what a student has to fit."""
+        self.teachers: tuple[TeacherIdentity, ...] = tuple(reader.manifest.recipe.teacher for reader in readers)
+        """Whose features these are; ``block_count`` and ``width`` are what ``DynamicAlignment`` asks for."""
+        self.teacher_blocks = tuple(
+            aligned_blocks(alignment.layer_weights, teacher.block_count) for teacher in self.teachers
+        )
+        """1-based numbers of each teacher's blocks in ``targets``, equal to ``DynamicAlignment.teacher_blocks``."""
+        self._layers, self._decoders = [], []
+        for reader, teacher, blocks in zip(readers, self.teachers, self.teacher_blocks, strict=True):
+            require_moments(reader, self._norm)
+            layers = reader.layer_positions(blocks)
+            self._layers.append(layers)
+            self._decoders.append(TargetDecoder(reader.manifest.encoding, layers, teacher.width).to(self._device))
+        masks = choose_masks(recipe, mask, mask_ratio, str(caches.first.root))
+        self._order = SampleOrder(caches.rows, caches.seeds, run_seed=seed, batch_size=batch_size, epochs=epochs)
+        self._reader = BatchReader(
+            caches, pixel_source(caches.first, images), mask=masks.kind, mask_ratio=masks.ratio, run_seed=seed,
+            target_norm=self._norm, memory=HostMemory(page_locked=self._device.type == "cuda"),
+        )  # fmt: skip
+        self._identity = {
+            **data_document(caches), "batch_size": batch_size, "epochs": epochs, "mask": masks.kind,
+            "mask_ratio": masks.ratio, "seed": seed, "seeds": list(caches.seeds),
+        }  # fmt: skip
+        self.step = 0
+        """Global batches handed out, which is also the number of the next one."""
+
+    def __len__(self) -> int:
+        """Global batches of the whole run, those handed out among them."""
+        return self._order.total_steps
+
+    def __iter__(self) -> Iterator[TargetBatch]:
+        """From ``step`` on to the end of the run.
+
+        Raises:
+            CacheError: a cache is damaged; names the object.
+            UsageError: asked for from several workers of a ``DataLoader``, each of which would see every batch.
+        """
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise UsageError(
+                f"CachedTargets reads ahead by threads of its own, found {worker.num_workers} DataLoader workers; "
+                "iterate over it directly, or use DataLoader(..., batch_size=None, num_workers=0)"
+            )
+        batches = prefetched_batches(
+            self._reader, self._order, first=self.step, last=len(self), threads=self._threads, parts=self._world_size,
+            mine=(self._rank,),
+        )  # fmt: skip
+        copies = DeviceCopies(self._device)
+        with contextlib.closing(batches):
+            for batch in batches:
+                step, self.step = self.step, self.step + 1  # before it is handed out: a state saved then is behind it
+                yield self._decoded(copies.take(batch), step)
+
+    def keys(self, step: int) -> list[tuple[str, int]]:
+        """(key, augmentation seed) of this process's samples of a step, in the order of its batch."""
+        samples = self._order.step(step)
+        part = samples.part(batch_parts(len(samples.rows), self._world_size)[self._rank])
+        names = self._reader.keys(part)
+        return list(zip(names, part.seeds.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this is: the same on every process, and good for any number of them."""
+        return {"version": STATE_VERSION, "step": self.step, "data": self._identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, exactly.
+
+        Raises:
+            CheckpointError: it was saved by another version, or over other samples; both sides are named.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise CheckpointError(
+                f"state of CachedTargets: version {state.get('version')!r}, this lookonce reads version {STATE_VERSION}"
+            )
+        differences = document_differences(state["data"], self._identity)
+        if differences:
+            listed = "; ".join(f"{name}: the state has {old!r}, now {new!r}" for name, old, new in differences)
+            raise CheckpointError(f"state of CachedTargets: it belongs to other batches ({listed})")
+        self.step = int(state["step"])
+
+    def _decoded(self, batch: Batch, step: int) -> TargetBatch:
+        targets = [
+            recovered_targets(decoder, layers, self._norm, stored)
+            for decoder, layers, stored in zip(self._decoders, self._layers, batch.targets, strict=True)
+        ]
+        return TargetBatch(
+            visible_pixels=batch.visible_pixels, visible_ids=batch.visible_ids, targets=targets, share=batch.share,
+            step=step, epoch=int(self._order.step(step).epochs[0]),
+        )  # fmt: skip
+
+
+def _require_counts(shards: Sequence[Path | str], *, rank: int, **counts: int) -> None:
+    if isinstance(shards, str | Path) or not shards:
+        raise UsageError(f"CachedTargets: shards must be a list of at least one cache folder, found {shards!r}")
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"CachedTargets: {name} must be at least 1, found {value}")
+    if not 0 <= rank < counts["world_size"]:
+        raise UsageError(f"CachedTargets: rank must be 0 to {counts['world_size'] - 1}, found {rank}")

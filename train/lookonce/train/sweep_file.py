@@ -1,0 +1,109 @@
+"""A sweep's file: names of runs and what each changes of the command line's recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lookonce.shared.errors import UsageError
+from lookonce.train.config import TrainingConfig
+
+SHARED = frozenset(
+    {
+        "shards", "out", "seeds", "seed", "batch_size", "accumulate", "epochs", "max_steps", "resume", "workers",
+        "images", "check", "readahead", "device",
+    }
+)  # fmt: skip
+"""Fields that all runs of a sweep have in common: they decide which samples are read when, and where."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
+    """The runs of a sweep, by name, each in a folder of that name below ``--out``.
+
+    The file is TOML with a table ``[[run]]`` for each, or JSON with a list of objects: ``name``, and fields of
+    ``TrainingConfig`` as the flags are called (``base_lr`` or ``base-lr``).
+
+    Args:
+        path: the file, ``.toml`` or ``.json``.
+        config: what a run does not change.
+
+    Raises:
+        UsageError: it cannot be read, or a run is not one; names the run, the field, what was found and is allowed.
+    """
+    runs: dict[str, TrainingConfig] = {}
+    for number, entry in enumerate(_entries(path), start=1):
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{path}: run {number} needs a name of letters, digits, '.', '_' and '-', which becomes its folder, "
+                f"found {name!r}"
+            )
+        if name in runs:
+            raise UsageError(f"{path}: two runs are named {name!r}")
+        where = f"{path}: run {name!r}"
+        changes = {key.replace("-", "_"): value for key, value in entry.items() if key != "name"}
+        changes = {field: _checked(where, field, value) for field, value in changes.items()}
+        try:
+            runs[name] = replace(config, **changes, out=Path(config.out) / name)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+    if not runs:
+        raise UsageError(f"{path}: it holds no run; give at least one [[run]] with a name")
+    return runs
+
+
+def _entries(path: Path) -> list[Any]:
+    try:
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check --sweep") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise UsageError(f"{path}: is not {kind} ({error})") from error
+    found = content.get("run", []) if path.suffix == ".toml" else content
+    unknown = set(content) - {"run"} if path.suffix == ".toml" else set()
+    if not isinstance(found, list) or unknown:
+        raise UsageError(f"{path}: expected a list of runs ([[run]] in TOML, a list of objects in JSON)")
+    return found
+
+
+def _checked(where: str, field: str, value: Any) -> Any:
+    names = {known.name for known in fields(TrainingConfig)}
+    if field in SHARED:
+        raise UsageError(
+            f"{where} sets {field}, which all runs of a sweep share, as they see the same samples at the same step; "
+            f"give it once as --{field.replace('_', '-')}, or train that run by itself"
+        )
+    if field not in names:
+        raise UsageError(
+            f"{where} sets {field!r}, which is no field of a run; known: {', '.join(sorted(names - SHARED))}"
+        )
+    hint = get_type_hints(TrainingConfig)[field]
+    if not _fits(value, hint):
+        expected = str(getattr(hint, "__name__", None) or hint).replace("typing.", "")
+        raise UsageError(f"{where}: {field} must be {expected}, found {value!r}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
