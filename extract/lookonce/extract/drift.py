@@ -140,7 +140,7 @@ def _look(
     looked = [teacher.look(part) for part in torch.split(pixels, batch_size)]
     targets = torch.cat([features.targets for features in looked]).cpu().numpy()
     importance = torch.cat([features.importance for features in looked]).cpu().numpy()
-    finite = np.isfinite(targets.reshape(len(targets), -1)).all(1) & np.isfinite(importance).all(1)
+    finite = np.logical_and(np.isfinite(targets.reshape(len(targets), -1)).all(1), np.isfinite(importance).all(1))
     for number, view in enumerate(views):
         if not finite[number]:
             raise NumericalError(
