@@ -128,7 +128,10 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
         ('[{"name": "a", "batch_size": 8}]', "run 'a' sets batch_size, which all runs of a sweep share"),
         ('[{"name": "a", "seed": 8}]', "run 'a' sets seed, which all runs of a sweep share"),
         ('[{"name": "a", "shards": ["x"]}]', "give it once as --shards"),
-        ('[{"name": "a", "lr": 8}]', "sets 'lr', which is no field of a run; known: adapter, "),
+        (
+            '[{"name": "a", "lr": 8}]',
+            "sets 'lr', which is no field of a run; known: activation_checkpointing, adapter, ",
+        ),
         ('[{"name": "a", "base_lr": "8"}]', "run 'a': base_lr must be float, found '8'"),
         ('[{"name": "a", "base_lr": -1}]', "run 'a': --base-lr -1: must be finite and not negative"),
         ('[{"name": "a", "compile": 1}]', "run 'a': compile must be bool, found 1"),
