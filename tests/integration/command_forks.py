@@ -14,9 +14,12 @@ import sys
 
 import tyro  # noqa: F401 - for the children
 
-import lookonce.extract.run  # noqa: F401 - for the children
-from lookonce.commands.extract_features import main
+import lookonce.extract.run
+import lookonce.train.run  # noqa: F401 - for the children
+from lookonce.commands import extract_features, train_student
 from lookonce.extract.teachers.timm_adapter import build_trunk, describe
+
+COMMANDS = {"extract-features": extract_features, "train-student": train_student}
 
 
 def run_child(request: dict) -> None:
@@ -30,7 +33,7 @@ def run_child(request: dict) -> None:
         os.setgroups([])
         os.setgid(request["user"])
         os.setuid(request["user"])
-    main(request["start"])
+    COMMANDS[request["command"]].main(request["start"])
 
 
 def serve() -> None:

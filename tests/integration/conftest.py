@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,9 +74,9 @@ class Running:
     def interrupt(self, number: signal.Signals, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.pid, number)
 
-    def until(self, condition: Callable[[], Any]) -> Any:
-        """Wait until something holds of a running command."""
-        deadline = time.monotonic() + 120
+    def until(self, condition: Callable[[], Any], *, patience: float = 120) -> Any:
+        """Wait until something holds of a running command, for so many seconds."""
+        deadline = time.monotonic() + patience
         while not (found := condition()):
             assert psutil.pid_exists(self.pid), self._stderr.read_text()
             assert psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE, self._stderr.read_text()
@@ -85,7 +86,7 @@ class Running:
 
 
 class Forks:
-    """Starts extract-features by forking a process that has its libraries already."""
+    """Starts commands by forking a process that has their libraries already."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
@@ -106,12 +107,15 @@ class Forks:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
-    def start(self, arguments: Sequence[Any], *, file_bytes: int = 0, user: int = 0, **environment: str) -> Running:
+    def start(
+        self, arguments: Sequence[Any], *, file_bytes: int = 0, user: int = 0, command: str = "extract-features",
+        **environment: str,
+    ) -> Running:  # fmt: skip
         self._count += 1
         stdout, stderr = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
         request = {
             "start": [str(argument) for argument in arguments], "stdout": str(stdout), "stderr": str(stderr),
-            "environment": environment, "file_bytes": file_bytes, "user": user,
+            "environment": environment, "file_bytes": file_bytes, "user": user, "command": command,
         }  # fmt: skip
         return Running(self, self.ask(request), stdout, stderr)
 
@@ -124,6 +128,26 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     forks = Forks(tmp_path_factory.mktemp("commands"))
     yield forks
     forks.close()
+
+
+@pytest.fixture(scope="session")
+def start_processes(forks: Forks) -> Callable[..., list[Running]]:
+    """Start train-student in several processes as a launcher would, each told its place by the environment."""
+
+    def start(size: int, cache: Path, run: Path, **options: Any) -> list[Running]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        return [
+            forks.start(
+                [f"--shards={cache}", f"--out={run}", *flags], command="train-student", RANK=str(rank),
+                LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -12,8 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from exact_resume import assert_same_run
 from safetensors.torch import load_file
 
+from lookonce.shared.errors import CheckpointError
+from lookonce.train.checkpoints import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
@@ -71,3 +75,56 @@ def test_two_processes_and_a_run_resumed_from_one_on_two(training_cache: Callabl
         ended = torchrun(2, cache, tmp_path / name, **changes)
         assert ended.returncode == 0, ended.stderr
         assert_same_but_for_rounding(tmp_path / name, expected)
+
+
+KINDS = [("ddp", "sharded"), ("fsdp", "whole"), ("fsdp", "sharded")]
+
+
+@pytest.mark.parametrize(("parallel", "checkpoint"), KINDS)
+def test_pieces_and_copies_checkpoints_whole_and_sharded(
+    training_cache: Callable[..., Path], tmp_path: Path, start_processes: Callable[..., list[Any]], parallel: str,
+    checkpoint: str,
+) -> None:  # fmt: skip
+    """Two processes of a kind; then a run that is one process, two of the kind, and one process again."""
+    cache = training_cache()
+    expected = alone(cache, tmp_path / "alone")
+    kind = {"parallel": parallel, "checkpoint": checkpoint}
+
+    def two(run: Path, **changes: Any) -> Path:
+        for process in start_processes(2, cache, run, **{**RECIPE, **kind, **changes}):
+            ended = process.wait()
+            assert ended.code == 0, ended.err
+        return run
+
+    assert_same_but_for_rounding(two(tmp_path / "two", checkpoint_steps=2), expected)
+    assert len(checkpoints_in(tmp_path / "two" / "checkpoints")) == 2  # older ones are deleted, folders too
+    mixed = alone(cache, tmp_path / "mixed", max_steps=3)
+    two(mixed, max_steps=7, accumulate=2)
+    newest = checkpoints_in(mixed / "checkpoints")[-1]
+    assert (newest.name, newest.is_dir()) == ({"whole": "step-000000007.pt"}.get(checkpoint, "step-000000007"),
+                                              checkpoint == "sharded")  # fmt: skip
+    assert not list((mixed / "checkpoints").glob("*.tmp-*"))
+    assert_same_but_for_rounding(alone(cache, mixed), expected)
+
+
+def test_sharded_checkpoints_of_one_process_go_on_to_the_last_bit(
+    training_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    cache = training_cache()
+    one_kind = functools.partial(alone, cache, checkpoint="sharded")
+    expected = one_kind(tmp_path / "alone")
+    for stop in (1, 4, 9):
+        one_kind(tmp_path / "stopped", max_steps=stop)
+    assert_same_run(expected, one_kind(tmp_path / "stopped"))
+
+
+def test_a_damaged_folder_of_pieces_is_named(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = training_cache()
+    run = alone(cache, tmp_path / "run", max_steps=2, checkpoint="sharded")
+    newest = checkpoints_in(run / "checkpoints")[-1]
+    (newest / ".metadata").unlink()
+    with pytest.raises(CheckpointError, match="step-000000002: cannot be read as a checkpoint"):
+        alone(cache, run)
+    (newest / "checkpoint.json").unlink()
+    with pytest.raises(CheckpointError, match="step-000000002: cannot be read as a checkpoint"):
+        alone(cache, run)

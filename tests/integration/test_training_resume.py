@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from exact_resume import assert_restored_before_every_step, assert_same_run, numbers
 
 from lookonce.shared.errors import CheckpointError
 from lookonce.train.checkpoints import checkpoints_in, load_checkpoint
@@ -32,20 +32,6 @@ def train(cache: Path, run: Path, **changes: Any) -> Path:
     return run
 
 
-def numbers(run: Path) -> list[dict[str, Any]]:
-    """What decides the run in metrics.jsonl: all but timings."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in ("step", "epoch", "loss", "level_loss", "lr")} for line in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Losses, losses by level, learning rates and the final student are equal to the last bit."""
-    assert numbers(one) == numbers(other)
-    first, second = (load_file(run / "student.safetensors") for run in (one, other))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.fixture
 def uninterrupted(training_cache: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
     """A cache, and the run that nothing disturbed."""
@@ -55,13 +41,23 @@ def uninterrupted(training_cache: Callable[..., Path], tmp_path: Path) -> tuple[
 
 def test_state_saved_before_every_step_restores_it(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     cache, expected = uninterrupted
-    total = len(numbers(expected))
-    assert total == 11
-    for stop in range(1, total):
-        run = train(cache, tmp_path / f"stopped-{stop}", max_steps=stop)
-        assert not (run / "student.safetensors").exists()
-        assert [line["step"] for line in numbers(run)] == list(range(stop))
-        assert_same_run(expected, train(cache, run))
+    assert len(numbers(expected)) == 11
+    assert_restored_before_every_step(functools.partial(train, cache), tmp_path, expected)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 3, "workers": 0}, {"shuffle": "block", "shuffle_shards": 2}])
+def test_state_saved_before_every_step_restores_it_in_other_kinds_of_run(
+    training_cache: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    one_kind = functools.partial(train, training_cache(), epochs=2, **changes)
+    assert_restored_before_every_step(one_kind, tmp_path, one_kind(tmp_path / "uninterrupted"))
+
+
+def test_a_window_of_shards_of_another_size_is_another_run(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache, other = training_cache("one", shard_size=4), training_cache("other", shard_size=3)
+    train(cache, tmp_path / "run", max_steps=3, shuffle="block", shuffle_shards=2)
+    with pytest.raises(CheckpointError, match=r"block_order.shard_size: the run has 4, now 3"):
+        train(other, tmp_path / "run", shuffle="block", shuffle_shards=2)
 
 
 def test_stopped_before_every_step_of_one_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lookonce.shared.errors import Interrupted, LookonceError, UsageError
+from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
@@ -51,6 +51,8 @@ def finish(
         code = _report(stopped, options)
     except UsageError as error:
         code = _report(error, options, EXIT_USAGE)
+    except EndedElsewhereError as error:  # quiet: another process of the run has said it
+        code = _report(error, options) if options.debug else EXIT_FAILURE
     except LookonceError as error:
         code = _report(error, options)
     except Exception as error:

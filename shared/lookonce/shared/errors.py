@@ -114,3 +114,21 @@ class DistributedError(LookonceError):
     """Another process of the run failed or is gone: look for its own error, then start the run again."""
 
     code = "L901"
+
+
+class EndedElsewhereError(DistributedError):
+    """Another process of the run has said, in its own words, why the run ends: look there.
+
+    Args:
+        message: names the process and what it said.
+        cause: what it raised.
+    """
+
+    code = "L902"
+
+    def __init__(self, message: str, cause: LookonceError | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[str, LookonceError | None]]:
+        return type(self), (self.message, self.cause)

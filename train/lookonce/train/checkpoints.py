@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file
+from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file, write_json
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.config import FREE_TO_CHANGE
@@ -19,7 +21,9 @@ VERSION = 2
 KEPT = 2
 """How many checkpoints stay; older ones are deleted once a newer one is whole."""
 
-_NAME = re.compile(r"step-(\d{9})\.pt")
+_NAME = re.compile(r"step-(\d{9})(\.pt)?")
+_DESCRIPTION = "checkpoint.json"
+"""In a checkpoint that is a folder of pieces: all but the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class Checkpoint:
     data: Mapping[str, Any]
     """What decides the samples of every step: cache, rows, versions of order and masks."""
     state: Mapping[str, Any]
-    """State dicts of student, alignment and optimizer."""
+    """State dicts of student, alignment and optimizer; empty where the checkpoint is a folder of pieces."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -46,11 +50,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     content = {"version": VERSION, **{name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}}
     with atomic_file(path) as handle:
         _save_or_os_error(content, handle)
-    here = checkpoints_in(folder)
-    superseded = here[: max(0, here.index(path) + 1 - KEPT)]  # later ones stay, where an older one was resumed
-    for old in [*superseded, *folder.glob(f"step-*.pt{TEMPORARY_MARK}*")]:
-        old.unlink(missing_ok=True)
+    delete_superseded(path)
     return path
+
+
+def delete_superseded(newest: Path) -> None:
+    """Delete all checkpoints before the one just written but one, and what crashed writers left."""
+    here = checkpoints_in(newest.parent)
+    superseded = here[: max(0, here.index(newest) + 1 - KEPT)]  # later ones stay, where an older one was resumed
+    for old in [*superseded, *newest.parent.glob(f"step-*{TEMPORARY_MARK}*")]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
+
+
+def write_description(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write what a folder of pieces needs beside them.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    described = {"step": checkpoint.step, "config": dict(checkpoint.config), "data": dict(checkpoint.data)}
+    write_json(folder / _DESCRIPTION, {"version": VERSION, **described})
 
 
 def _save_or_os_error(content: Mapping[str, Any], handle: BinaryIO) -> None:
@@ -63,7 +85,7 @@ def _save_or_os_error(content: Mapping[str, Any], handle: BinaryIO) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first."""
+    """Checkpoints of a run, files or folders of pieces, oldest first."""
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -71,22 +93,26 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; only tensors and plain values are accepted.
+    """Read a checkpoint onto the CPU, of a folder of pieces all but the state; only plain values are accepted.
 
     Raises:
         CheckpointError: it cannot be read, or was written by another version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.is_dir():
+            content = {**json.loads((path / _DESCRIPTION).read_text("utf-8")), "state": {}}
+            (path / ".metadata").stat()  # torch misses it with two tracebacks on standard error
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
         version = content.pop("version")
         if version != VERSION:
             raise CheckpointError(f"{path}: checkpoint version {version}, this lookonce reads version {VERSION}")
         return Checkpoint(**content)
     except CheckpointError:
         raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint; check --resume") from error
     except Exception as error:  # torch.load raises many kinds for damaged or foreign files
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such checkpoint; check --resume") from error
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
@@ -100,9 +126,11 @@ def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any
     Raises:
         CheckpointError: config or data differ; the message lists the fields with both values.
     """
-    there = {name: value for name, value in checkpoint.config.items() if name not in FREE_TO_CHANGE}
-    here = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE}
-    differences = document_differences({**there, "data": checkpoint.data}, {**here, "data": data})
+    there, here = (
+        json.loads(json.dumps({name: value for name, value in one.items() if name not in FREE_TO_CHANGE}))
+        for one in ({**checkpoint.config, "data": checkpoint.data}, {**config, "data": data})
+    )  # as JSON has them: a folder of pieces knows no tuples
+    differences = document_differences(there, here)
     if differences:
         listed = "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
         raise CheckpointError(

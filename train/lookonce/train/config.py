@@ -11,10 +11,13 @@ from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.names import (
     CheckName,
+    CheckpointName,
     DeviceName,
     MaskName,
+    ParallelName,
     PrecisionName,
     ReadaheadName,
+    ShuffleName,
     require_known,
 )
 
@@ -62,6 +65,10 @@ class TrainingConfig(AlignmentConfig):
     activation_checkpointing: bool = False
     """Compute the student's blocks again on the way back instead of keeping what is inside them: less memory, about a
     third more arithmetic, the same numbers."""
+    parallel: ParallelName = "ddp"
+    """How several processes share the model: a whole copy in each (ddp), or a piece of it (fsdp: ViT-L and above)."""
+    checkpoint: CheckpointName = "whole"
+    """whole: one file, gathered by one process; sharded: a folder to which each process writes its part."""
     device: DeviceName = "auto"
     """Where the student runs."""
     seed: int = 0
@@ -71,7 +78,11 @@ class TrainingConfig(AlignmentConfig):
     resume: str = "auto"
     """auto: go on from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
     workers: int = 2
-    """Threads that read batches ahead."""
+    """Threads that read batches ahead; 0 reads each batch in the step itself."""
+    shuffle: ShuffleName = "global"
+    """global: over all samples; block: over a few shards at a time, for caches on cold or remote storage."""
+    shuffle_shards: int = 16
+    """With --shuffle block: shards that samples are drawn from at a time."""
     seeds: str | None = None
     """Augmentation seeds to use, such as 0-3; default: all in the cache."""
     images: str | None = None
@@ -105,8 +116,7 @@ class TrainingConfig(AlignmentConfig):
         for field, names in _CHOICES.items():
             if getattr(self, field) is not None:
                 require_known(_flag(field), getattr(self, field), get_args(names))
-        at_least_one = ("epochs", "batch_size", "accumulate", "workers", "log_steps", "max_steps", "checkpoint_steps")
-        for flag in at_least_one:
+        for flag in _AT_LEAST_ONE:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"{_flag(flag)} {value}: must be at least 1")
@@ -116,6 +126,10 @@ class TrainingConfig(AlignmentConfig):
                 raise UsageError(f"{_flag(flag)} {value}: must be at least 0 and below 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"--ema {self.ema}: must be above 0 and below 1")
+        if self.ema is not None and (self.parallel == "fsdp" or self.checkpoint == "sharded"):
+            raise UsageError("--ema: the average is one whole copy; it needs --parallel ddp and --checkpoint whole")
+        if self.workers < 0:
+            raise UsageError(f"--workers {self.workers}: must not be negative")
         for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
             if not 0 <= getattr(self, flag) < float("inf"):
                 raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
@@ -152,6 +166,8 @@ FREE_TO_CHANGE = frozenset(
         "device",
         "compile",
         "activation_checkpointing",
+        "parallel",
+        "checkpoint",
     }
 )
 """Fields that may differ between a run and its continuation; all others decide the sequence of numbers."""
@@ -163,7 +179,15 @@ _CHOICES = {
     "device": DeviceName,
     "check": CheckName,
     "readahead": ReadaheadName,
+    "shuffle": ShuffleName,
+    "parallel": ParallelName,
+    "checkpoint": CheckpointName,
 }
+
+
+_AT_LEAST_ONE = (
+    "epochs", "batch_size", "accumulate", "shuffle_shards", "log_steps", "max_steps", "checkpoint_steps",
+)  # fmt: skip
 
 
 def _flag(field: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lookonce.shared.errors import NumericalError
 from lookonce.train.alignment_step import AlignmentStep
 from lookonce.train.batch import Batch
+from lookonce.train.pieces import held_here
 
 _TRY = "Try a smaller --base-lr, more --warmup-epochs, or --precision fp32"
 
@@ -104,12 +105,12 @@ def diverged_at(run: Path, step: int, levels: Sequence[str], blamed: tuple[str, 
 
 
 def require_finite_parameters(run: Path, step: int, module: nn.Module) -> None:
-    """Refuse parameters that are NaN or infinite.
+    """Refuse parameters that are NaN or infinite; looked at is what this process holds of them.
 
     Raises:
         NumericalError: names the first one.
     """
-    bad = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+    bad = [name for name, value in module.named_parameters() if not bool(torch.isfinite(held_here(value)).all())]
     if bad:
         raise diverged(run, f"parameter {bad[0]} is not finite after step {step - 1}")
 

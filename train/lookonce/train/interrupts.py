@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 from lookonce.shared.errors import Interrupted
 
+REPEATED_AFTER = 1.0
+"""Seconds after which another signal is meant as one more."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DeferredInterrupts:
-    """While entered, a first Ctrl-C or SIGTERM is only noted; a second one raises at once.
+    """While entered, a first Ctrl-C or SIGTERM is only noted; a second one, over a second later, raises at once.
 
-    Does nothing outside the main thread, where Python handles no signals, nor for a signal that is being ignored.
+    torchrun hands on the Ctrl-C that the terminal has already sent to all of its processes: that is not a second one.
+    Handles no signals outside the main thread, where Python has none, nor one that is being ignored.
+
+    Args:
+        stop_asked: another way to ask for a stop, looked at between two steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_asked: Callable[[], bool] = lambda: False) -> None:
+        self._stop_asked = stop_asked
         self._noted: signal.Signals | None = None
+        self._noted_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def raise_noted(self) -> None:
         """Call between two steps.
 
         Raises:
-            Interrupted: a signal came since the last call.
+            Interrupted: a signal came, or a stop was asked for.
         """
         if self._noted is not None:
             raise Interrupted(f"stopped by {self._noted.name}")
+        if self._stop_asked():
+            raise Interrupted("stopped")
 
     def __enter__(self) -> DeferredInterrupts:
         if threading.current_thread() is threading.main_thread():
@@ -45,6 +58,7 @@ class DeferredInterrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        repeated, self._noted = self._noted is not None, signal.Signals(number)
-        if repeated:
+        if self._noted is None:
+            self._noted, self._noted_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._noted_at > REPEATED_AFTER:
             self.raise_noted()

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lookonce.shared.atomic import atomic_file, storage_error
-from lookonce.train.alignment import DynamicAlignment
 from lookonce.train.pictures import mixture_pixels
 
 
@@ -65,16 +65,16 @@ class MetricsLog:
         except OSError as error:
             raise storage_error(error, self._path, "writing metrics") from error
 
-    def write_mixtures(self, step: int, alignments: Sequence[DynamicAlignment]) -> None:
-        """The mixing matrix W of each teacher as a TensorBoard image.
+    def write_mixtures(self, step: int, mixtures: Sequence[Tensor | None]) -> None:
+        """The mixing matrix W of each teacher, where it has one, as a TensorBoard image.
 
         Raises:
             StorageError: the operating system refused.
         """
         try:
-            for number, alignment in enumerate(alignments, start=1):
-                if alignment.weight is not None:
-                    pixels = mixture_pixels(alignment.weight.detach().float().cpu().numpy())
+            for number, mixture in enumerate(mixtures, start=1):
+                if mixture is not None:
+                    pixels = mixture_pixels(mixture.float().cpu().numpy())
                     self._board.add_image(f"W/{number}", pixels, step, dataformats="HWC")
         except OSError as error:
             raise storage_error(error, self._path.parent, "writing W as an image") from error

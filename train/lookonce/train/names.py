@@ -17,6 +17,9 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CheckName = Literal["first-use", "never"]
 ReadaheadName = Literal["auto", "none", "advice"]
+ParallelName = Literal["ddp", "fsdp"]
+CheckpointName = Literal["whole", "sharded"]
+ShuffleName = Literal["global", "block"]
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:

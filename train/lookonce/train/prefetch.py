@@ -28,6 +28,8 @@ def prefetched_batches(
 ) -> Generator[Batch, None, None]:
     """Batches of steps ``first`` to ``last - 1``, in order, up to ``threads + 1`` of them read ahead.
 
+    Without threads each batch is read when it is asked for.
+
     Each step's global batch is cut into ``parts``, of which those numbered ``mine`` are handed out. The batch after
     each is announced to the reader before it is read, which matters on cold disks only. Reading gathers mapped memory
     without the GIL, so threads are enough; worker processes would copy every batch.
@@ -49,6 +51,11 @@ def prefetched_batches(
             with contextlib.suppress(CacheError):  # a damaged object ends the run when its batch is read
                 reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
 
+    if threads == 0:
+        for step in range(first, last):
+            for number in mine:
+                yield read(step, number)
+        return
     queue: collections.deque[Future[Batch]] = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
     try:

@@ -6,23 +6,26 @@ import contextlib
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.lock import LOCK_FILE, exclusive_folder
-from lookonce.train.checkpoints import check_continues, find_checkpoint, load_checkpoint
+from lookonce.train.checkpoints import Checkpoint, check_continues, find_checkpoint, load_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
-from lookonce.train.setup import TrainingSetup, resolve_device, set_up
+from lookonce.train.setup import TrainingSetup, set_up
 from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
 from lookonce.train.wandb_run import WandbRun
-from lookonce.train.world import ALONE, World, joined_world
+from lookonce.train.world import ALONE, World, joined_world, started_again
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,47 @@ class TrainingSummary:
         return asdict(self)
 
 
-def train_student(config: TrainingConfig, *, show_progress: bool = True) -> TrainingSummary:
+def train_student(
+    config: TrainingConfig, *, show_progress: bool = True, stop_asked: Callable[[], bool] = lambda: False
+) -> TrainingSummary:
     """Train a student from caches; the teacher is never run and its files are not needed.
 
-    Under ``torchrun`` every process calls it alike; one of them writes the run's files.
+    Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
+    has started again goes on from the newest checkpoint, whatever ``resume`` says.
+
+    Args:
+        config: the run.
+        show_progress: whether the leading process draws a progress bar.
+        stop_asked: looked at before each step; True stops the run, in all processes, as Ctrl-C does.
 
     Raises:
         LookonceError: see ``setup``, ``checkpoints`` and ``trainer``.
     """
     started = time.perf_counter()
     run = Path(config.out)
-    for cache in config.shards:
-        require_own_folder(run, Path(cache))
-    with joined_world(resolve_device(config.device).type) as world:
-        setup = set_up(config, world=world)  # before the folder is made: a run that is refused leaves nothing behind
+    if started_again():
+        config = replace(config, resume="auto")
+    with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
+        # before the folder is made: a run that is refused leaves nothing behind
+        setup = world.together(lambda: _checked_setup(config, world))
         show_progress = show_progress and world.leads
-        with exclusive_run(run) if world.leads else contextlib.nullcontext():
+        with contextlib.ExitStack() as held:
+            world.together(lambda: held.enter_context(exclusive_run(run)) if world.leads else None)
             if show_progress:
                 for note in setup.notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
-            logs = open_log(trainer) if world.leads else None
+            logs = world.together(lambda: open_log(trainer) if world.leads else None)
             with contextlib.closing(logs) if logs else contextlib.nullcontext():
-                trainer.train(logs, run / "checkpoints", show_progress=show_progress)
+                trainer.train(logs, run / "checkpoints", show_progress=show_progress, stop_asked=stop_asked)
             return conclude_run(trainer, resumed, time.perf_counter() - started)
+
+
+def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
+    for cache in config.shards:
+        require_own_folder(Path(config.out), Path(cache))
+    return set_up(config, world=world)
 
 
 def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
@@ -100,12 +119,16 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     trainer = Trainer(config, setup, document, world)
     found = world.first_says(lambda: find_checkpoint(config.resume, run / "checkpoints"))
     if found is not None:
-        checkpoint = load_checkpoint(found)
-        check_continues(found, checkpoint, document, setup.data_document())
-        trainer.restore(checkpoint)
-    if world.leads:
-        write_json(run / "config.json", document)
+        checkpoint = world.together(lambda: _checked_checkpoint(found, trainer))
+        trainer.restore(checkpoint, found)
+    world.together(lambda: write_json(run / "config.json", document) if world.leads else None)
     return trainer
+
+
+def _checked_checkpoint(found: Path, trainer: Trainer) -> Checkpoint:
+    checkpoint = load_checkpoint(found)
+    check_continues(found, checkpoint, trainer.document, trainer.setup.data_document())
+    return checkpoint
 
 
 def open_log(trainer: Trainer) -> MetricsLog:
@@ -121,15 +144,9 @@ def open_log(trainer: Trainer) -> MetricsLog:
 
 def conclude_run(trainer: Trainer, resumed: int, seconds: float) -> TrainingSummary:
     """Leave the student and the pictures of a run whose schedule is over, and say what it did."""
-    run, setup, world = Path(trainer.config.out), trainer.setup, trainer.world
     finished = trainer.step >= trainer.schedule.total_steps
-    if world.leads and finished:
-        save_student(setup.model.student, run / "student.safetensors")
-        if trainer.average is not None:
-            save_student(cast(Student, trainer.average.module), run / "student-ema.safetensors")
-        _leave_pictures(run, setup)
-    world.worst(0)  # none leaves before the files are there
-    return _summary(run, trainer, setup, resumed, finished, seconds)
+    trainer.world.together(lambda: _leave_student(trainer) if finished else None)
+    return _summary(Path(trainer.config.out), trainer, trainer.setup, resumed, finished, seconds)
 
 
 def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]:
@@ -166,12 +183,18 @@ def require_own_folder(run: Path, cache: Path) -> None:
         )
 
 
-def _leave_pictures(run: Path, setup: TrainingSetup) -> None:
-    for number, alignment in enumerate(setup.model.alignments, start=1):
-        if alignment.weight is not None and alignment.initial_weight is not None:
-            weight, initial = (
-                tensor.detach().float().cpu().numpy() for tensor in (alignment.weight, alignment.initial_weight)
-            )
+def _leave_student(trainer: Trainer) -> None:
+    """Gathered by all processes, written by one."""
+    run, student = Path(trainer.config.out), trainer.setup.model.student
+    weights, mixtures = student.export_state(), trainer.mixtures()
+    if not trainer.world.leads:
+        return
+    save_student(student, run / "student.safetensors", weights)
+    if trainer.average is not None:
+        save_student(cast(Student, trainer.average.module), run / "student-ema.safetensors")
+    for number, (alignment, mixture) in enumerate(zip(trainer.setup.model.alignments, mixtures, strict=True), start=1):
+        if mixture is not None and alignment.initial_weight is not None:
+            weight, initial = (tensor.detach().float().cpu().numpy() for tensor in (mixture, alignment.initial_weight))
             name = "alignment.png" if number == 1 else f"alignment-{number}.png"
             draw_mixture(weight, initial, alignment.teacher_blocks, run / name)
     draw_loss(read_metrics(run / "metrics.jsonl"), run / "loss.png")

@@ -24,7 +24,7 @@ from lookonce.train.joined_caches import JoinedCaches, open_caches
 from lookonce.train.masks import MaskChoice, choose_masks
 from lookonce.train.names import TargetNorm
 from lookonce.train.replayed_pixels import ReplayedPixels
-from lookonce.train.sample_order import ORDER_VERSION, SampleOrder
+from lookonce.train.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
 from lookonce.train.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.student import Student
 from lookonce.train.world import ALONE, World
@@ -67,7 +67,8 @@ class TrainingSetup:
 
     def data_document(self) -> dict[str, Any]:
         """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
-        return data_document(self.caches)
+        window = self.order.window
+        return {**data_document(self.caches), "block_order": None if window is None else window.document()}
 
 
 def data_document(caches: JoinedCaches) -> dict[str, Any]:
@@ -142,14 +143,21 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
         autocast=torch.bfloat16 if precision == "bf16" else None,
     ).to(device)
     order = SampleOrder(
-        caches.rows, caches.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs
-    )
+        caches.rows, caches.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs,
+        window=_shard_window(config, caches),
+    )  # fmt: skip
     batches = BatchReader(
         caches, pixel_source(caches.first, config.images), mask=masks.kind, mask_ratio=masks.ratio,
         run_seed=config.seed, target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
         memory=HostMemory(page_locked=device.type == "cuda"),
     )  # fmt: skip
     return TrainingSetup(caches, order, batches, model, device, precision, masks)
+
+
+def _shard_window(config: TrainingConfig, caches: JoinedCaches) -> ShardWindow | None:
+    if config.shuffle == "global":
+        return None
+    return ShardWindow(shards=config.shuffle_shards, shard_size=caches.first.manifest.shard_size)
 
 
 def trainable(model: AlignmentStep) -> nn.Module:

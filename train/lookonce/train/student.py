@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lookonce.shared.errors import UsageError
+from lookonce.train.pieces import whole
 from lookonce.train.position import sincos_position_embedding
 from lookonce.train.student_block import StudentBlock
 
@@ -96,8 +97,10 @@ class Student(nn.Module):
 
         ``timm.create_model(name, img_size=img_size)`` loads them strictly but for its head. The final norm, which
         no gradient reaches, is the identity on normalised features (weight 1, bias 0), as it was at the start.
+        Where processes hold the student in pieces, every one of them has to call this.
         """
-        return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in self.model.state_dict().items()}
+        state = self.model.state_dict()
+        return {key: whole(value.detach()).to("cpu", copy=True).contiguous() for key, value in state.items()}
 
     def _embed(self, visible_pixels: Tensor) -> Tensor:
         """Patch embedding of single patches: the convolution of stride p as a linear layer."""

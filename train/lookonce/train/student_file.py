@@ -13,8 +13,8 @@ from lookonce.shared.atomic import atomic_file
 from lookonce.train.student import Student
 
 
-def save_student(student: Student, path: Path) -> None:
-    """Write the student by rename.
+def save_student(student: Student, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the student by rename; its weights as :meth:`Student.export_state` gave them, or as they are now.
 
     ``timm.create_model(NAME, img_size=SIZE)`` loads the tensors strictly but for its head. The file's metadata holds
     ``student`` (timm's name), ``view_size`` and ``patch_size``.
@@ -24,7 +24,7 @@ def save_student(student: Student, path: Path) -> None:
         "view_size": str(student.img_size),
         "patch_size": str(student.patch_size),
     }
-    save_weights(student.export_state(), metadata, path)
+    save_weights(student.export_state() if weights is None else weights, metadata, path)
 
 
 def save_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:

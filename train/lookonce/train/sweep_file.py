@@ -17,7 +17,7 @@ from lookonce.train.config import TrainingConfig
 SHARED = frozenset(
     {
         "shards", "out", "seeds", "seed", "batch_size", "accumulate", "epochs", "max_steps", "resume", "workers",
-        "images", "check", "readahead", "device",
+        "images", "check", "readahead", "device", "shuffle", "shuffle_shards",
     }
 )  # fmt: skip
 """Fields that all runs of a sweep have in common: they decide which samples are read when, and where."""

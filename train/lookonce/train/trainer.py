@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
-from lookonce.shared.errors import CacheError, DistributedError, Interrupted, LookonceError, NumericalError, SourceError
+from lookonce.shared.errors import (
+    CacheError,
+    DistributedError,
+    EndedElsewhereError,
+    Interrupted,
+    LookonceError,
+    NumericalError,
+    SourceError,
+    StorageError,
+)
 from lookonce.shared.progress import progress_bar
-from lookonce.train.alignment_step import StepOutput
 from lookonce.train.batch import Batch
 from lookonce.train.checkpoints import Checkpoint, save_checkpoint
 from lookonce.train.config import TrainingConfig
@@ -27,13 +34,12 @@ from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
 from lookonce.train.optimization import adamw, moving_average, set_learning_rate
+from lookonce.train.parallel import shared_forward
+from lookonce.train.pieces import restore_whole_state, whole, whole_state
 from lookonce.train.prefetch import prefetched_batches
 from lookonce.train.schedule import Schedule
 from lookonce.train.setup import TrainingSetup, trainable
-from lookonce.train.world import ALONE, World, batch_parts
-
-_GO_ON, _STOPPED, _FAILED = range(3)
-"""What a process tells the others before a step."""
+from lookonce.train.world import ALONE, World, batch_parts, exchanging
 
 
 @dataclass
@@ -80,6 +86,7 @@ class Trainer:
     ) -> None:
         self.config, self.setup, self.world = config, setup, world
         self.document = config_document
+        self._forward = shared_forward(setup.model, config, setup.device, world)
         self.module = trainable(setup.model)
         self.optimizer = adamw(self.module, weight_decay=config.weight_decay)
         self.schedule = Schedule.of(config, setup.order)
@@ -88,52 +95,70 @@ class Trainer:
         self._saved_step = 0
         self._bad = FirstBadLoss()
         self.average = None if config.ema is None else moving_average(setup.model.student, config.ema)
-        self._forward: nn.Module = (
-            torch.compile(setup.model, fullgraph=True) if config.compile else setup.model  # type: ignore[assignment]
-        )
         self._copies = DeviceCopies(setup.device)
-        self._exchange: DistributedDataParallel | None = None
-        if world.size > 1:
-            self._forward = self._exchange = _exchanging(self._forward, config, setup.device)
+        self._trouble: LookonceError | None = None
+        """What went wrong here since the processes last agreed to go on."""
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this run."""
-        self.module.load_state_dict(checkpoint.state["module"])
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Go on from a checkpoint of this run; every process has to call it.
+
+        Args:
+            checkpoint: what was loaded.
+            path: where from.
+        """
+        if path.is_dir():
+            from lookonce.train.sharded_checkpoint import load_pieces  # torch takes its time to import what that needs
+
+            load_pieces(path, self.module, self.optimizer, self.world)
+        else:
+            restore_whole_state(checkpoint.state, self.module, self.optimizer)
         if self.average is not None:
             self.average.load_state_dict(checkpoint.state["average"])
         self.step = self._saved_step = checkpoint.step
 
-    def train(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> None:
+    def train(
+        self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         """Run the remaining steps; a stop that was asked for, or a damaged cache, comes after a checkpoint.
 
         Args:
             log: where logged steps go; None in a process that does not lead.
             checkpoints: folder.
             show_progress: whether a progress bar is drawn.
+            stop_asked: looked at before each step, beside signals.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM.
             NumericalError: the loss is not finite; the last good checkpoint is kept.
             IntegrityError: a cache is damaged; names the object.
-            DistributedError: another process of the run failed.
+            DistributedError: another process of the run is gone; the steps before are kept.
+            EndedElsewhereError: another process says why the run ends.
             StorageError: a checkpoint or the metrics could not be written.
         """
-        with DeferredInterrupts() as interrupts, self.opened(log, checkpoints, show_progress=show_progress) as run:
-            while self.step < self.schedule.last_step:
-                self.advance(run, interrupts)
-            self.finish(run)
+        with (
+            DeferredInterrupts(stop_asked) as interrupts,
+            self.opened(log, checkpoints, show_progress=show_progress) as run,
+        ):
+            try:
+                while self.step < self.schedule.last_step:
+                    self.advance(run, interrupts)
+                self.finish(run)
+            except EndedElsewhereError:
+                raise
+            except DistributedError:
+                self._save_alone(run)
+                raise
 
     @contextlib.contextmanager
     def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[OpenRun]:
         """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
         self.module.train()
-        accumulate, rank = self.config.accumulate, self.world.rank
+        parts, mine = self.world.parts(self.config.accumulate)
         watch = InputWatch(self.config.workers, replays=not self.setup.caches.first.manifest.stores_pixels)
         batches = prefetched_batches(
             self.setup.batches, self.setup.order, first=self.step, last=self.schedule.last_step,
-            threads=self.config.workers, parts=accumulate * self.world.size,
-            mine=range(rank * accumulate, (rank + 1) * accumulate), watch=watch,
+            threads=self.config.workers, parts=parts, mine=mine, watch=watch,
         )  # fmt: skip
         bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
         with contextlib.closing(batches), contextlib.closing(bar):
@@ -157,7 +182,7 @@ class Trainer:
             losses = _Losses(self.world.sum(losses.loss), self.world.sum(losses.level_losses))
         self._bad.note(self.step, losses.loss, losses.level_losses)
         if logged or saved or (self.world.size == 1 and losses.loss.device.type == "cpu"):  # a GPU is not waited for
-            self._require_finite_loss(losses)
+            self.world.together(lambda: self._require_finite_loss(losses))
         if saved:  # before the update: what is saved has just been seen to give a finite loss
             self._save(run)
         self.optimizer.step()
@@ -170,25 +195,27 @@ class Trainer:
 
     def finish(self, run: OpenRun) -> None:
         """Leave the last checkpoint."""
-        require_finite_parameters(self.config.out, self.step, self.module)
+        self.world.together(lambda: require_finite_parameters(self.config.out, self.step, self.module))
         self._save(run)
+        error = self.world.agree(self._trouble)
+        if error is not None:
+            raise error
 
     def _input(self, run: OpenRun, interrupts: DeferredInterrupts) -> list[Batch]:
         """This process's batches of the step, on the device, once every process has its own."""
-        waiting, error, batches = time.perf_counter(), None, []
+        waiting, batches = time.perf_counter(), []
         try:
             interrupts.raise_noted()
             batches = [next(run.batches) for _ in range(self.config.accumulate)]
         except (Interrupted, CacheError, SourceError) as stopped:
-            error = stopped
+            self._trouble = self._trouble or stopped
         run.clock.waited += time.perf_counter() - waiting
         run.clock.samples += sum(len(batch.visible_ids) for batch in batches)
-        mine = _GO_ON if error is None else _STOPPED if isinstance(error, Interrupted) else _FAILED
-        worst = self.world.worst(mine)
-        if worst != _GO_ON:
-            with contextlib.suppress(NumericalError):
+        error, self._trouble = self.world.agree(self._trouble), None
+        if error is not None:
+            with contextlib.suppress(NumericalError, StorageError, EndedElsewhereError):
                 self.finish(run)
-            raise error or _error_of_others(worst)
+            raise error
         return [self._copies.take(batch) for batch in batches]
 
     def _gradients(self, batches: list[Batch]) -> _Losses:
@@ -196,8 +223,9 @@ class Trainer:
         losses = []
         for number, batch in enumerate(batches):
             behind = number + 1 == len(batches)
-            with contextlib.nullcontext() if behind or self._exchange is None else self._exchange.no_sync():
-                output: StepOutput = self._forward(batch)
+            held_back = contextlib.nullcontext() if behind else self._forward.local()
+            with held_back, exchanging(f"step {self.step}"):
+                output = self._forward(batch)
                 # processes' gradients are averaged: their number makes the average of shares a sum
                 (output.loss * (batch.share * self.world.size)).backward()  # type: ignore[no-untyped-call]
             losses.append((output.loss.detach() * batch.share, output.level_losses.detach() * batch.share))
@@ -210,11 +238,10 @@ class Trainer:
         if step is None and bool(torch.isfinite(losses.loss)):
             return
         blamed = None
-        if step is not None and step == self.step:  # the parameters are still those that gave it
-            samples, parts = self.setup.order.step(step), self.config.accumulate * self.world.size
-            for number in range(
-                self.world.rank * self.config.accumulate, (self.world.rank + 1) * self.config.accumulate
-            ):
+        # the parameters are still those that gave it, and this process can compute by itself
+        if step is not None and step == self.step and self.config.parallel == "ddp":
+            samples, (parts, mine) = self.setup.order.step(step), self.world.parts(self.config.accumulate)
+            for number in mine:
                 part = batch_parts(len(samples.rows), parts)[number]
                 batch = self.setup.batches.batch(samples, part).to(self.setup.device)
                 names = self.setup.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
@@ -225,17 +252,45 @@ class Trainer:
     def _save(self, run: OpenRun) -> None:
         if self.step == self._saved_step:
             return
-        if self.world.leads:
-            state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-            if self.average is not None:
-                state["average"] = self.average.state_dict()
-            if run.log is not None:
-                run.log.write_mixtures(self.step, self.setup.model.alignments)
-            save_checkpoint(
-                run.checkpoints,
-                Checkpoint(step=self.step, config=self.document, data=self.setup.data_document(), state=state),
-            )
+        checkpoint = Checkpoint(step=self.step, config=self.document, data=self.setup.data_document(), state={})
+        mixtures = self.mixtures()
+        if self.config.checkpoint == "sharded":
+            from lookonce.train.sharded_checkpoint import save_pieces
+
+            save_pieces(run.checkpoints, checkpoint, self.module, self.optimizer, self.world)
+        state = self._whole_state() if self.config.checkpoint == "whole" else None
         self._saved_step = self.step
+        try:
+            if run.log is not None:
+                run.log.write_mixtures(self.step, mixtures)
+            if state is not None and self.world.leads:
+                save_checkpoint(run.checkpoints, replace(checkpoint, state=state))
+        except StorageError as error:
+            self._trouble = error
+
+    def mixtures(self) -> list[Tensor | None]:
+        """W of each teacher's alignment, whole, or None where there is none; every process has to call it."""
+        weights = [alignment.weight for alignment in self.setup.model.alignments]
+        return [None if weight is None else whole(weight.detach()) for weight in weights]
+
+    def _whole_state(self) -> dict[str, Any] | None:
+        if not self.world.leads and self.config.parallel != "fsdp":
+            return None
+        state = whole_state(self.module, self.optimizer, keep=self.world.leads)
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
+
+    def _save_alone(self, run: OpenRun) -> None:
+        """Keep the whole steps though another process is gone; the run ends all the same.
+
+        Not on a GPU, where numbers may wait for an exchange that never ends, nor where each holds only pieces.
+        """
+        if self.setup.device.type != "cpu" or self.config.parallel == "fsdp" or self.config.checkpoint == "sharded":
+            return
+        with contextlib.suppress(NumericalError, StorageError):
+            require_finite_parameters(self.config.out, self.step, self.module)
+            self._save(run)
 
     def _log(self, run: OpenRun, losses: _Losses, rate: float) -> None:
         elapsed = max(time.perf_counter() - run.clock.started, 1e-9)
@@ -247,27 +302,23 @@ class Trainer:
         run.clock = _Clock(time.perf_counter())
         if run.log is None:
             return
-        run.log.write(
-            {
-                "step": self.step,
-                "epoch": round(self.step * self.config.batch_size / self.setup.order.samples_per_epoch, 6),
-                "loss": float(losses.loss),
-                "level_loss": dict(zip(self.setup.level_names, losses.level_losses.tolist(), strict=True)),
-                "lr": rate,
-                "images_per_second": round(pace, 2),
-                "input_wait_share": round(wait, 4),
-                **_gpu_memory(self.setup.device),
-            }
-        )
+        metrics = {
+            "step": self.step,
+            "epoch": round(self.step * self.config.batch_size / self.setup.order.samples_per_epoch, 6),
+            "loss": float(losses.loss),
+            "level_loss": dict(zip(self.setup.level_names, losses.level_losses.tolist(), strict=True)),
+            "lr": rate,
+            "images_per_second": round(pace, 2),
+            "input_wait_share": round(wait, 4),
+            **_gpu_memory(self.setup.device),
+        }
+        try:
+            run.log.write(metrics)
+        except StorageError as error:
+            self._trouble = error
         run.bar.set_postfix_str(
             f"loss {float(losses.loss):.4f}, {pace:.0f} images/s, input wait {wait:.0%}", refresh=False
         )
-
-
-def _exchanging(model: nn.Module, config: TrainingConfig, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients averaged over the processes."""
-    devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=config.alignment == "layerwise")
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:
@@ -275,9 +326,3 @@ def _gpu_memory(device: torch.device) -> dict[str, float]:
     if device.type != "cuda":
         return {}
     return {"gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
-
-
-def _error_of_others(worst: int) -> LookonceError:
-    if worst == _STOPPED:
-        return Interrupted("stopped with another process of this run")
-    return DistributedError("another process of this run failed; its own error above says why")

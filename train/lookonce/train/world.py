@@ -2,7 +2,8 @@
 
 A run is the same whatever their number: each process computes a part of every global batch (``batch_parts``), and
 gradients and losses are sums over parts. What may go wrong in one process alone (a signal, a damaged shard) is told to
-all before each step over a group of its own on the CPU, so that none waits for a process that has given up.
+all before each step over a group of its own on the CPU, so that none waits for a process that has given up. A process
+that dies without a word closes its connections, which the others notice at once.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from lookonce.shared.errors import DistributedError, LookonceError
+from lookonce.shared.errors import DistributedError, EndedElsewhereError, Interrupted, LookonceError
 
 TIMEOUT = datetime.timedelta(minutes=10)
-"""How long a process waits for the others before it gives up with an error."""
+"""How long a process waits for one that lives and does not answer, before it gives up with an error."""
+
+RESTART_COUNT = "LOOKONCE_RESTART_COUNT"
+"""Environment: how often a launcher other than torchrun has started the run again."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,14 @@ class World:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
+    def parts(self, passes: int = 1) -> tuple[int, range]:
+        """How many parts a global batch is cut into, and which are this process's, for some forward passes a step.
+
+        >>> World(rank=1, size=3).parts(2)
+        (6, range(2, 4))
+        """
+        return self.size * passes, range(self.rank * passes, (self.rank + 1) * passes)
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all processes, on the CPU; every process has to call it."""
         if self.size > 1:
@@ -49,33 +65,56 @@ class World:
                 dist.all_reduce(values, group=self.control)
         return values
 
-    def worst(self, code: int) -> int:
-        """The greatest of the processes' numbers; every process has to call it."""
+    def agree(self, error: LookonceError | None = None) -> LookonceError | None:
+        """Go on together or end together; every process has to call it, each with its own trouble or None.
+
+        Trouble goes before a stop that was asked for; of several processes in trouble, the first one speaks.
+
+        Returns:
+            None: go on. Else what to raise here: its own error in the process that speaks for the run,
+            :class:`EndedElsewhereError` in all others.
+        """
         if self.size == 1:
-            return code
-        worst = torch.tensor(code)
+            return error
+        kind = 0 if error is None else 1 if isinstance(error, Interrupted) else 2
         with _told_apart("agreeing on the next step"):
-            dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self.control)
-        return int(worst)
+            word = torch.tensor(kind * self.size + self.size - 1 - self.rank)
+            dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
+            worst, speaker = int(word) // self.size, self.size - 1 - int(word) % self.size
+            if worst == 0:
+                return None
+            said: list[Any] = [error]
+            dist.broadcast_object_list(said, src=speaker, group=self.control)
+        if speaker == self.rank:
+            return error
+        return EndedElsewhereError(f"ended with process {speaker} of this run, which said: {said[0]}", said[0])
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do something that may fail in one process alone; where it does, all end with it.
+
+        Raises:
+            LookonceError: as ``work`` raises; see :meth:`agree`.
+        """
+        result, error = None, None
+        try:
+            result = work()
+        except LookonceError as raised:
+            error = raised
+        error = self.agree(error)
+        if error is not None:
+            raise error
+        return cast(Result, result)
 
     def first_says(self, ask: Callable[[], Any]) -> Any:
         """What the leading process finds, told to all, so that a shared folder is looked at once.
 
         Raises:
-            LookonceError: what ``ask`` raises, in every process.
+            LookonceError: as ``ask`` raises; see :meth:`agree`.
         """
-        if self.size == 1:
-            return ask()
-        said: list[Any] = [None, None]
-        if self.leads:
-            try:
-                said[0] = ask()
-            except LookonceError as error:
-                said[1] = error
-        with _told_apart("agreeing on a checkpoint"):
-            dist.broadcast_object_list(said, src=0, group=self.control)
-        if said[1] is not None:
-            raise said[1]
+        said: list[Any] = [self.together(lambda: ask() if self.leads else None)]
+        if self.size > 1:
+            with _told_apart("agreeing on a checkpoint"):
+                dist.broadcast_object_list(said, src=0, group=self.control)
         return said[0]
 
 
@@ -84,11 +123,11 @@ ALONE = World()
 
 
 @contextlib.contextmanager
-def joined_world(device: str) -> Iterator[World]:
+def joined_world(*, cuda: bool) -> Iterator[World]:
     """Join the processes that ``torchrun`` (or another launcher that sets its environment) has started.
 
     Args:
-        device: ``cuda`` for NCCL beside gloo, anything else for gloo alone.
+        cuda: NCCL beside gloo; else gloo alone.
 
     Yields:
         ``ALONE`` where there is one process.
@@ -103,16 +142,29 @@ def joined_world(device: str) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     started_here = not dist.is_initialized()
     if started_here:
-        if device == "cuda":
+        if cuda:
             torch.cuda.set_device(local_rank)
         with _told_apart("joining the run"):
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+            _join("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        with _told_apart("joining the run"):
+            control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield World(rank=dist.get_rank(), size=size, local_rank=local_rank, control=control)
     finally:
         if started_here:
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Join the default group.
+
+    torchrun keeps one store for all its starts, with the addresses of those that died in it. On one machine they are
+    told apart by its count; machines count each for itself, so README tells a run of several to have a store a start.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def batch_parts(samples: int, parts: int) -> list[slice]:
@@ -125,14 +177,42 @@ def batch_parts(samples: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(borders)]
 
 
+def started_again() -> bool:
+    """Whether a launcher has started this process in place of one that died: the run goes on, whatever was asked."""
+    return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", RESTART_COUNT))
+
+
 @contextlib.contextmanager
-def _told_apart(doing: str) -> Iterator[None]:
-    """torch says that another process is gone with a bare RuntimeError."""
+def exchanging(doing: str) -> Iterator[None]:
+    """Around arithmetic that also exchanges numbers (a backward pass): tells a lost process from an error of our own.
+
+    Raises:
+        DistributedError: the connection to another process is gone. All other errors pass as they are.
+    """
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DistributedError(
-            f"{doing}: another process of this run does not answer ({reason}); look for its own error above, then "
-            "start the run again: it goes on from the newest checkpoint"
-        ) from error
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _NETWORK):
+            raise
+        raise _lost(doing, error) from error
+
+
+_NETWORK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+"""What torch's bare RuntimeError says when an exchange fails; gloo's names its own source file."""
+
+
+@contextlib.contextmanager
+def _told_apart(doing: str) -> Iterator[None]:
+    """Around an exchange alone: torch says that another process is gone with a bare RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _lost(doing, error) from error
+
+
+def _lost(doing: str, error: RuntimeError) -> DistributedError:
+    reason = " ".join(str(error).split())[:200]
+    return DistributedError(
+        f"{doing}: another process of this run does not answer ({reason}); look for its own error above, then "
+        "start the run again: it goes on from the newest checkpoint"
+    )
