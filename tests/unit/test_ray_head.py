@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lookonce.extract.ray_executor import RayStartError, ray_cluster
+from lookonce.extract.ray_cluster import RayStartError, ray_cluster
 from lookonce.extract.ray_head import HeadLostError, HeadWatch
 
 
@@ -28,4 +28,4 @@ def test_ray_that_does_not_start_is_an_error_of_ours(monkeypatch):
 
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(RayStartError, match=r"Ray did not start: The current node timed out .* --executor inline"):
-        ray_cluster("local").__enter__()
+        ray_cluster("local", without="--executor inline").__enter__()

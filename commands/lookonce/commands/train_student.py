@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.commands.launcher_options import LauncherOptions
 from lookonce.commands.recipe_arguments import with_recipe
+from lookonce.shared.errors import UsageError
 from lookonce.train.config import TrainingConfig
 
 DESCRIPTION = """Train a student vision transformer on the visible patches of cached views, so that its features align
@@ -17,7 +19,7 @@ checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TrainingConfig, CommonOptions):
+class Options(TrainingConfig, LauncherOptions, CommonOptions):
     """Flags of train-student."""
 
     recipe: str | None = None
@@ -25,6 +27,15 @@ class Options(TrainingConfig, CommonOptions):
     sweep: Path | None = None
     """Train several students in one pass over the caches: a TOML file with a [[run]] for each, its name and the flags
     it changes (student, mask, adapter, base_lr ...); each run has a folder of that name below --out."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        TrainingConfig.__post_init__(self)
+        LauncherOptions.__post_init__(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -35,10 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     config = TrainingConfig(**{field.name: getattr(options, field.name) for field in fields(TrainingConfig)})
 
     def work() -> Mapping[str, Any]:
+        if options.sweep is not None and options.launcher == "ray":
+            raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
         if options.sweep is not None:
             from lookonce.train.sweep import train_sweep
 
             return train_sweep(config, options.sweep).document()
+        if options.launcher == "ray":
+            from lookonce.commands.ray_training import train_on_ray
+
+            return train_on_ray(config, options)
         from lookonce.train.run import train_student
 
         return train_student(config).document()

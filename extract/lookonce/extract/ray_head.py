@@ -50,7 +50,7 @@ class HeadWatch:
             if now - self._silent_since >= self._patience:
                 raise HeadLostError(
                     f"the Ray head at {self._address} is gone: nothing listens there any more "
-                    f"({error.strerror or error}); committed shards stay valid. Start the cluster again (or use "
+                    f"({error.strerror or error}); what was committed stays valid. Start the cluster again (or use "
                     "--ray-address local), then run the same command again"
                 ) from error
         else:

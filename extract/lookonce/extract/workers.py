@@ -58,7 +58,8 @@ def expected_workers(config: ExtractionConfig) -> WorkerResources:
         return WorkerResources(1, cpus, 1.0 if on_gpu else 0.0)
     if config.ray_address == "local":
         return share_out(config, cpus=cpus, gpus=gpus)
-    from lookonce.extract.ray_executor import ray_cluster, worker_resources  # machines without Ray can plan too
+    from lookonce.extract.ray_cluster import ray_cluster  # machines without Ray can plan too
+    from lookonce.extract.ray_executor import worker_resources
 
-    with ray_cluster(config.ray_address):
+    with ray_cluster(config.ray_address, without="--executor inline"):
         return worker_resources(config)

@@ -1,0 +1,55 @@
+"""What runs inside a Ray Train worker: one process of a training run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from lookonce.shared.errors import DistributedError, EndedElsewhereError, LookonceError
+from lookonce.train.config import TrainingConfig
+from lookonce.train.run import train_student
+from lookonce.train.world import RESTART_COUNT
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the run should stop."""
+
+
+def train_process(arguments: Mapping[str, Any]) -> None:
+    """One process, between two losses of processes: raises what another start may mend, tells all else at the desk.
+
+    Args:
+        arguments: ``config`` and ``desk``.
+
+    Raises:
+        DistributedError: another process is gone; Ray Train starts the run again.
+    """
+    config: TrainingConfig = arguments["config"]
+    desk, leads = arguments["desk"], os.environ["RANK"] == "0"
+    # each process is new in each start, so only the leading one, which looks for checkpoints, has to know
+    os.environ[RESTART_COUNT] = str(ray.get(desk.start.remote())) if leads else "0"
+    stop, ended = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_INTERVAL):
+            if ray.get(desk.stop_asked.remote()):
+                stop.set()
+
+    if leads:
+        threading.Thread(target=look, name="lookonce-desk", daemon=True).start()
+    end: Mapping[str, Any]
+    try:
+        end = {"summary": train_student(config, show_progress=False, stop_asked=stop.is_set).document()}
+    except EndedElsewhereError as error:
+        end = {"error": error.cause or error}
+    except DistributedError:
+        raise
+    except LookonceError as error:
+        end = {"error": error}
+    finally:
+        ended.set()
+    if leads:
+        ray.get(desk.tell.remote(end))
