@@ -19,7 +19,7 @@ from lookonce.train.student import Student
 
 
 class CachedAlignment(LightningModule):
-    """Student and alignment; which batch is next is a part of its checkpoints."""
+    """Student and alignment."""
 
     def __init__(self, batches: CachedTargets, config: AlignmentConfig, student_name: str) -> None:
         super().__init__()
