@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 PROBE = """
 import sys
 import numpy as np, ray

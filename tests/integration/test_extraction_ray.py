@@ -11,6 +11,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def workers(running):
     """Living worker processes that hold an actor of ours."""

@@ -249,6 +249,7 @@ def test_killed_and_resumed(
     assert files(root) == files(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_ray_workers_write_the_bytes_of_inline(extract_tiny, extract, earlier, images, tmp_path, files) -> None:
     extract(tmp_path / "inline", images=str(images), reuse=earlier)
     ended = extract_tiny(tmp_path / "ray", images=images, reuse=earlier, executor="ray", workers=2)

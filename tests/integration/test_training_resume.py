@@ -135,8 +135,8 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(uninterrupted: tuple[P
 
 
 @pytest.mark.parametrize(("signal_name", "seed"), [
-    ("SIGKILL", 0), ("SIGTERM", 2),
-    pytest.param("SIGKILL", 1, marks=pytest.mark.slow), pytest.param("SIGINT", 3, marks=pytest.mark.slow),
+    ("SIGKILL", 0),
+    *(pytest.param(*more, marks=pytest.mark.slow) for more in (("SIGKILL", 1), ("SIGTERM", 2), ("SIGINT", 3))),
 ])  # fmt: skip
 def test_killed_at_random_moments(
     uninterrupted: tuple[Path, Path], tmp_path: Path, signal_name: str, seed: int

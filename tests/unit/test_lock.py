@@ -15,12 +15,13 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
 HOLDER = """
+import os
 import sys
 from pathlib import Path
 from lookonce.shared.errors import BusyError
 from lookonce.shared.lock import exclusive_folder
 with exclusive_folder(Path(sys.argv[1]), BusyError("busy")):
-    print("held", flush=True)
+    os.write(1, b"held\\n")  # in one piece, beside what a fork of it says
     sys.stdin.read()
 """
 
@@ -42,8 +43,8 @@ def test_a_folder_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> Non
 
 def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
     """Processes that prepare images outlive a killed parent by seconds; the run is free at once all the same."""
-    held = '    print("held", flush=True)'
-    forking = HOLDER.replace(held, f'    import os\n    os.fork() or print("forked", flush=True)\n{held}')
+    held = '    os.write(1, b"held'
+    forking = HOLDER.replace(held, f'    os.fork() or os.write(1, b"forked\\n")\n{held}')
     holder = subprocess.Popen(
         [sys.executable, "-c", forking, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
