@@ -7,7 +7,8 @@ The job: one view an image, last 5 blocks, int8, views stored, shards committed;
 
 ``efficiency`` is images a second over the rate that the parts allow: cores / (CPU-seconds an image of reading, decoding
 and cutting + CPU-seconds an image of the bare forward). Each part is measured alone in the same round, in as many
-threads as there are cores, by getrusage. On a machine with other work the cores are those that this process had or
+threads as there are cores, by getrusage; the forward before the whole job and after it, so that a machine that gets slower or
+faster meanwhile cancels out. On a machine with other work the cores are those that this process had or
 could have had: its own CPU-seconds and the machine's idle ones in that time, over the wall seconds; with nothing else
 running that is all of them. ``cpu_efficiency`` leaves out waiting: the parts' CPU-seconds over those of the whole.
 """
@@ -158,8 +159,11 @@ def rounds_of(jobs: Mapping[str, Callable[[], int]], rounds: int, clean: Callabl
 
 def by_round(spent: Mapping[str, Sequence[Spent]], name: str) -> tuple[list[float], list[float]]:
     """Efficiency and CPU efficiency of every round: its jobs follow one another, so that a slow moment hits all."""
-    jobs = (spent[f"{name}: {job}"] for job in ("whole", "views alone", "forward alone"))
-    rounds = [(whole, views.cpu_per_image + forward.cpu_per_image) for whole, views, forward in zip(*jobs, strict=True)]
+    jobs = (spent[f"{name}: {job}"] for job in ("whole", "views alone", "forward alone", "forward again"))
+    rounds = [
+        (whole, views.cpu_per_image + (before.cpu_per_image + after.cpu_per_image) / 2)
+        for whole, views, before, after in zip(*jobs, strict=True)
+    ]
     return (
         [whole.obtainable * parts for whole, parts in rounds],
         [parts / whole.cpu_per_image for whole, parts in rounds],
@@ -213,8 +217,8 @@ def local_ray() -> Iterator[None]:
 def run(options: argparse.Namespace, work: Path) -> dict[str, list[Spent]]:
     from extraction_peers import HookedTeacher, ray_data, script
 
-    count, batch, base_count, base_batch = (64, 16, 16, 4) if options.quick else (256, 32, 32, 8)
-    rounds, peer_rounds = (2, 2) if options.quick else (7, 3)
+    count, batch, base_count, base_batch = (64, 8, 16, 4) if options.quick else (512, 16, 48, 4)
+    rounds, peer_rounds = (2, 2) if options.quick else (6, 3)
     weights = DATA / "deit_tiny_patch16_224.safetensors"
     images, few = photographs(work / "images", count), photographs(work / "few", base_count)
     tiny = Bench("deit-tiny", weights, images, work / "tiny", batch=batch, shard=count // 4)
@@ -230,7 +234,10 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, list[Spent]]:
     paths, hooked = sorted(images.iterdir()), HookedTeacher("deit_tiny_patch16_224", weights)
     spent = {}
     for name, bench in (("deit_tiny", tiny), ("vit_base", base)):
-        jobs = {"whole": bench.whole, "views alone": bench.views, "forward alone": bench.forward}
+        jobs = {
+            "views alone": bench.views, "forward alone": bench.forward, "whole": bench.whole,
+            "forward again": bench.forward,
+        }  # fmt: skip
         spent |= rounds_of({f"{name}: {job}": call for job, call in jobs.items()}, rounds, clean)
     architecture = "deit_tiny_patch16_224"
     with local_ray():
@@ -261,7 +268,8 @@ def main() -> None:
     milliseconds = {name: [1e3 * one.cpu_per_image for one in found] for name, found in spent.items() if ":" in name}
     raw |= {f"{name}, CPU ms/image": values for name, values in milliseconds.items()}
     raw |= {f"{name}, efficiency": by_round(spent, name)[0] for name in ("deit_tiny", "vit_base")}
-    raw["machine idle in whole, share"] = [one.idle / one.wall / CORES for one in spent["deit_tiny: whole"]]
+    for name in ("deit_tiny", "vit_base"):
+        raw[f"{name}: whole, idle share"] = [one.idle / one.wall / CORES for one in spent[f"{name}: whole"]]
     report("extract", options, ratios, raw, "images/s")
 
 

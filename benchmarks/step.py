@@ -87,8 +87,8 @@ def pairs(quick: bool) -> list[Pair]:
         [{"batch": 16, "images": 16, "steps": 1, "rounds": 2}, {"batch": 2, "images": 4, "steps": 1, "rounds": 1}]
         if quick
         else [
-            {"batch": 64, "images": 128, "steps": 2, "rounds": 7},
-            {"batch": 8, "images": 24, "steps": 1, "rounds": 5},
+            {"batch": 64, "images": 128, "steps": 1, "rounds": 25},
+            {"batch": 8, "images": 24, "steps": 1, "rounds": 15},
         ]
     )
     return [

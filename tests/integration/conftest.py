@@ -74,7 +74,7 @@ class Running:
     def interrupt(self, number: signal.Signals, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.pid, number)
 
-    def until(self, condition: Callable[[], Any], *, patience: float = 120) -> Any:
+    def until(self, condition: Callable[[], Any], *, patience: float = 240) -> Any:
         """Wait until something holds of a running command, for so many seconds."""
         deadline = time.monotonic() + patience
         while not (found := condition()):
