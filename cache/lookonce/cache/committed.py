@@ -8,6 +8,23 @@ from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+
+def misfits(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """What a receipt of one of a cache's shards says otherwise than the manifest: field to (found, expected).
+
+    Rows are among it: shards of another size, of a cache of the same content, would give a row another one's values.
+    """
+    rows = manifest.shard_rows(receipt.shard)
+    expected = {
+        "fingerprint": manifest.recipe.fingerprint,
+        "encoding": manifest.encoding.digest,
+        "first_sample": rows.start,
+        "samples": len(rows),
+    }
+    found = {field: getattr(receipt, field) for field in expected}
+    return {field: (found[field], value) for field, value in expected.items() if found[field] != value}
 
 
 def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
@@ -21,7 +38,7 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
         receipt = layout.load_receipt(seed, shard)
     except SchemaError:
         return False
-    if (receipt.fingerprint, receipt.encoding) != (manifest.recipe.fingerprint, manifest.encoding.digest):
+    if misfits(receipt, manifest):
         return False
     named = {stored.array: stored.path for stored in receipt.objects}
     if named != container_of(manifest).object_paths(manifest, seed, shard):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import RESUME
+from lookonce.cache.committed import misfits
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool, map_object
@@ -81,11 +82,10 @@ class CacheReader:
 
     def _checked_receipt(self, seed: int, shard: int) -> Receipt:
         receipt = self.layout.load_receipt(seed, shard)
-        expected = (self.manifest.recipe.fingerprint, self.manifest.encoding.digest)
-        if (receipt.fingerprint, receipt.encoding) != expected:
+        if differing := misfits(receipt, self.manifest):
+            listed = ", ".join(f"{field} is {found}, expected {wanted}" for field, (found, wanted) in differing.items())
             raise IntegrityError(
-                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache (fingerprint "
-                f"{receipt.fingerprint}, encoding {receipt.encoding}; the manifest says {expected[0]}, {expected[1]}); "
+                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache ({listed}); "
                 "delete it and run the extraction again"
             )
         return receipt
