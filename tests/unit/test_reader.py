@@ -220,7 +220,7 @@ def test_decoding_some_layers_uses_their_calibration(cache: Path) -> None:
 
 @pytest.mark.parametrize("container", ["zarr", "webdataset"])
 def test_a_seed_in_shards_of_another_size_is_refused(make_manifest, fill_cache, tmp_path: Path, container: str) -> None:
-    """Without calibration, caches of the same content differ in nothing but their rows; one would be read as another."""
+    """Without calibration, caches of the same content differ in nothing but the rows of their shards."""
     one, other = tmp_path / "one", tmp_path / "other"
     fill_cache(one, make_manifest(samples=12, shard_size=6, precision="fp16", container=container), seeds=(0,))
     fill_cache(other, make_manifest(samples=12, shard_size=4, precision="fp16", container=container), seeds=(1,))
@@ -229,4 +229,6 @@ def test_a_seed_in_shards_of_another_size_is_refused(make_manifest, fill_cache, 
     with pytest.raises(IntegrityError, match=r"shard-00000\.json: .*another cache \(samples is 4, expected 6\)"):
         CacheReader(one)
     layout, manifest = CacheLayout(one), CacheReader(one, seeds=[0]).manifest
-    assert [is_committed(layout, manifest, seed, shard) for seed in (0, 1) for shard in (0, 1)] == [True] * 2 + [False] * 2
+    assert [is_committed(layout, manifest, seed, shard) for seed in (0, 1) for shard in (0, 1)] == [True] * 2 + [
+        False
+    ] * 2
