@@ -148,6 +148,19 @@ def test_tokens_are_gathered_per_sample(many_shards) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("position", [-1, 17])
+def test_tokens_that_are_not_there_are_refused(many_shards, position: int) -> None:
+    reader = CacheReader(many_shards[0])
+    with pytest.raises(ValueError, match="tokens must be 0 to 16 for array 'targets'"):
+        reader.read("targets", [0], [0], np.array([[0, position]]))
+
+
+def test_no_samples_are_an_empty_array(many_shards) -> None:
+    reader = CacheReader(many_shards[0])
+    assert reader.read("targets", [], []).shape == (0, 17, 2, 6)
+    assert reader.read("targets", [0], [0], np.zeros((1, 0), np.int64)).shape == (1, 0, 2, 6)
+
+
 def test_out_buffers_are_filled_in_place_and_misfits_refused(many_shards) -> None:
     root, written = many_shards
     reader = CacheReader(root)

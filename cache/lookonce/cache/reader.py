@@ -172,6 +172,7 @@ class CacheReader:
 
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
+            ValueError: a position that the axis does not have, or an ``out`` that does not fit.
         """
         spec = self.manifest.array(name)
         count = len(rows)
@@ -182,6 +183,12 @@ class CacheReader:
                 f"out must be C-contiguous {spec.dtype} {(count, *picked)}, got {result.dtype} {result.shape}"
             )
         records = spec.sample_shape[0] if spec.sample_shape else 1
+        if not result.size:
+            return result
+        if tokens is not None and not 0 <= tokens.min() <= tokens.max() < records:
+            raise ValueError(
+                f"tokens must be 0 to {records - 1} for array {name!r}, got {tokens.min()} to {tokens.max()}"
+            )
         record_type = np.dtype((np.void, spec.sample_bytes // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
         for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
@@ -189,7 +196,7 @@ class CacheReader:
             if tokens is None:
                 flat[position] = source
             else:
-                # mode="clip" skips numpy's buffering of out; ids come from masks over this very axis
+                # mode="clip" skips numpy's buffering of out; nothing is clipped
                 source.take(tokens[position], out=flat[position], mode="clip")
         return result
 
