@@ -185,6 +185,10 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
         ([("a.jpg", b""), ("a.json", b"{")], r"a\.json: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"x" * 201)], r"a\.cls: expected a class, found a text of 201 characters"),
+        (
+            [("a.jpg", b""), ("b.jpg", b""), ("a.cls", b"1"), ("b.cls", b"2")],
+            r"behind 'a\.cls', found none.*--sort=name",
+        ),
         ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars"),
     ],
 )

@@ -42,7 +42,8 @@ def tar_samples(path: str) -> Iterator[TarSample]:
     """The samples of a tar that have an image, in their order.
 
     Raises:
-        SourceError: the tar or a label is damaged, a sample has several images, or one of them is a link.
+        SourceError: the tar or a label is damaged, a sample has several images, one of them is a link, or a label is
+            not beside its image.
     """
     named = ((_NAME.fullmatch(_plain(member.name, path)), member) for member in tar_members(path))
     visible = ((match[1], match[2], member) for match, member in named if match and not _HIDDEN.match(match[0]))
@@ -58,6 +59,11 @@ def tar_samples(path: str) -> Iterator[TarSample]:
             if extension is not None:
                 image = members[extension]
                 yield TarSample(_plain(image.name, path), image, _label(path, file.fileno(), members))
+            elif "cls" in members:
+                raise SourceError(
+                    f"{path}: expected an image before or behind {members['cls'].name!r}, found none: its label would "
+                    "be lost; the files of a sample follow one another: pack them by name (tar --sort=name)"
+                )
 
 
 def _require_other(path: str, extension: str, member: Member) -> None:
