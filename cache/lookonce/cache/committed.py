@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookonce.cache.containers import container_of
-from lookonce.cache.layout import CacheLayout
+from lookonce.cache.layout import ABSENT, CacheLayout
 from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
@@ -31,12 +31,18 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
     """Whether a shard has a receipt of this cache that names all its objects, each there with its size.
 
     Digests are ``feature-cache verify``'s work.
+
+    Raises:
+        SchemaError: the operating system does not give a receipt out: it may be sound, and must not be removed.
+        OSError: the same of an object.
     """
     if shard >= manifest.shard_count:
         return False
     try:
         receipt = layout.load_receipt(seed, shard)
-    except SchemaError:
+    except SchemaError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ABSENT):
+            raise
         return False
     if misfits(receipt, manifest):
         return False
@@ -49,5 +55,5 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
 def _has_size(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
-    except OSError:
+    except ABSENT:
         return False
