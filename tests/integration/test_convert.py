@@ -130,6 +130,8 @@ def test_what_it_refuses(source: Path, make_manifest, fill_cache, tmp_path: Path
     request = ConversionRequest(container="webdataset")
     with pytest.raises(UsageError, match="into itself"):
         convert_cache(source, source, request)
+    with pytest.raises(UsageError, match="a folder in it"):
+        convert_cache(source, source / "smaller", request)
     with pytest.raises(UsageError, match="at least 1, found 0"):
         convert_cache(source, tmp_path / "out", request, workers=0)
     fill_cache(tmp_path / "other", make_manifest(samples=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,27 @@ def test_a_tar_that_is_cut_off_is_named(extract_tiny: Callable[..., Any], tars: 
     assert ended.code == 1
     assert f"{tmp_path}/1.tar: expected a whole tar" in ended.err
     assert not (tmp_path / "cache").exists()
+
+
+def test_other_classes_are_not_added_to_a_cache(
+    extract_tiny: Callable[..., Any], tiny_images: Path, files: Files, tmp_path: Path
+) -> None:
+    """Labels lie in the tar, not in the keys: the recipe is the same, and label 0 would be a cat and an ant."""
+    root, names = tmp_path / "cache", sorted(tiny_images.rglob("*.png"))[:4]
+    for words in (["cat", "dog"], ["dog", "ant"]):
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            for number, path in enumerate(names):
+                tar.add(path, arcname=f"{number}.png")
+                label = tarfile.TarInfo(f"{number}.cls")
+                label.size = 3
+                tar.addfile(label, io.BytesIO(words[number % 2].encode()))
+        if words[0] == "cat":
+            assert extract_tiny(root, images=tmp_path / "x.tar", seeds="0").code == 0
+            before = files(root)
+    ended = extract_tiny(root, images=tmp_path / "x.tar", seeds="0-1")
+    assert ended.code == 1
+    assert "label 0 is 'cat' in this cache and 'ant' in the images" in ended.sentence
+    assert files(root) == before
 
 
 @pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # dill's, while datasets writes

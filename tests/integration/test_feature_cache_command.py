@@ -59,6 +59,15 @@ def test_show_of_no_cache_fails_in_one_sentence(run, tmp_path: Path) -> None:
     assert "does not exist" in err
 
 
+@pytest.mark.parametrize("command", ["show", "verify", "drift", "fidelity"])
+def test_a_path_that_the_system_refuses_is_no_bug(run, command: str) -> None:
+    code, out, err = run(command, "o" * 300)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: OSError: {'o' * 300}")
+    assert "File name too long; check the path" in err
+    assert "bug" not in err
+
+
 @pytest.mark.parametrize("flags", [(), ("--full",), ("--full", "--workers", "3")])
 def test_verify_of_a_whole_cache_exits_with_0(run, cache: Path, flags: tuple[str, ...]) -> None:
     code, out, err = run("verify", cache, *flags)

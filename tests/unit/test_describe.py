@@ -91,6 +91,14 @@ def test_broken_receipts_count_as_unusable(cache: Path, content: str) -> None:
     assert describe_cache(cache)["unusable_receipts"] == 1
 
 
+def test_receipts_of_shards_of_another_size_are_unusable(make_manifest, fill_cache, tmp_path: Path) -> None:
+    for name, shard_size, seed in (("one", 3, 0), ("other", 2, 1)):
+        fill_cache(tmp_path / name, make_manifest(precision="fp16", shard_size=shard_size), seeds=(seed,))
+    shutil.copytree(tmp_path / "other/receipts/seed-0001", tmp_path / "one/receipts/seed-0001")
+    facts = describe_cache(tmp_path / "one")
+    assert (facts["unusable_receipts"], facts["views"]) == (3, 5)
+
+
 def test_thousands_of_receipts_take_little_time(make_manifest, fill_cache, tmp_path: Path) -> None:
     fill_cache(tmp_path, make_manifest(samples=1, shard_size=1))
     receipt = (tmp_path / "receipts/seed-0000/shard-00000.json").read_bytes()

@@ -10,6 +10,7 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.extract.prepare import SEEDS_A_TASK, remaining_tasks
 from lookonce.extract.progress import ExtractionProgress
 from lookonce.extract.shard_extractor import BatchProgress
+from lookonce.shared.errors import SchemaError
 from lookonce.shared.sources import Listing, ListingEntry
 
 
@@ -61,3 +62,18 @@ def test_ray_takes_a_task_apart_and_puts_it_together(manifest, listing, tmp_path
     (task, *_) = remaining_tasks(tmp_path, manifest, (0,), listing)
     there = cloudpickle.loads(cloudpickle.dumps(task))
     assert (there.rows, list(there.entries)) == (task.rows, list(task.entries))
+
+
+@pytest.mark.parametrize("name", ["receipts/seed-0000/shard-00001.json", "seed-0000/targets/c/1/0/0/0"])
+def test_what_cannot_be_read_for_now_is_not_taken_for_lost(manifest, listing, fill_cache, tmp_path, name):
+    """A disk that fails or a permission that is missing, here a link to itself: the receipt may be sound, and stays."""
+    fill_cache(tmp_path, manifest)
+    receipt = tmp_path / "receipts/seed-0000/shard-00001.json"
+    (tmp_path / name).rename(tmp_path / "kept")
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises((SchemaError, OSError), match="Too many levels of symbolic links"):
+        remaining_tasks(tmp_path, manifest, (0,), listing)
+    (tmp_path / name).unlink()
+    (tmp_path / "kept").rename(tmp_path / name)
+    assert receipt.is_file()
+    assert remaining_tasks(tmp_path, manifest, (0,), listing) == []

@@ -12,7 +12,7 @@ from lookonce.cache.reader import CacheReader
 from lookonce.extract.target_encoder import TargetEncoder
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.precision import PRECISIONS, get_precision, lloyd_max
 from lookonce.storage_schemas.precision.base import pack, unpack
 from lookonce.train.decoding import TargetDecoder
 
@@ -142,6 +142,17 @@ def real_features(data_dir: Path) -> np.ndarray:
     photos = sorted((data_dir / "photos").glob("*.jpg"))
     views = [decode_rgb(path.read_bytes(), path.name).resize((224, 224), Image.Resampling.BICUBIC) for path in photos]
     return teacher.look(torch.from_numpy(np.stack([np.asarray(view) for view in views]))).targets.numpy()
+
+
+def test_levels_are_fitted_to_all_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 30th value of 960 channels would be of 32 of them alone; those here are unlike the others."""
+    monkeypatch.setattr(lloyd_max, "MAX_VALUES", 1 << 14)
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(512, 5, 192)).astype(np.float32)
+    values.reshape(512, -1)[:, ::30] = generator.choice([-1.0, 1.0], (512, 32))
+    levels = get_precision("int4").calibrate(values)["levels"]
+    assert np.abs(levels).max() > 2
+    assert np.unique(levels).size == 16
 
 
 @pytest.mark.parametrize("bits", [2, 4])

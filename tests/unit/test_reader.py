@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lookonce.cache.committed import is_committed
+from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.atomic import write_json
@@ -146,6 +148,19 @@ def test_tokens_are_gathered_per_sample(many_shards) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("position", [-1, 17])
+def test_tokens_that_are_not_there_are_refused(many_shards, position: int) -> None:
+    reader = CacheReader(many_shards[0])
+    with pytest.raises(ValueError, match="tokens must be 0 to 16 for array 'targets'"):
+        reader.read("targets", [0], [0], np.array([[0, position]]))
+
+
+def test_no_samples_are_an_empty_array(many_shards) -> None:
+    reader = CacheReader(many_shards[0])
+    assert reader.read("targets", [], []).shape == (0, 17, 2, 6)
+    assert reader.read("targets", [0], [0], np.zeros((1, 0), np.int64)).shape == (1, 0, 2, 6)
+
+
 def test_out_buffers_are_filled_in_place_and_misfits_refused(many_shards) -> None:
     root, written = many_shards
     reader = CacheReader(root)
@@ -214,3 +229,19 @@ def test_decoding_some_layers_uses_their_calibration(cache: Path) -> None:
     parameters = reader.manifest.encoding.parameters
     expected = stored.astype(np.float32) * parameters["scale"] + parameters["offset"]
     np.testing.assert_array_equal(reader.decode(stored), expected)
+
+
+@pytest.mark.parametrize("container", ["zarr", "webdataset"])
+def test_a_seed_in_shards_of_another_size_is_refused(make_manifest, fill_cache, tmp_path: Path, container: str) -> None:
+    """Without calibration, caches of the same content differ in nothing but the rows of their shards."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    fill_cache(one, make_manifest(samples=12, shard_size=6, precision="fp16", container=container), seeds=(0,))
+    fill_cache(other, make_manifest(samples=12, shard_size=4, precision="fp16", container=container), seeds=(1,))
+    for part in ("", "receipts"):
+        shutil.copytree(other / part / "seed-0001", one / part / "seed-0001")
+    with pytest.raises(IntegrityError, match=r"shard-00000\.json: .*another cache \(samples is 4, expected 6\)"):
+        CacheReader(one)
+    layout, manifest = CacheLayout(one), CacheReader(one, seeds=[0]).manifest
+    assert [is_committed(layout, manifest, seed, shard) for seed in (0, 1) for shard in (0, 1)] == [True] * 2 + [
+        False
+    ] * 2

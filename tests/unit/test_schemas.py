@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,28 @@ def test_arrays_are_there_once_and_patches_fit_the_view(make_manifest, manifest_
     recipe = dataclasses.replace(manifest.recipe, patch_size=7)
     (problem,) = validate_manifest(dataclasses.replace(manifest, recipe=recipe).document())
     assert problem.loc == ("recipe", "patch_size")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda arrays: arrays.pop("view"), "'view' is missing"),
+        (lambda arrays: arrays.update(sound={**arrays["key"], "name": "sound"}), "'sound' is no array"),
+        (lambda arrays: arrays["targets"].update(dtype="float32"), "'targets' has the dtype 'float32', .* 'uint8'"),
+        (
+            lambda arrays: arrays["targets"].update(sample_shape=[17, 2, 7]),
+            r"sample_shape \[17, 2, 7\], .* \[17, 2, 6\]",
+        ),
+        (lambda arrays: arrays["label"].update(chunking="sample"), "'label' has the chunking 'sample'"),
+    ],
+)
+def test_arrays_are_those_that_the_recipe_makes(manifest_document, change: Any, told: str) -> None:
+    arrays = {spec["name"]: spec for spec in manifest_document["arrays"]}
+    change(arrays)
+    manifest_document["arrays"] = list(arrays.values())
+    (problem,) = validate_manifest(sealed(manifest_document))
+    assert (problem.loc, problem.kind) == (("arrays",), "inconsistent")
+    assert re.search(told, problem.message), problem
 
 
 def test_receipts_hold_rows_of_their_shard_and_paths_of_the_cache(receipt: Receipt) -> None:

@@ -65,7 +65,9 @@ def test_a_file_in_the_way_of_a_folder_is_a_storage_error(tmp_path: Path) -> Non
         write_json(tmp_path / "file" / "manifest.json", {})
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "1-2-3", "1.5", "9999999999"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "3-1", "1,,2", "-1", "1-2-3", "1.5", "9999999999", "0-999999999", "0-60000,70000-120000"]
+)
 def test_bad_seeds_are_refused(text: str) -> None:
     with pytest.raises(errors.UsageError, match="--seeds"):
         parse_seeds(text)

@@ -146,6 +146,30 @@ def test_a_folder_and_its_tar_have_the_same_listing(tmp_path: Path) -> None:
     assert [(e.key, e.label) for e in packed.entries] == [(e.key, e.label) for e in folder.entries]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_an_image_that_is_a_link_is_named(tmp_path: Path, kind: bytes) -> None:
+    """As tar packs the second of two hard links, or any symbolic one: a folder source reads both."""
+    pack(tmp_path / "x.tar", [("a/1.jpg", b"1")])
+    for name, listed in (("a/notes.txt", ["a/1.jpg"]), ("a/2.JPG", None)):
+        with tarfile.open(tmp_path / "x.tar", "a") as tar:
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, "a/1.jpg"
+            tar.addfile(header)
+        if listed:
+            assert keys(tmp_path / "x.tar") == listed
+    with pytest.raises(SourceError, match=r"expected the file 'a/2\.JPG', found a link to 'a/1\.jpg'; .*--hard-deref"):
+        keys(tmp_path / "x.tar")
+
+
+def test_minus_one_is_no_class(tmp_path: Path) -> None:
+    labels = {"1": b"-1", "2": b"2\n", "3": b"10"}
+    path = pack(tmp_path / "x.tar", [(f"{n}.{end}", data) for n, text in labels.items()
+                                     for end, data in (("jpg", b""), ("cls", text))])  # fmt: skip
+    listed, classes = labelled(path)
+    assert listed == {"1.jpg": NO_LABEL, "2.jpg": 2, "3.jpg": 10}
+    assert classes == tuple(map(str, range(11)))
+
+
 def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
     pack(tmp_path / "0.tar", [("a.jpg", b"1"), ("b.jpg", b"1")])
     pack(tmp_path / "1.tar", [("c.jpg", b"1"), ("a.jpg", b"2")])
@@ -161,6 +185,10 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
         ([("a.jpg", b""), ("a.json", b"{")], r"a\.json: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"x" * 201)], r"a\.cls: expected a class, found a text of 201 characters"),
+        (
+            [("a.jpg", b""), ("b.jpg", b""), ("a.cls", b"1"), ("b.cls", b"2")],
+            r"behind 'a\.cls', found none.*--sort=name",
+        ),
         ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars"),
     ],
 )

@@ -107,8 +107,8 @@ def _field_missing(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (_all_as_visible, "patch_ids is missing"),
-        (_all_as_visible, "the recipe stores 5"),
+        (_all_as_visible, "'patch_ids' is missing, with tokens 'visible'"),
+        (_all_as_visible, r"'targets' has the sample_shape \[17, 2, 6\], the recipe makes it \[5, 2, 6\]"),
         (_unknown, "token subset 'every-other' is not known to this lookonce"),
         (_field_missing, r"needs the fields \['kind', 'masks', 'share'\]"),
     ],

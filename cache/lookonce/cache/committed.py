@@ -5,23 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookonce.cache.containers import container_of
-from lookonce.cache.layout import CacheLayout
+from lookonce.cache.layout import ABSENT, CacheLayout
 from lookonce.shared.errors import SchemaError
 from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+
+def misfits(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """What a receipt of one of a cache's shards says otherwise than the manifest: field to (found, expected).
+
+    Rows are among it: shards of another size, of a cache of the same content, would give a row another one's values.
+    """
+    rows = manifest.shard_rows(receipt.shard)
+    expected = {
+        "fingerprint": manifest.recipe.fingerprint,
+        "encoding": manifest.encoding.digest,
+        "first_sample": rows.start,
+        "samples": len(rows),
+    }
+    found = {field: getattr(receipt, field) for field in expected}
+    return {field: (found[field], value) for field, value in expected.items() if found[field] != value}
 
 
 def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
     """Whether a shard has a receipt of this cache that names all its objects, each there with its size.
 
     Digests are ``feature-cache verify``'s work.
+
+    Raises:
+        SchemaError: the operating system does not give a receipt out: it may be sound, and must not be removed.
+        OSError: the same of an object.
     """
     if shard >= manifest.shard_count:
         return False
     try:
         receipt = layout.load_receipt(seed, shard)
-    except SchemaError:
+    except SchemaError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ABSENT):
+            raise
         return False
-    if (receipt.fingerprint, receipt.encoding) != (manifest.recipe.fingerprint, manifest.encoding.digest):
+    if misfits(receipt, manifest):
         return False
     named = {stored.array: stored.path for stored in receipt.objects}
     if named != container_of(manifest).object_paths(manifest, seed, shard):
@@ -32,5 +55,5 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
 def _has_size(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
-    except OSError:
+    except ABSENT:
         return False

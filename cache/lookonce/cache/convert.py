@@ -66,7 +66,7 @@ def convert_cache(
         progress: told after each shard.
 
     Raises:
-        UsageError: fewer than one worker, ``out`` is ``source``, or a precision of no fewer bits.
+        UsageError: fewer than one worker, ``out`` is ``source`` or in it, or a precision of no fewer bits.
         IncompleteCacheError: a seed of the source has shards without receipts.
         IntegrityError: an object of the source is damaged.
         RecipeMismatchError: ``out`` is a cache of another recipe.
@@ -76,8 +76,8 @@ def convert_cache(
     if workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
     source, out = source.expanduser().absolute(), out.expanduser().absolute()
-    if out.resolve() == source.resolve():
-        raise UsageError(f"{out}: a cache cannot be converted into itself; choose another folder")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{out}: a cache cannot be converted into itself or a folder in it; choose another folder")
     reader = CacheReader(source)
     existing_manifest(out)  # refuses a folder that is something else before anything is written there
     wanted = converted_manifest(reader, request)

@@ -90,6 +90,9 @@ class _Tally:
             identity = (receipt["fingerprint"], receipt["encoding"])
             usable = identity == self._identity and shard < self._manifest.shard_count
             if usable:
+                rows = self._manifest.shard_rows(shard)
+                usable = (receipt["first_sample"], receipt["samples"]) == (rows.start, len(rows))
+            if usable:
                 self._add(seed, receipt)
         except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not of a receipt's form
             usable = False

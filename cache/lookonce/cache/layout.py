@@ -15,6 +15,9 @@ from lookonce.shared.errors import CacheError, SchemaError
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
 from lookonce.storage_schemas.receipt import Receipt, parse_receipt
 
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What the operating system says where there is no such file; all else tells nothing of whether there is one."""
+
 _SEED_FOLDER = re.compile(r"seed-(\d{4,})")
 _RECEIPT_FILE = re.compile(r"shard-(\d{5,})\.json")
 
@@ -103,11 +106,14 @@ def load_json(path: Path) -> Any:
     """Decode a JSON file.
 
     Raises:
-        SchemaError: it cannot be read or is not JSON.
+        SchemaError: it is not there or not JSON, or (caused by an OSError) the operating system does not give it out.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
         canonical_json(document)  # refuses what Python reads but JSON has not: NaN, infinity, half characters
         return document
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
+    except OSError as error:
+        advice = RESTORE if isinstance(error, ABSENT) else "check its permissions and the disk"
+        raise SchemaError(f"{path}: cannot be read: {error.strerror or error}; {advice}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
         raise SchemaError(f"{path}: cannot be read as JSON: {error}; {RESTORE}") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import RESUME
+from lookonce.cache.committed import misfits
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool, map_object
@@ -81,11 +82,10 @@ class CacheReader:
 
     def _checked_receipt(self, seed: int, shard: int) -> Receipt:
         receipt = self.layout.load_receipt(seed, shard)
-        expected = (self.manifest.recipe.fingerprint, self.manifest.encoding.digest)
-        if (receipt.fingerprint, receipt.encoding) != expected:
+        if differing := misfits(receipt, self.manifest):
+            listed = ", ".join(f"{field} is {found}, expected {wanted}" for field, (found, wanted) in differing.items())
             raise IntegrityError(
-                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache (fingerprint "
-                f"{receipt.fingerprint}, encoding {receipt.encoding}; the manifest says {expected[0]}, {expected[1]}); "
+                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache ({listed}); "
                 "delete it and run the extraction again"
             )
         return receipt
@@ -172,6 +172,7 @@ class CacheReader:
 
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
+            ValueError: a position that the axis does not have, or an ``out`` that does not fit.
         """
         spec = self.manifest.array(name)
         count = len(rows)
@@ -182,6 +183,12 @@ class CacheReader:
                 f"out must be C-contiguous {spec.dtype} {(count, *picked)}, got {result.dtype} {result.shape}"
             )
         records = spec.sample_shape[0] if spec.sample_shape else 1
+        if not result.size:
+            return result
+        if tokens is not None and not 0 <= tokens.min() <= tokens.max() < records:
+            raise ValueError(
+                f"tokens must be 0 to {records - 1} for array {name!r}, got {tokens.min()} to {tokens.max()}"
+            )
         record_type = np.dtype((np.void, spec.sample_bytes // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
         for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
@@ -189,7 +196,7 @@ class CacheReader:
             if tokens is None:
                 flat[position] = source
             else:
-                # mode="clip" skips numpy's buffering of out; ids come from masks over this very axis
+                # mode="clip" skips numpy's buffering of out; nothing is clipped
                 source.take(tokens[position], out=flat[position], mode="clip")
         return result
 

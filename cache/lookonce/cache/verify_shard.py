@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookonce.cache.advice import REPAIR
+from lookonce.cache.committed import misfits
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.mapped import map_object
@@ -79,18 +80,11 @@ class ShardChecker:
         return self._object_finding(stored.path, stored.array, f"it cannot be read: {error.strerror or error}")
 
     def _identity_problems(self, receipt: Receipt) -> list[str]:
-        expected = {
-            "fingerprint": self._manifest.recipe.fingerprint,
-            "encoding": self._manifest.encoding.digest,
-            "seed": self.seed,
-            "shard": self.shard,
-            "first_sample": self._rows.start,
-            "samples": len(self._rows),
-        }
+        differing = {"seed": (receipt.seed, self.seed), "shard": (receipt.shard, self.shard)}
+        differing = {field: pair for field, pair in differing.items() if pair[0] != pair[1]}
         return [
-            f"{field} is {getattr(receipt, field)}, expected {value}: the receipt of another cache or shard"
-            for field, value in expected.items()
-            if getattr(receipt, field) != value
+            f"{field} is {found}, expected {wanted}: the receipt of another cache or shard"
+            for field, (found, wanted) in (differing or misfits(receipt, self._manifest)).items()
         ]
 
     def _check_objects(self, receipt: Receipt) -> ShardCheck:

@@ -55,6 +55,8 @@ def finish(
         code = _report(error, options) if options.debug else EXIT_FAILURE
     except LookonceError as error:
         code = _report(error, options)
+    except OSError as error:  # what a path that a user gave leads to: nothing that may be read, or too long a name
+        code = _report(error, options)
     except Exception as error:
         code = _report(error, options, unexpected=True)
     sys.exit(code)
@@ -68,6 +70,8 @@ def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILU
     if options.debug:
         traceback.print_exception(error)
     sentence = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes | os.PathLike):
+        sentence = f"{os.fsdecode(error.filename)}: {error.strerror}; check the path and its permissions"
     if unexpected:
         sentence = f"unexpected {type(error).__name__}: {sentence} (a bug in lookonce; --debug shows the traceback)"
     elif not isinstance(error, LookonceError):

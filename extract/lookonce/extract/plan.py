@@ -62,7 +62,7 @@ def plan_extraction(config: ExtractionConfig, purpose: Purpose, *, probe_seconds
     workers = expected_workers(config)
     teacher = load_config_teacher(config, resolve_device(config.device))
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
-    joined = manifest_to_join(config, recipe)
+    joined = manifest_to_join(config, recipe, extraction.listing)
     if joined is not None:
         config = dataclasses.replace(config, shard_size=joined.shard_size)
         extraction = dataclasses.replace(extraction, config=config)

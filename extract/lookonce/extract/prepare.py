@@ -25,7 +25,7 @@ from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
 from lookonce.shared.errors import CacheError, UsageError
 from lookonce.shared.seeds import parse_seeds
-from lookonce.shared.sources import ImageSource, Listing, open_source
+from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
@@ -167,7 +167,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     """
     config, reuse = extraction.config, extraction.reuse
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
-    found = manifest_to_join(config, recipe)
+    found = manifest_to_join(config, recipe, extraction.listing)
     producer: ViewProducer = CutViews(extraction.source, extraction.view)
     if reuse is not None:
         earlier = CacheLayout(reuse.root).load_manifest()
@@ -190,12 +190,18 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     return manifest
 
 
-def manifest_to_join(config: ExtractionConfig, recipe: Recipe) -> Manifest | None:
+def manifest_to_join(config: ExtractionConfig, recipe: Recipe, listing: Listing) -> Manifest | None:
     """The manifest of the cache at ``--out`` that this extraction would complete; None where there is no cache yet.
+
+    Args:
+        config: what is asked for.
+        recipe: of what is asked for.
+        listing: of the images.
 
     Raises:
         RecipeMismatchError: the cache there was made by another recipe.
-        CacheError: it was made with another precision or container, or without pixels, or ``--out`` is something else.
+        CacheError: it was made with another precision or container, without pixels, or of images with other classes,
+            or ``--out`` is something else.
     """
     found = existing_manifest(config.out)
     if found is not None:
@@ -205,6 +211,7 @@ def manifest_to_join(config: ExtractionConfig, recipe: Recipe) -> Manifest | Non
         advice = f"choose another --out{reuse}, or the arguments it was made with"
         check_same_recipe(config.out, found.recipe, recipe, advice=advice)
         _check_same_storage(config, found)
+        _check_same_classes(config, found, listing)
     return found
 
 
@@ -235,6 +242,20 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
             raise CacheError(
                 f"{config.out}: this cache was made with {flag} {there}, this run asks for {flag} {asked}; "
                 f"it is left untouched: choose another --out, or {flag} {there}"
+            )
+
+
+def _check_same_classes(config: ExtractionConfig, found: Manifest, listing: Listing) -> None:
+    """Labels are no part of the recipe; but those that are added must mean what the cache says."""
+    if found.classes == listing.classes:
+        return
+    for label in sorted({entry.label for entry in listing.entries} - {NO_LABEL}):
+        there, now = found.classes[label : label + 1], listing.classes[label]
+        if there != (now,):
+            raise CacheError(
+                f"{config.out}: label {label} is {there[0] if there else 'no class'!r} in this cache and {now!r} in "
+                "the images as they are now; it is left untouched: choose another --out, or give the images the "
+                "classes they had"
             )
 
 

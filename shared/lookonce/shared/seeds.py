@@ -6,12 +6,15 @@ import re
 
 from lookonce.shared.errors import UsageError
 
+MOST_SEEDS = 100_000
+"""Seeds of one command; more are a slip of the keyboard, and a set of them may not fit into memory."""
+
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from ``0-3`` or ``0,2,5-7``: ascending, without repeats.
 
     Raises:
-        UsageError: the text is not of that form, or a range runs backwards.
+        UsageError: the text is not of that form, a range runs backwards, or there are more than ``MOST_SEEDS``.
 
     >>> parse_seeds("0-2,7")
     (0, 1, 2, 7)
@@ -21,5 +24,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise UsageError(f"--seeds {text!r}: expected numbers or ranges such as 0-3 or 0,2,5")
-        seeds.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        asked = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(seeds) + len(asked) > MOST_SEEDS:
+            raise UsageError(f"--seeds {text!r}: expected at most {MOST_SEEDS:,} seeds")
+        seeds.update(asked)
     return tuple(sorted(seeds))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.arrays import ArraySpec, cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
@@ -104,25 +104,30 @@ def validate_manifest(document: Any) -> list[Problem]:
         message = f"view size {view_size} is not a multiple of the patch size"
         problems.append(Problem(loc=("recipe", "patch_size"), message=message, kind="inconsistent"))
         return problems
-    specs = {spec["name"]: spec for spec in document["arrays"]}
-    for name, axis in _stored_axes(recipe).items():
-        if name in specs and specs[name]["sample_shape"][:1] != [axis]:
-            message = f"{name} has the shape {specs[name]['sample_shape']} a sample, the recipe stores {axis}"
-            problems.append(Problem(loc=("arrays",), message=message, kind="inconsistent"))
-    if recipe.tokens.whole == ("patch_ids" in specs):
-        message = f"patch_ids is {'there' if recipe.tokens.whole else 'missing'}, tokens are {recipe.tokens.kind!r}"
-        problems.append(Problem(loc=("arrays",), message=message, kind="inconsistent"))
-    names = [spec["name"] for spec in document["arrays"]]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(Problem(loc=("arrays",), message=f"{name!r} is there twice", kind="inconsistent"))
+    if document["encoding"]["precision"] in PRECISIONS:
+        problems += _array_problems(document, recipe)
     return problems
 
 
-def _stored_axes(recipe: Recipe) -> dict[str, int]:
-    """Length of the first axis of a sample, by array."""
-    stored = recipe.stored_patches
-    tokens = dict.fromkeys(("targets", "target_mean", "target_std"), stored + 1)
-    return {**tokens, "importance": recipe.patches, "pixels": stored, "patch_ids": stored}
+def _array_problems(document: Mapping[str, Any], recipe: Recipe) -> Iterator[Problem]:
+    """Whether the arrays are those that recipe and precision make, with pixels if they are there."""
+    found = [spec["name"] for spec in document["arrays"]]
+    wanted = {
+        spec.name: spec.document()
+        for spec in cache_arrays(recipe, precision=document["encoding"]["precision"], store_pixels="pixels" in found)
+    }
+    messages = [f"{name!r} is there twice" for name in sorted({name for name in found if found.count(name) > 1})]
+    messages += [f"{name!r} is missing, with tokens {recipe.tokens.kind!r}" for name in wanted if name not in found]
+    for spec in document["arrays"]:
+        name = spec["name"]
+        if name not in wanted:
+            messages.append(
+                f"{name!r} is no array of schema version {SCHEMA_VERSION} with tokens {recipe.tokens.kind!r}"
+            )
+        for field, expected in wanted.get(name, {}).items():
+            if spec[field] != expected:
+                messages.append(f"{name!r} has the {field} {spec[field]!r}, the recipe makes it {expected!r}")
+    yield from (Problem(loc=("arrays",), message=message, kind="inconsistent") for message in messages)
 
 
 def _encoding_problems(document: Mapping[str, Any]) -> list[Problem]:

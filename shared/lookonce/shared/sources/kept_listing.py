@@ -6,7 +6,7 @@ adding, removing or renaming a file changes those of its folder. A file that was
 its size is compared when it is read. A folder that had changed in the two seconds before the listing may change once
 more within the clock's tick, so such a listing is not kept. Nor is a small one, as looking again takes no time.
 
-Version 1, little-endian: rows (``entry_table.ROW``), keys (UTF-8), what was looked at (a line of JSON each: path, size,
+Little-endian: rows (``entry_table.ROW``), keys (UTF-8), what was looked at (a line of JSON each: path, size,
 time of change in ns), a JSON object, its length (8 bytes), the SHA-256 of all that (32 bytes).
 """
 
@@ -31,7 +31,8 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
 from lookonce.shared.sources.sorted_runs import SortedRuns
 
-VERSION = 2
+VERSION = 3
+"""Raised when the file or what a source makes of its files changes: older listings are made anew."""
 
 KEPT_FROM = 10_000
 """Images from which on a listing is a file, and is kept."""

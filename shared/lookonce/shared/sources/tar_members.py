@@ -18,16 +18,18 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 class Member(NamedTuple):
-    """A plain file in a tar."""
+    """A plain file in a tar, or a link."""
 
     name: str
     offset: int
     """Where its content begins, bytes."""
     size: int
+    link: str = ""
+    """Where a link leads; empty for a file."""
 
 
 def tar_members(path: str) -> Iterator[Member]:
-    """The plain files of a tar in their order; memory does not grow with them.
+    """The plain files and links of a tar in their order; memory does not grow with them.
 
     Args:
         path: an uncompressed tar: ustar, GNU or pax.
@@ -47,6 +49,8 @@ def tar_members(path: str) -> Iterator[Member]:
                         raise SourceError(f"{path}: {member.name!r} is a sparse file; pack the images without --sparse")
                     if member.isreg():
                         yield Member(member.name, member.offset_data, member.size)
+                    elif member.islnk() or member.issym():
+                        yield Member(member.name, member.offset_data, 0, member.linkname)
             _require_end(path, file.fileno(), tar.offset)
     except tarfile.TarError as error:
         size = os.path.getsize(path)

@@ -3,8 +3,8 @@
 Members that follow one another and share a name up to the first dot are one sample (webdataset's ``__key__``); what
 comes after that dot tells what a member is. The image is the first of jpg, jpeg, png, webp, bmp, gif, tif, tiff and ppm
 that is there, else the one member whose name ends so (``photo.v2.jpg``). The label is what ``.cls`` holds, else the
-field ``label`` of ``.json``: a class's number or its name. The sample's key in the listing is the image's name in the
-tar, so that a folder and the tar of that folder have the same keys and, with them, the same views.
+field ``label`` of ``.json``: a class's number or its name; -1 is none. The sample's key in the listing is the image's
+name in the tar, so that a folder and the tar of that folder have the same keys and, with them, the same views.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from lookonce.shared.errors import SourceError
+from lookonce.shared.sources.entry_table import NO_LABEL
 from lookonce.shared.sources.tar_members import Member, tar_members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
@@ -41,7 +42,8 @@ def tar_samples(path: str) -> Iterator[TarSample]:
     """The samples of a tar that have an image, in their order.
 
     Raises:
-        SourceError: the tar or a label is damaged, or a sample has several images.
+        SourceError: the tar or a label is damaged, a sample has several images, one of them is a link, or a label is
+            not beside its image.
     """
     named = ((_NAME.fullmatch(_plain(member.name, path)), member) for member in tar_members(path))
     visible = ((match[1], match[2], member) for match, member in named if match and not _HIDDEN.match(match[0]))
@@ -49,12 +51,28 @@ def tar_samples(path: str) -> Iterator[TarSample]:
         for key, group in groupby(visible, key=lambda one: one[0]):
             members: dict[str, Member] = {}
             for _, extension, member in group:
-                if members.setdefault(extension.lower(), member) is not member:
+                if member.link:
+                    _require_other(path, extension, member)
+                elif members.setdefault(extension.lower(), member) is not member:
                     raise SourceError(f"{path}: expected one {key}.{extension}, found two; give each a name of its own")
             extension = _image(path, key, members)
             if extension is not None:
                 image = members[extension]
                 yield TarSample(_plain(image.name, path), image, _label(path, file.fileno(), members))
+            elif "cls" in members:
+                raise SourceError(
+                    f"{path}: expected an image before or behind {members['cls'].name!r}, found none: its label would "
+                    "be lost; the files of a sample follow one another: pack them by name (tar --sort=name)"
+                )
+
+
+def _require_other(path: str, extension: str, member: Member) -> None:
+    """Refuse a link that stands for an image or a label: left out, its sample would be missing without a word."""
+    if extension.lower().rpartition(".")[2] in (*IMAGES, "cls", "json"):
+        raise SourceError(
+            f"{path}: expected the file {member.name!r}, found a link to {member.link!r}; pack what links lead to "
+            "(tar --dereference --hard-dereference)"
+        )
 
 
 def _plain(name: str, path: str) -> str:
@@ -92,7 +110,7 @@ def _label(path: str, descriptor: int, members: dict[str, Member]) -> str | None
     label = label and label.strip()
     if label and len(label) > LONGEST_LABEL:
         raise SourceError(f"{path}: {named.name}: expected a class, found a text of {len(label)} characters")
-    return label or None
+    return None if label == str(NO_LABEL) else label or None
 
 
 def _field(document: object) -> str | None:

@@ -6,6 +6,7 @@ Lloyd's algorithm (Lloyd 1982, Max 1960). A group scale inside a token instead w
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from lookonce.storage_schemas.precision.base import (
 )
 
 MAX_VALUES = 1 << 20
-"""Values that the table is fitted to, evenly taken from the calibration's."""
+"""Values that the table is fitted to, about: evenly taken from the calibration's, of all channels alike."""
 
 ROUNDS = 60
 """Rounds of Lloyd's algorithm; the error changes by less than 1e-4 of itself after 40."""
@@ -41,8 +42,10 @@ class LloydMaxPrecision(Precision):
         """
         mean, deviation = channel_moments(values)
         offset, scale = rounded(mean), rounded(deviation)
-        flat = values.reshape(-1)
-        taken = np.arange(0, len(flat), max(1, len(flat) // MAX_VALUES))
+        flat, stride = values.reshape(-1), max(1, values.size // MAX_VALUES)
+        while math.gcd(stride, offset.size) > 1:  # else some channels would give all values, and the others none
+            stride += 1
+        taken = np.arange(0, len(flat), stride)
         channel = taken % offset.size
         sample = np.sort(((flat[taken] - offset.flat[channel]) / scale.flat[channel]).astype(np.float64))
         return {"scale": scale, "offset": offset, "levels": rounded(_lloyd_max(sample, 2**self.bits))}
