@@ -58,12 +58,13 @@ class World:
         return self.size * passes, range(self.rank * passes, (self.rank + 1) * passes)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, on the CPU; every process has to call it."""
-        if self.size > 1:
-            values = values.detach().cpu()
-            with _told_apart("summing up losses"):
-                dist.all_reduce(values, group=self.control)
-        return values
+        """Sum over all processes, exchanged on the CPU, back where the values were; every process has to call it."""
+        if self.size == 1:
+            return values
+        summed = values.detach().to("cpu", copy=True)
+        with _told_apart("summing up losses"):
+            dist.all_reduce(summed, group=self.control)
+        return summed.to(values.device)
 
     def agree(self, error: LookonceError | None = None) -> LookonceError | None:
         """Go on together or end together; every process has to call it, each with its own trouble or None.
