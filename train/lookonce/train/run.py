@@ -142,9 +142,9 @@ def open_log(trainer: Trainer) -> MetricsLog:
     return MetricsLog(run, first_step=trainer.step, tracker=tracker)
 
 
-def conclude_run(trainer: Trainer, resumed: int, seconds: float) -> TrainingSummary:
-    """Leave the student and the pictures of a run whose schedule is over, and say what it did."""
-    finished = trainer.step >= trainer.schedule.total_steps
+def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bool = False) -> TrainingSummary:
+    """Leave the student and the pictures of a run whose schedule is over, unless it diverged; say what it did."""
+    finished = trainer.step >= trainer.schedule.total_steps and not diverged
     trainer.world.together(lambda: _leave_student(trainer) if finished else None)
     return _summary(Path(trainer.config.out), trainer, trainer.setup, resumed, finished, seconds)
 
