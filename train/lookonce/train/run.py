@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import sys
 import time
@@ -16,7 +17,13 @@ import torch
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.lock import LOCK_FILE, exclusive_folder
-from lookonce.train.checkpoints import Checkpoint, check_continues, find_checkpoint, load_checkpoint
+from lookonce.train.checkpoints import (
+    Checkpoint,
+    check_continues,
+    check_replaceable,
+    find_checkpoint,
+    load_checkpoint,
+)
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
@@ -112,7 +119,8 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     """The trainer of a run, at its newest (or the wanted) checkpoint; writes ``config.json``.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or of another run.
+        CheckpointError: the checkpoint is damaged or of another run, or there is none and the folder holds the student
+            of another run.
         UsageError: ``--resume never`` and the folder holds a run.
     """
     run, document = Path(config.out), run_document(config, setup)
@@ -121,6 +129,8 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     if found is not None:
         checkpoint = world.together(lambda: _checked_checkpoint(found, trainer))
         trainer.restore(checkpoint, found)
+    else:
+        world.together(lambda: check_replaceable(run, document) if world.leads else None)
     world.together(lambda: write_json(run / "config.json", document) if world.leads else None)
     return trainer
 
@@ -176,11 +186,22 @@ def require_own_folder(run: Path, cache: Path) -> None:
         if run.is_dir()
         else []
     )
-    if foreign and not (run / "config.json").is_file():
+    if foreign and not _is_of_a_run(run / "config.json"):
         raise UsageError(
             f"{run}: holds other files (such as {foreign[0].name}) and no config.json of a run; "
             "choose a new or empty folder for --out"
         )
+
+
+def _is_of_a_run(config: Path) -> bool:
+    """Many a folder has a file of this name: models of the hub, evaluations. One that is damaged may be a run's."""
+    try:
+        document = json.loads(config.read_bytes())
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(document, dict) and "shards" in document
 
 
 def _leave_student(trainer: Trainer) -> None:
