@@ -8,8 +8,9 @@ from torch import Tensor
 from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lookonce.shared.errors import UsageError
 from lookonce.train.diagnosis import FirstBadLoss
-from lookonce.train.world import World
+from lookonce.train.world import World, joined_world
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -37,3 +38,21 @@ def test_a_sum_leaves_its_parts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = torch.ones(3)
     assert World(size=2).sum(parts).tolist() == [2, 2, 2]
     assert parts.tolist() == [1, 1, 1]
+
+
+def test_a_launcher_that_says_half_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UsageError, match="start them by torchrun"), joined_world(cuda=False):
+            pass
+        monkeypatch.setenv(name, "0")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    said = r"process 2 .* of 2 that torch sees.*nproc-per-node=2"
+    with pytest.raises(UsageError, match=said), joined_world(cuda=True):
+        pass
