@@ -252,6 +252,21 @@ class TestCheckpoints:
         older = newest.with_name("step-000000001.pt")
         assert command(*arguments, "--resume", older)[0] == 0
 
+    @pytest.mark.parametrize("lost", ["module", "optimizer", "average", "parameter", "moments"])
+    def test_without_a_part_of_the_state(self, command, training_cache, tmp_path, lost):
+        arguments = ("--shards", training_cache(), "--out", tmp_path / "run", "--ema=0.9", *TINY)
+        assert command(*arguments, "--max-steps=2")[0] == 0
+        newest = tmp_path / "run" / "checkpoints" / "step-000000002.pt"
+        content = torch.load(newest, weights_only=True)
+        if lost == "parameter":
+            content["state"]["module"]["student.model.cls_token"] = torch.zeros(1, 1, 3)
+        elif lost == "moments":
+            content["state"]["optimizer"]["param_groups"].pop()
+        else:
+            del content["state"][lost]
+        torch.save(content, newest)
+        fails(command(*arguments), str(newest), "does not hold the parameters of this run")
+
     def test_that_is_not_there(self, command, training_cache, tmp_path):
         result = command("--shards", training_cache(), "--out", tmp_path / "run", *TINY, "--resume=nowhere.pt")
         fails(result, "nowhere.pt: no such checkpoint")

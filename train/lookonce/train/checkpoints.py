@@ -184,3 +184,13 @@ def find_checkpoint(resume: str, folder: Path) -> Path | None:
             raise UsageError(f"{folder.parent}: holds a run already and --resume is never; choose another --out")
         return None
     return Path(resume)
+
+
+def resume_again(resume: str, folder: Path) -> str:
+    """What a run that is started again goes on from: its newest checkpoint, or what it was told while it has none.
+
+    Args:
+        resume: as for :func:`find_checkpoint`.
+        folder: the run's ``checkpoints`` folder.
+    """
+    return "auto" if resume == "never" or checkpoints_in(folder) else resume

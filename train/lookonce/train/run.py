@@ -23,6 +23,7 @@ from lookonce.train.checkpoints import (
     check_replaceable,
     find_checkpoint,
     load_checkpoint,
+    resume_again,
 )
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
@@ -68,7 +69,7 @@ def train_student(
     """Train a student from caches; the teacher is never run and its files are not needed.
 
     Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
-    has started again goes on from the newest checkpoint, whatever ``resume`` says.
+    has started again goes on from the newest checkpoint of the run, whatever ``resume`` says.
 
     Args:
         config: the run.
@@ -81,7 +82,7 @@ def train_student(
     started = time.perf_counter()
     run = Path(config.out)
     if started_again():
-        config = replace(config, resume="auto")
+        config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
         # before the folder is made: a run that is refused leaves nothing behind
         setup = world.together(lambda: _checked_setup(config, world))
