@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,20 @@ def test_a_run_that_is_busy_is_left_alone_by_all(
     assert silent(second[1])
     first[0].interrupt(signal.SIGTERM)
     assert [process.wait().code for process in first] == [1, 1]
+
+
+def test_a_run_told_a_file_that_is_started_again_before_its_own_first_checkpoint_goes_on_from_that_file(
+    training_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainingConfig(shards=(training_cache(),), out=tmp_path / "old", **{**RECIPE, "epochs": 4})
+    train_student(replace(recipe, max_steps=3), show_progress=False)
+    told = replace(recipe, out=tmp_path / "new", resume=str(checkpoints_in(tmp_path / "old" / "checkpoints")[-1]))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train_student(replace(told, max_steps=5), show_progress=False).resumed_from_step == 3
+    assert train_student(told, show_progress=False).resumed_from_step == 5  # its own
+    never = replace(told, out=tmp_path / "never", resume="never")
+    assert train_student(replace(never, max_steps=2), show_progress=False).resumed_from_step == 0
+    assert train_student(never, show_progress=False).resumed_from_step == 2
 
 
 @pytest.mark.slow

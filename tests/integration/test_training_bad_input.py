@@ -192,6 +192,29 @@ class TestOut:
         fails(result, "holds other files (such as a.jpg)", code=2)
         assert snapshot(tmp_path / "photos") == {"a.jpg": b"mine"}
 
+    @pytest.mark.parametrize("config", ['{"model_type": "clip"}', '{"evaluation": "linear"}', "[]"])
+    def test_a_folder_whose_config_is_of_something_else(self, command, training_cache, tmp_path, config):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text(config)
+        result = command("--shards", training_cache(), "--out", tmp_path / "model", *TINY)
+        fails(result, "no config.json of a run", code=2)
+        assert snapshot(tmp_path / "model") == {"config.json": config.encode()}
+
+    def test_a_student_whose_checkpoints_are_gone_is_not_trained_over_by_another_run(
+        self, command, training_cache, tmp_path
+    ):
+        arguments = ("--shards", training_cache(), "--out", tmp_path / "run", *TINY)
+        assert command(*arguments)[0] == 0
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+        before = snapshot(tmp_path / "run")
+        fails(command(*arguments, "--seed=3"), "the student of another run (seed: the run has 0, now 3)")
+        (tmp_path / "run" / "config.json").write_text("")
+        fails(command(*arguments), "a config.json that cannot be read")
+        (tmp_path / "run" / "config.json").write_bytes(before["config.json"])
+        assert snapshot(tmp_path / "run") == before
+        assert command(*arguments)[0] == 0  # the same run again, which ends as it did
+        assert (tmp_path / "run" / "student.safetensors").read_bytes() == before["student.safetensors"]
+
     def test_the_cache_itself_or_a_folder_in_it(self, command, training_cache, tmp_path):
         cache, other = training_cache(), training_cache("other")
         before = snapshot(cache)
@@ -228,6 +251,21 @@ class TestCheckpoints:
         fails(command(*arguments), str(newest), "cannot be read as a checkpoint", "--resume FILE")
         older = newest.with_name("step-000000001.pt")
         assert command(*arguments, "--resume", older)[0] == 0
+
+    @pytest.mark.parametrize("lost", ["module", "optimizer", "average", "parameter", "moments"])
+    def test_without_a_part_of_the_state(self, command, training_cache, tmp_path, lost):
+        arguments = ("--shards", training_cache(), "--out", tmp_path / "run", "--ema=0.9", *TINY)
+        assert command(*arguments, "--max-steps=2")[0] == 0
+        newest = tmp_path / "run" / "checkpoints" / "step-000000002.pt"
+        content = torch.load(newest, weights_only=True)
+        if lost == "parameter":
+            content["state"]["module"]["student.model.cls_token"] = torch.zeros(1, 1, 3)
+        elif lost == "moments":
+            content["state"]["optimizer"]["param_groups"].pop()
+        else:
+            del content["state"][lost]
+        torch.save(content, newest)
+        fails(command(*arguments), str(newest), "does not hold the parameters of this run")
 
     def test_that_is_not_there(self, command, training_cache, tmp_path):
         result = command("--shards", training_cache(), "--out", tmp_path / "run", *TINY, "--resume=nowhere.pt")

@@ -105,6 +105,16 @@ def test_a_metrics_line_cut_off_by_a_crash_is_written_anew(uninterrupted: tuple[
     assert_same_run(expected, train(cache, run))
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"\0" * 40, b"3", b"{}", b'{"step": "1"}', b""])
+def test_a_damaged_metrics_line_costs_no_other(uninterrupted: tuple[Path, Path], tmp_path: Path, damage: bytes) -> None:
+    cache, run = uninterrupted
+    before = (run / "metrics.jsonl").read_bytes()
+    first, others = before.split(b"\n", 1)
+    (run / "metrics.jsonl").write_bytes(first + b"\n" + damage + b"\n" + others)
+    train(cache, run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
 def test_what_a_crash_left_half_written_is_no_obstacle(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     cache, expected = uninterrupted
     run = tmp_path / "run"

@@ -111,6 +111,21 @@ def test_a_run_that_diverges_ends_alone(training_cache: Callable[..., Path], tmp
     assert_same_run(tmp_path / "sweep" / "plain", tmp_path / "alone")
 
 
+def test_a_run_that_diverges_in_its_last_step_leaves_no_student(
+    training_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    cache, one_step = training_cache(), {"epochs": 1, "batch_size": 16, "warmup_epochs": 0.0}
+    file = write_runs(tmp_path / "runs.json", {"wild": {"base_lr": 1e300}, "plain": {}})
+    summary = train_sweep(config(cache, tmp_path / "sweep", **one_step), file, show_progress=False)
+    assert list(summary.errors) == ["wild"]
+    assert "is not finite after step 0" in summary.errors["wild"]
+    assert summary.runs["wild"].student_file is None
+    assert not list((tmp_path / "sweep" / "wild").glob("**/*.safetensors"))
+    assert not list((tmp_path / "sweep" / "wild").glob("checkpoints/*"))
+    train_student(config(cache, tmp_path / "alone", **one_step), show_progress=False)
+    assert_same_run(tmp_path / "sweep" / "plain", tmp_path / "alone")
+
+
 def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     toml = tmp_path / "runs.toml"
     toml.write_text('[[run]]\nname = "a"\nbase-lr = 1\n[[run]]\nname = "b"\nstudent = "vit_tiny_patch16_224"\n')

@@ -393,6 +393,7 @@ def test_pairs_need_two_images_a_step(student: Student, images: LabelledImages, 
         ({"layer_decay": 0.0}, r"--layer-decay 0\.0: must be above 0 and at most 1"),
         ({"epochs": 5}, r"--warmup-epochs 5\.0: must be fewer than the 5 epochs"),
         ({"rand_augment": "rand-x3"}, "--rand-augment 'rand-x3': expected none, or timm's form"),
+        ({"rand_augment": "rand-p.5"}, r"--rand-augment 'rand-p\.5'"),  # timm takes the '.' for a part of the name
         ({"rand_augment": "augmix-m5"}, "--rand-augment 'augmix-m5'"),
         ({"rand_augment": "rand-m9.5"}, r"--rand-augment 'rand-m9\.5'"),
     ],
@@ -402,7 +403,9 @@ def test_values_out_of_range_are_refused(flags: dict[str, Any], message: str) ->
         FinetuneConfig(**flags)
 
 
-@pytest.mark.parametrize("text", ["none", "rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.7-mmax12-tweights", "rand"])
+@pytest.mark.parametrize(
+    "text", ["none", "rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.7-mmax12-tweights", "rand", "rand-p0", "rand-p1.0-t3a"]
+)
 def test_what_is_accepted_of_rand_augment_is_what_timm_takes(images: LabelledImages, text: str) -> None:
     views = TrainingViews(images.train, SIZE, FinetuneConfig(rand_augment=text))
     assert isinstance(views[(0, 0)], tuple)

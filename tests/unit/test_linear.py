@@ -232,3 +232,11 @@ def test_too_little_to_learn_from_is_said(images: LabelledImages, folder: Path) 
     one = LabelledImages(folder=folder, train=images.train.part(0, 1), test=images.test)
     with pytest.raises(UsageError, match="at least 2 training images of at least 2 classes, found 1 of 3"):
         evaluate_linear(Colours(), one, SMALL)
+
+
+def test_steps_that_would_leave_one_image_alone_are_refused(images: LabelledImages, tmp_path: Path) -> None:
+    """Batch norm has no spread of one image; 15 in twos are seven pairs and one alone, in threes none is."""
+    with pytest.raises(UsageError, match="--probe-batch-size 2: batch norm needs at least 2 images a step"):
+        evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=2), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=3))["steps"] == 5

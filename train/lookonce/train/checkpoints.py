@@ -126,17 +126,44 @@ def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any
     Raises:
         CheckpointError: config or data differ; the message lists the fields with both values.
     """
-    there, here = (
-        json.loads(json.dumps({name: value for name, value in one.items() if name not in FREE_TO_CHANGE}))
-        for one in ({**checkpoint.config, "data": checkpoint.data}, {**config, "data": data})
-    )  # as JSON has them: a folder of pieces knows no tuples
-    differences = document_differences(there, here)
-    if differences:
-        listed = "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
+    listed = _differences({**checkpoint.config, "data": checkpoint.data}, {**config, "data": data})
+    if listed:
         raise CheckpointError(
             f"{path}: this checkpoint belongs to another run ({listed}); use the run's own arguments, "
             "or another --out for a new run"
         )
+
+
+def check_replaceable(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to train anew where the student of another run lies, whose checkpoints are gone.
+
+    Raises:
+        CheckpointError: the configs differ; the message lists the fields with both values.
+    """
+    if not (run / "student.safetensors").exists():
+        return
+    try:
+        there = json.loads((run / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{run}: holds a student, no checkpoint, and a config.json that cannot be read ({error}); choose another "
+            "--out for a new run"
+        ) from error
+    listed = _differences(there, config)
+    if listed:
+        raise CheckpointError(
+            f"{run}: holds the student of another run ({listed}) and no checkpoint; choose another --out for a new run"
+        )
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What decides the numbers of two runs and differs; "" where nothing does."""
+    ours, theirs = (
+        json.loads(json.dumps({name: value for name, value in one.items() if name not in FREE_TO_CHANGE}))
+        for one in (here, there)
+    )  # as JSON has them: a folder of pieces knows no tuples
+    differences = document_differences(theirs, ours)
+    return "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path | None:
@@ -157,3 +184,13 @@ def find_checkpoint(resume: str, folder: Path) -> Path | None:
             raise UsageError(f"{folder.parent}: holds a run already and --resume is never; choose another --out")
         return None
     return Path(resume)
+
+
+def resume_again(resume: str, folder: Path) -> str:
+    """What a run that is started again goes on from: its newest checkpoint, or what it was told while it has none.
+
+    Args:
+        resume: as for :func:`find_checkpoint`.
+        folder: the run's ``checkpoints`` folder.
+    """
+    return "auto" if resume == "never" or checkpoints_in(folder) else resume

@@ -89,14 +89,14 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file; a last line cut off by a crash is left out."""
+    """Whole lines of a metrics file; one cut off by a crash, or damaged otherwise, is left out."""
     lines = []
     if path.is_file():
-        for text in path.read_text("utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+        for text in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    lines.append(line)
     return lines
 
 

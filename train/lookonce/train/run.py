@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import sys
 import time
@@ -16,7 +17,14 @@ import torch
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.lock import LOCK_FILE, exclusive_folder
-from lookonce.train.checkpoints import Checkpoint, check_continues, find_checkpoint, load_checkpoint
+from lookonce.train.checkpoints import (
+    Checkpoint,
+    check_continues,
+    check_replaceable,
+    find_checkpoint,
+    load_checkpoint,
+    resume_again,
+)
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
@@ -61,7 +69,7 @@ def train_student(
     """Train a student from caches; the teacher is never run and its files are not needed.
 
     Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
-    has started again goes on from the newest checkpoint, whatever ``resume`` says.
+    has started again goes on from the newest checkpoint of the run, whatever ``resume`` says.
 
     Args:
         config: the run.
@@ -74,7 +82,7 @@ def train_student(
     started = time.perf_counter()
     run = Path(config.out)
     if started_again():
-        config = replace(config, resume="auto")
+        config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
         # before the folder is made: a run that is refused leaves nothing behind
         setup = world.together(lambda: _checked_setup(config, world))
@@ -112,7 +120,8 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     """The trainer of a run, at its newest (or the wanted) checkpoint; writes ``config.json``.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or of another run.
+        CheckpointError: the checkpoint is damaged or of another run, or there is none and the folder holds the student
+            of another run.
         UsageError: ``--resume never`` and the folder holds a run.
     """
     run, document = Path(config.out), run_document(config, setup)
@@ -121,6 +130,8 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     if found is not None:
         checkpoint = world.together(lambda: _checked_checkpoint(found, trainer))
         trainer.restore(checkpoint, found)
+    else:
+        world.together(lambda: check_replaceable(run, document) if world.leads else None)
     world.together(lambda: write_json(run / "config.json", document) if world.leads else None)
     return trainer
 
@@ -142,9 +153,9 @@ def open_log(trainer: Trainer) -> MetricsLog:
     return MetricsLog(run, first_step=trainer.step, tracker=tracker)
 
 
-def conclude_run(trainer: Trainer, resumed: int, seconds: float) -> TrainingSummary:
-    """Leave the student and the pictures of a run whose schedule is over, and say what it did."""
-    finished = trainer.step >= trainer.schedule.total_steps
+def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bool = False) -> TrainingSummary:
+    """Leave the student and the pictures of a run whose schedule is over, unless it diverged; say what it did."""
+    finished = trainer.step >= trainer.schedule.total_steps and not diverged
     trainer.world.together(lambda: _leave_student(trainer) if finished else None)
     return _summary(Path(trainer.config.out), trainer, trainer.setup, resumed, finished, seconds)
 
@@ -176,11 +187,22 @@ def require_own_folder(run: Path, cache: Path) -> None:
         if run.is_dir()
         else []
     )
-    if foreign and not (run / "config.json").is_file():
+    if foreign and not _is_of_a_run(run / "config.json"):
         raise UsageError(
             f"{run}: holds other files (such as {foreign[0].name}) and no config.json of a run; "
             "choose a new or empty folder for --out"
         )
+
+
+def _is_of_a_run(config: Path) -> bool:
+    """Many a folder has a file of this name: models of the hub, evaluations. One that is damaged may be a run's."""
+    try:
+        document = json.loads(config.read_bytes())
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(document, dict) and "shards" in document
 
 
 def _leave_student(trainer: Trainer) -> None:

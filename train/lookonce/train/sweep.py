@@ -86,7 +86,10 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
         members = [_opened(name, trainer, stack) for name, trainer in trainers.items()]
         errors = dict(_train(members, interrupts, show_progress=show_progress))
         seconds = time.perf_counter() - started
-        return SweepSummary({one.name: conclude_run(one.trainer, one.resumed, seconds) for one in members}, errors)
+        summaries = {
+            one.name: conclude_run(one.trainer, one.resumed, seconds, diverged=one.name in errors) for one in members
+        }
+        return SweepSummary(summaries, errors)
 
 
 def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack) -> _Member:

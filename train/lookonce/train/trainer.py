@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lookonce.shared.errors import (
     CacheError,
+    CheckpointError,
     DistributedError,
     EndedElsewhereError,
     Interrupted,
@@ -105,16 +106,29 @@ class Trainer:
         Args:
             checkpoint: what was loaded.
             path: where from.
+
+        Raises:
+            CheckpointError: it holds other parameters than the run's.
         """
         if path.is_dir():
             from lookonce.train.sharded_checkpoint import load_pieces  # torch takes its time to import what that needs
 
             load_pieces(path, self.module, self.optimizer, self.world)
         else:
-            restore_whole_state(checkpoint.state, self.module, self.optimizer)
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint.state["average"])
+            self.world.together(lambda: self._restore_whole(checkpoint.state, path))
         self.step = self._saved_step = checkpoint.step
+
+    def _restore_whole(self, state: Mapping[str, Any], path: Path) -> None:
+        try:
+            restore_whole_state(state, self.module, self.optimizer)
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        except (KeyError, RuntimeError, ValueError) as error:  # torch's own sentences go on over all parameters
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{path}: does not hold the parameters of this run ({reason}): it is damaged, or was written with "
+                "another version of timm; give another one with --resume FILE, or delete it"
+            ) from error
 
     def train(
         self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool,

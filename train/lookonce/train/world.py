@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from lookonce.shared.errors import DistributedError, EndedElsewhereError, Interrupted, LookonceError
+from lookonce.shared.errors import DistributedError, EndedElsewhereError, Interrupted, LookonceError, UsageError
 
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for one that lives and does not answer, before it gives up with an error."""
@@ -58,12 +58,13 @@ class World:
         return self.size * passes, range(self.rank * passes, (self.rank + 1) * passes)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, on the CPU; every process has to call it."""
-        if self.size > 1:
-            values = values.detach().cpu()
-            with _told_apart("summing up losses"):
-                dist.all_reduce(values, group=self.control)
-        return values
+        """Sum over all processes, exchanged on the CPU, back where the values were; every process has to call it."""
+        if self.size == 1:
+            return values
+        summed = values.detach().to("cpu", copy=True)
+        with _told_apart("summing up losses"):
+            dist.all_reduce(summed, group=self.control)
+        return summed.to(values.device)
 
     def agree(self, error: LookonceError | None = None) -> LookonceError | None:
         """Go on together or end together; every process has to call it, each with its own trouble or None.
@@ -134,6 +135,7 @@ def joined_world(*, cuda: bool) -> Iterator[World]:
 
     Raises:
         DistributedError: the others do not answer.
+        UsageError: the launcher has not said who is who, or this process finds no GPU of its own.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -143,6 +145,7 @@ def joined_world(*, cuda: bool) -> Iterator[World]:
     started_here = not dist.is_initialized()
     if started_here:
         if cuda:
+            _require_own_gpu(local_rank)
             torch.cuda.set_device(local_rank)
         with _told_apart("joining the run"):
             _join("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -161,10 +164,26 @@ def _join(backend: str) -> None:
     torchrun keeps one store for all its starts, with the addresses of those that died in it. On one machine they are
     told apart by its count; machines count each for itself, so README tells a run of several to have a store a start.
     """
-    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"WORLD_SIZE says that this is one of several processes, but not which and where ({reason}); start them by "
+            "torchrun, or unset WORLD_SIZE"
+        ) from error
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def _require_own_gpu(local_rank: int) -> None:
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise UsageError(
+            f"process {local_rank} (from 0) of this machine finds no GPU of its own, of {gpus} that torch sees; start "
+            f"at most {gpus} processes (torchrun --nproc-per-node={gpus}), or give --device cpu"
+        )
 
 
 def batch_parts(samples: int, parts: int) -> list[slice]:

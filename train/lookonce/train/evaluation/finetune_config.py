@@ -10,7 +10,7 @@ from lookonce.shared.errors import UsageError
 from lookonce.train.names import PrecisionName
 
 _RAND_AUGMENT = re.compile(
-    r"rand(-(m\d+|n[1-9]\d*|mstd\d+(\.\d+)?|mmax\d+|p(0?\.\d+|[01](\.0)?)|inc[01]|t(weights|3a|3aw)))*"
+    r"rand(-(m\d+|n[1-9]\d*|mstd\d+(\.\d+)?|mmax\d+|p(0(\.\d+)?|1(\.0)?)|inc[01]|t(weights|3a|3aw)))*"
 )
 """What timm's ``rand_augment_transform`` takes; it passes over most of what it does not know."""
 

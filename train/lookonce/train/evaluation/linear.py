@@ -55,7 +55,8 @@ def evaluate_linear(
         the recipe, counts and classes.
 
     Raises:
-        UsageError: fewer than two training images or classes, or the warm-up is as long as the training.
+        UsageError: fewer than two training images or classes, a step of a single image, or the warm-up is as long as
+            the training.
         LookonceError: see ``fit``, ``EvaluationFolder`` and ``encode_split``.
     """
     if len(images.train) < 2 or len(images.classes) < 2:
@@ -64,6 +65,15 @@ def evaluate_linear(
             f"{len(images.classes)}"
         )
     recipe = config.recipe(len(images.train))
+    schedule = Schedule(
+        images=len(images.train), batch_size=recipe.probe_batch_size, epochs=recipe.epochs,
+        warmup_epochs=recipe.warmup_epochs, base_lr=recipe.base_lr, seed=config.seed,
+    )  # fmt: skip
+    if schedule.images // schedule.steps_per_epoch < 2:
+        raise UsageError(
+            f"--probe-batch-size {recipe.probe_batch_size}: batch norm needs at least 2 images a step, but steps of "
+            f"{schedule.images} training images would leave one alone; use another size"
+        )
     document = {
         "evaluation": "linear",
         "evaluated": dict(encoder.document()),
@@ -76,16 +86,17 @@ def evaluate_linear(
     with folder.held() if folder else contextlib.nullcontext():
         found = folder.results() if folder else None
         if found is None:
-            found = _evaluate(encoder, images, recipe, config.seed, batch_size, folder, checkpoint_seconds)
+            found = _evaluate(encoder, images, recipe, schedule, batch_size, folder, checkpoint_seconds)
         if folder:
             forget_features(folder.root / FEATURES)
     return {**found, "out": str(out) if out else None}
 
 
 def _evaluate(
-    encoder: Encoder, images: LabelledImages, recipe: ProbeRecipe, seed: int, batch_size: int,
+    encoder: Encoder, images: LabelledImages, recipe: ProbeRecipe, schedule: Schedule, batch_size: int,
     folder: EvaluationFolder | None, checkpoint_seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
+    seed = schedule.seed
     stored = folder.root / FEATURES if folder else None
     test_TD = encode_in_parts(encoder, images.test, batch_size, stored)
     probe = LinearProbe(test_TD.shape[1], len(images.classes), seed=seed).to(test_TD.device)
@@ -95,10 +106,6 @@ def _evaluate(
     else:
         features = _DrawnFeatures(encoder, images, batch_size, seed)
     learner = _ProbeLearner(probe, recipe, features, torch.from_numpy(images.train.labels).to(test_TD.device))
-    schedule = Schedule(
-        images=len(images.train), batch_size=recipe.probe_batch_size, epochs=recipe.epochs,
-        warmup_epochs=recipe.warmup_epochs, base_lr=recipe.base_lr, seed=seed,
-    )  # fmt: skip
     last = fit(learner, schedule, folder, checkpoint_seconds=checkpoint_seconds)
     probe.eval()
     with torch.inference_mode():
