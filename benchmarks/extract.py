@@ -7,10 +7,10 @@ The job: one view an image, last 5 blocks, int8, views stored, shards committed;
 
 ``efficiency`` is images a second over the rate that the parts allow: cores / (CPU-seconds an image of reading, decoding
 and cutting + CPU-seconds an image of the bare forward). Each part is measured alone in the same round, in as many
-threads as there are cores, by getrusage; the forward before the whole job and after it, so that a machine that gets slower or
-faster meanwhile cancels out. On a machine with other work the cores are those that this process had or
-could have had: its own CPU-seconds and the machine's idle ones in that time, over the wall seconds; with nothing else
-running that is all of them. ``cpu_efficiency`` leaves out waiting: the parts' CPU-seconds over those of the whole.
+threads as there are cores, by getrusage, the forward before the whole job and after it. On a machine with other work
+the cores are those that this process had or could have had: its own CPU-seconds and the machine's idle ones in that
+time, over the wall seconds; with nothing else running that is all of them. ``cpu_efficiency`` leaves out waiting: the
+parts' CPU-seconds over those of the whole. Where others share the machine, ``extract_one_core.py`` says more.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def _idle_seconds() -> float:
 class Bench:
     """One teacher over some photographs."""
 
-    def __init__(self, teacher: str, weights: Path, images: Path, out: Path, *, batch: int, shard: int) -> None:
+    def __init__(
+        self, teacher: str, weights: Path, images: Path, out: Path, *, batch: int, shard: int, threads: int = CORES
+    ) -> None:
         self.config = ExtractionConfig(
             teacher=teacher, teacher_weights=weights, images=str(images), out=out, batch_size=batch, shard_size=shard,
             executor="inline", device="cpu", calibration_views=32,
@@ -102,7 +104,7 @@ class Bench:
         self.extraction: Extraction = open_extraction(self.config)
         self.teacher: Teacher = load_config_teacher(self.config, torch.device("cpu"))
         self.manifest: Manifest = open_or_create(self.extraction, self.teacher)
-        self.seed = 0
+        self.seed, self.threads = 0, threads
 
     def whole(self) -> int:
         """A new seed of the cache, as ``--executor inline`` and every Ray worker do it."""
@@ -110,7 +112,7 @@ class Bench:
         tasks = remaining_tasks(self.config.out, self.manifest, [self.seed], self.extraction.listing)
         extractor = ShardExtractor(
             self.config.out, self.manifest, self.extraction.view, self.extraction.source, self.teacher,
-            batch_size=self.config.batch_size, skip_bad_images=False, threads=CORES,
+            batch_size=self.config.batch_size, skip_bad_images=False, threads=self.threads,
         )  # fmt: skip
         for _ in extractor.extract(tasks):
             pass
@@ -128,6 +130,13 @@ class Bench:
             for _ in threads.map(lambda row: image_views(row, entries[row], source, recipe, [1]), range(len(entries))):
                 pass
         return len(entries)
+
+    def one_forward(self) -> int:
+        """The bare forward of one batch, in this thread."""
+        views = torch.randint(0, 256, (self.config.batch_size, 224, 224, 3), dtype=torch.uint8)
+        with torch.inference_mode():
+            self.teacher(views)
+        return len(views)
 
     def forward(self) -> int:
         """The bare forward over as many views: blocks and importance, no normalisation of targets."""
