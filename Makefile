@@ -8,7 +8,7 @@ demo: $(VENV)/.installed  ## the whole path on handwritten digits; leaves demo-o
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed  ## tests that take more than a few seconds
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -30,14 +30,6 @@ def pytest_sessionstart() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2``, tests of a file stay in one process, as do all that start Ray: one cluster at a time."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real photographs and DeiT-Tiny weights (`../shared/data`, or LOOKONCE_DATA_DIR)."""

@@ -77,7 +77,10 @@ def test_two_processes_and_a_run_resumed_from_one_on_two(training_cache: Callabl
         assert_same_but_for_rounding(tmp_path / name, expected)
 
 
-KINDS = [("ddp", "sharded"), ("fsdp", "whole"), ("fsdp", "sharded")]
+KINDS = [
+    ("fsdp", "sharded"),
+    *(pytest.param(*kind, marks=pytest.mark.slow) for kind in (("ddp", "sharded"), ("fsdp", "whole"))),
+]
 
 
 @pytest.mark.parametrize(("parallel", "checkpoint"), KINDS)

@@ -232,7 +232,7 @@ def test_fine_tuning_a_student(capsys: pytest.CaptureFixture[str], images: Path,
     assert "belongs to another evaluation (recipe.mixup: the run has 0.8, now 0.0)" in err
 
 
-@pytest.mark.parametrize("measure", ["linear", "finetune"])
+@pytest.mark.parametrize("measure", ["linear", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_kill_9_and_run_again_gives_the_same_numbers(
     capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path, measure: str
 ) -> None:

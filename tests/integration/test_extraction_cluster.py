@@ -14,8 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PROBE = """
 import sys
 import numpy as np, ray

@@ -11,8 +11,6 @@ from contextlib import suppress
 import psutil
 import pytest
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 def workers(running):
     """Living worker processes that hold an actor of ours."""
@@ -43,6 +41,7 @@ def test_two_workers_write_the_bytes_of_inline_even_when_one_is_killed(
     assert not alive  # no process of Ray outlives the command
 
 
+@pytest.mark.slow
 def test_sigterm_stops_ray_with_a_sentence(forks, tiny_arguments, extract_tiny, tmp_path, whole_cache, files, receipts):
     stop(signal.SIGTERM, forks, tiny_arguments, extract_tiny, tmp_path / "cache", receipts)
     assert files(tmp_path / "cache") == files(whole_cache)

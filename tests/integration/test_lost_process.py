@@ -67,7 +67,7 @@ def assert_ends_like_a_run_of_one(two: Callable[..., list[Any]], cache: Path, ru
         torch.testing.assert_close(value, second[name], rtol=1e-2, atol=2e-3)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_last_checkpoint(
     two: Callable[..., list[Any]], training_cache: Callable[..., Path], tmp_path: Path, victim: int
 ) -> None:
@@ -88,7 +88,9 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_last_checkpoint(
     assert_ends_like_a_run_of_one(two, cache, run)
 
 
-@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, (1,)), (signal.SIGINT, (0, 1, 0, 1))])
+@pytest.mark.parametrize(("number", "told"), [
+    (signal.SIGTERM, (1,)), pytest.param(signal.SIGINT, (0, 1, 0, 1), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_stop_stops_all_together_behind_a_checkpoint(
     two: Callable[..., list[Any]], training_cache: Callable[..., Path], tmp_path: Path, number: signal.Signals,
     told: tuple[int, ...],

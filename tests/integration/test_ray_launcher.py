@@ -16,7 +16,7 @@ from lookonce.train.checkpoints import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 RECIPE: dict[str, Any] = {
     "student": "test_vit", "layer_weights": "top2", "epochs": 400, "batch_size": 4, "base_lr": 0.005, "log_steps": 1,

@@ -119,7 +119,7 @@ def test_what_a_crash_left_half_written_is_no_obstacle(uninterrupted: tuple[Path
     cache, expected = uninterrupted
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"shards": [')
     partial = run / "checkpoints" / "step-000000003.pt.tmp-0123456789ab"
     partial.write_bytes(b"half")
     assert_same_run(expected, train(cache, run))
