@@ -11,18 +11,23 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
 
-def misfits(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
-    """What a receipt of one of a cache's shards says otherwise than the manifest: field to (found, expected).
+def receipt_identity(manifest: Manifest, shard: int) -> dict[str, object]:
+    """What every receipt of a cache's shard says, by field.
 
     Rows are among it: shards of another size, of a cache of the same content, would give a row another one's values.
     """
-    rows = manifest.shard_rows(receipt.shard)
-    expected = {
+    rows = manifest.shard_rows(shard)
+    return {
         "fingerprint": manifest.recipe.fingerprint,
         "encoding": manifest.encoding.digest,
         "first_sample": rows.start,
         "samples": len(rows),
     }
+
+
+def misfits(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """What a receipt of one of a cache's shards says otherwise than the manifest: field to (found, expected)."""
+    expected = receipt_identity(manifest, receipt.shard)
     found = {field: getattr(receipt, field) for field in expected}
     return {field: (found[field], value) for field, value in expected.items() if found[field] != value}
 

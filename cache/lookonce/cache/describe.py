@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lookonce.cache.committed import receipt_identity
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.shared.errors import SchemaError
@@ -71,7 +72,6 @@ class _Tally:
 
     def __init__(self, layout: CacheLayout, manifest: Manifest) -> None:
         self._layout, self._manifest = layout, manifest
-        self._identity = (manifest.recipe.fingerprint, manifest.encoding.digest)
         self.views = self.hole_count = self.unusable = 0
         self.first_holes: list[dict[str, Any]] = []
         self.bytes = dict.fromkeys(container_of(manifest).object_paths(manifest, 0, 0), 0)
@@ -87,11 +87,9 @@ class _Tally:
     def _add_receipt(self, seed: int, shard: int) -> bool:
         try:
             receipt = load_json(self._layout.receipt_file(seed, shard))
-            identity = (receipt["fingerprint"], receipt["encoding"])
-            usable = identity == self._identity and shard < self._manifest.shard_count
-            if usable:
-                rows = self._manifest.shard_rows(shard)
-                usable = (receipt["first_sample"], receipt["samples"]) == (rows.start, len(rows))
+            usable = shard < self._manifest.shard_count and all(
+                receipt[field] == value for field, value in receipt_identity(self._manifest, shard).items()
+            )
             if usable:
                 self._add(seed, receipt)
         except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not of a receipt's form

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Encoding:
     parameters: Mapping[str, Float32]
     """Calibrated arrays of the precision, such as ``scale`` and ``offset``, float32, shape (layer, channel)."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of precision and calibration."""
         return digest_document(self._content())

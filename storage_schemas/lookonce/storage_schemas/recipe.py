@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from lookonce.shared.canonical import digest_document
@@ -99,7 +100,7 @@ class Recipe:
             del document["teacher"]["first_token"]
         return {**document, "tokens": self.tokens.document()}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of the document, full length."""
         return digest_document(self.document())
