@@ -168,9 +168,9 @@ class Ways:
     def _steps(self, batch: Callable[[], Batch]) -> int:
         trainer = self.trainer
         for _ in range(self.pair.steps):
-            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer.state.optimizer.zero_grad(set_to_none=True)
             self._forward(batch()).loss.backward()
-            trainer.optimizer.step()
+            trainer.state.optimizer.step()
         _now()
         return self.pair.steps * self.pair.batch
 
@@ -228,10 +228,10 @@ def peak_mib(ways: Ways, job: Callable[[], int], *, teacher: bool) -> float:
 
     Both ways are measured in one process, so what lies in memory before the step is counted, not measured.
     """
-    held = [*ways.trainer.module.parameters(), *ways.trainer.module.buffers()]
-    held += [value for state in ways.trainer.optimizer.state.values() for value in state.values()]
+    held = [*ways.trainer.state.module.parameters(), *ways.trainer.state.module.buffers()]
+    held += [value for state in ways.trainer.state.optimizer.state.values() for value in state.values()]
     held += list(ways.teacher.parameters()) if teacher else []
-    ways.trainer.optimizer.zero_grad(set_to_none=True)
+    ways.trainer.state.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before = _reset_peak()
     job()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lookonce.commands.train_student import main
-from lookonce.shared.errors import NumericalError
+from lookonce.shared.errors import NumericalError, StorageError
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.setup import set_up
@@ -315,11 +315,25 @@ class TestDivergence:
             def step(self, closure=None):
                 self.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-        trainer.optimizer = Poisoning(trainer.module.parameters())
+        trainer.state.optimizer = Poisoning(trainer.state.module.parameters())
         log = MetricsLog(tmp_path, first_step=0)
         with contextlib.closing(log), pytest.raises(NumericalError, match="is not finite after step 0"):
             trainer.train(log, tmp_path / "checkpoints", show_progress=False)
         assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_checkpoint(training_cache, tmp_path):
+    class FullDisk(MetricsLog):
+        def write_mixtures(self, step, weights):
+            raise StorageError("no space for W's picture")
+
+    config = TrainingConfig(
+        shards=(training_cache(),), out=tmp_path, student="test_vit", layer_weights="top2", max_steps=1
+    )
+    log = FullDisk(tmp_path, first_step=0)
+    with contextlib.closing(log), pytest.raises(StorageError, match="no space"):
+        Trainer(config, set_up(config), config.document()).train(log, tmp_path / "checkpoints", show_progress=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001.pt"]
 
 
 def test_epochs_fewer_than_warm_up_still_train(command, training_cache, tmp_path):

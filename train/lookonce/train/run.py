@@ -208,12 +208,12 @@ def _is_of_a_run(config: Path) -> bool:
 def _leave_student(trainer: Trainer) -> None:
     """Gathered by all processes, written by one."""
     run, student = Path(trainer.config.out), trainer.setup.model.student
-    weights, mixtures = student.export_state(), trainer.mixtures()
+    weights, mixtures = student.export_state(), trainer.state.mixtures()
     if not trainer.world.leads:
         return
     save_student(student, run / "student.safetensors", weights)
-    if trainer.average is not None:
-        save_student(cast(Student, trainer.average.module), run / "student-ema.safetensors")
+    if trainer.state.average is not None:
+        save_student(cast(Student, trainer.state.average.module), run / "student-ema.safetensors")
     for number, (alignment, mixture) in enumerate(zip(trainer.setup.model.alignments, mixtures, strict=True), start=1):
         if mixture is not None and alignment.initial_weight is not None:
             weight, initial = (tensor.detach().float().cpu().numpy() for tensor in (mixture, alignment.initial_weight))

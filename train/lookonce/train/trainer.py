@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from lookonce.shared.errors import (
     CacheError,
-    CheckpointError,
     DistributedError,
     EndedElsewhereError,
     Interrupted,
@@ -34,12 +33,12 @@ from lookonce.train.diagnosis import FirstBadLoss, blame, diverged_at, require_f
 from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
-from lookonce.train.optimization import adamw, moving_average, set_learning_rate
+from lookonce.train.optimization import set_learning_rate
 from lookonce.train.parallel import shared_forward
-from lookonce.train.pieces import restore_whole_state, whole, whole_state
 from lookonce.train.prefetch import prefetched_batches
 from lookonce.train.schedule import Schedule
-from lookonce.train.setup import TrainingSetup, trainable
+from lookonce.train.setup import TrainingSetup
+from lookonce.train.training_state import TrainingState
 from lookonce.train.world import ALONE, World, batch_parts, exchanging
 
 
@@ -88,14 +87,12 @@ class Trainer:
         self.config, self.setup, self.world = config, setup, world
         self.document = config_document
         self._forward = shared_forward(setup.model, config, setup.device, world)
-        self.module = trainable(setup.model)
-        self.optimizer = adamw(self.module, weight_decay=config.weight_decay)
+        self.state = TrainingState(config, setup, world)
         self.schedule = Schedule.of(config, setup.order)
         self.step = 0
         """Steps done, which is also the number of the next one."""
         self._saved_step = 0
         self._bad = FirstBadLoss()
-        self.average = None if config.ema is None else moving_average(setup.model.student, config.ema)
         self._copies = DeviceCopies(setup.device)
         self._trouble: LookonceError | None = None
         """What went wrong here since the processes last agreed to go on."""
@@ -110,25 +107,8 @@ class Trainer:
         Raises:
             CheckpointError: it holds other parameters than the run's.
         """
-        if path.is_dir():
-            from lookonce.train.sharded_checkpoint import load_pieces  # torch takes its time to import what that needs
-
-            load_pieces(path, self.module, self.optimizer, self.world)
-        else:
-            self.world.together(lambda: self._restore_whole(checkpoint.state, path))
+        self.state.restore(checkpoint, path)
         self.step = self._saved_step = checkpoint.step
-
-    def _restore_whole(self, state: Mapping[str, Any], path: Path) -> None:
-        try:
-            restore_whole_state(state, self.module, self.optimizer)
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-        except (KeyError, RuntimeError, ValueError) as error:  # torch's own sentences go on over all parameters
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{path}: does not hold the parameters of this run ({reason}): it is damaged, or was written with "
-                "another version of timm; give another one with --resume FILE, or delete it"
-            ) from error
 
     def train(
         self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool,
@@ -167,7 +147,7 @@ class Trainer:
     @contextlib.contextmanager
     def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[OpenRun]:
         """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
-        self.module.train()
+        self.state.module.train()
         parts, mine = self.world.parts(self.config.accumulate)
         watch = InputWatch(self.config.workers, replays=not self.setup.caches.first.manifest.stores_pixels)
         batches = prefetched_batches(
@@ -186,8 +166,8 @@ class Trainer:
         """
         batches = self._input(run, interrupts)
         rate = self.schedule.learning_rate(self.step)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
+        set_learning_rate(self.state.optimizer, rate)
+        self.state.optimizer.zero_grad(set_to_none=True)
         losses = self._gradients(batches)
         last = self.step + 1 == self.schedule.total_steps
         logged = self.step % self.config.log_steps == 0 or last
@@ -199,9 +179,7 @@ class Trainer:
             self.world.together(lambda: self._require_finite_loss(losses))
         if saved:  # before the update: what is saved has just been seen to give a finite loss
             self._save(run)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.setup.model.student)
+        self.state.update()
         if logged:
             self._log(run, losses, rate)
         self.step += 1
@@ -209,7 +187,7 @@ class Trainer:
 
     def finish(self, run: OpenRun) -> None:
         """Leave the last checkpoint."""
-        self.world.together(lambda: require_finite_parameters(self.config.out, self.step, self.module))
+        self.world.together(lambda: require_finite_parameters(self.config.out, self.step, self.state.module))
         self._save(run)
         error = self.world.agree(self._trouble)
         if error is not None:
@@ -267,33 +245,18 @@ class Trainer:
         if self.step == self._saved_step:
             return
         checkpoint = Checkpoint(step=self.step, config=self.document, data=self.setup.data_document(), state={})
-        mixtures = self.mixtures()
+        mixtures = self.state.mixtures()
         if self.config.checkpoint == "sharded":
-            from lookonce.train.sharded_checkpoint import save_pieces
-
-            save_pieces(run.checkpoints, checkpoint, self.module, self.optimizer, self.world)
-        state = self._whole_state() if self.config.checkpoint == "whole" else None
+            self.state.save_pieces(run.checkpoints, checkpoint)
+        state = self.state.whole() if self.config.checkpoint == "whole" else None
         self._saved_step = self.step
         try:
+            if state is not None:
+                save_checkpoint(run.checkpoints, replace(checkpoint, state=state))
             if run.log is not None:
                 run.log.write_mixtures(self.step, mixtures)
-            if state is not None and self.world.leads:
-                save_checkpoint(run.checkpoints, replace(checkpoint, state=state))
         except StorageError as error:
             self._trouble = error
-
-    def mixtures(self) -> list[Tensor | None]:
-        """W of each teacher's alignment, whole, or None where there is none; every process has to call it."""
-        weights = [alignment.weight for alignment in self.setup.model.alignments]
-        return [None if weight is None else whole(weight.detach()) for weight in weights]
-
-    def _whole_state(self) -> dict[str, Any] | None:
-        if not self.world.leads and self.config.parallel != "fsdp":
-            return None
-        state = whole_state(self.module, self.optimizer, keep=self.world.leads)
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
-        return state
 
     def _save_alone(self, run: OpenRun) -> None:
         """Keep the whole steps though another process is gone; the run ends all the same.
@@ -303,7 +266,7 @@ class Trainer:
         if self.setup.device.type != "cpu" or self.config.parallel == "fsdp" or self.config.checkpoint == "sharded":
             return
         with contextlib.suppress(NumericalError, StorageError):
-            require_finite_parameters(self.config.out, self.step, self.module)
+            require_finite_parameters(self.config.out, self.step, self.state.module)
             self._save(run)
 
     def _log(self, run: OpenRun, losses: _Losses, rate: float) -> None:
