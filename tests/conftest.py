@@ -48,7 +48,7 @@ def golden_dir() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_manifest() -> Callable[..., Manifest]:
     """Build the manifest of a small synthetic cache; keyword arguments change its sizes."""
 
@@ -85,7 +85,7 @@ def make_manifest() -> Callable[..., Manifest]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill_cache() -> Callable[..., dict[str, Any]]:
     """Write a whole synthetic cache at a path; returns the encoded arrays it holds, by name."""
 
@@ -140,20 +140,24 @@ def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dic
     return arrays
 
 
-@pytest.fixture
-def training_cache(
-    tmp_path: Path, make_manifest: Callable[..., Manifest], fill_cache: Callable[..., dict[int, dict[str, Any]]]
+@pytest.fixture(scope="session")
+def write_training_cache(
+    make_manifest: Callable[..., Manifest], fill_cache: Callable[..., dict[int, dict[str, Any]]]
 ) -> Callable[..., Path]:
     """Write a cache that timm's ``test_vit`` (patch 16, 6 blocks) learns from: 11 samples, 16 patches, blocks 3, 4."""
 
-    def build(
-        name: str = "cache", *, seeds: tuple[int, ...] = (0, 1), holes: tuple[int, ...] = (), make_arrays: Any = None,
+    def write(
+        root: Path, *, seeds: tuple[int, ...] = (0, 1), holes: tuple[int, ...] = (), make_arrays: Any = None,
         images: Sequence[int] | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
         sizes: dict[str, Any] = {"samples": 11, "shard_size": 4, "view_size": 64, "patch_size": 16, **changes}
-        fill_cache(
-            tmp_path / name, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays, images=images
-        )
-        return tmp_path / name
+        fill_cache(root, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays, images=images)
+        return root
 
-    return build
+    return write
+
+
+@pytest.fixture
+def training_cache(tmp_path: Path, write_training_cache: Callable[..., Path]) -> Callable[..., Path]:
+    """Write the same into a folder of the test's own, by name."""
+    return lambda name="cache", **changes: write_training_cache(tmp_path / name, **changes)

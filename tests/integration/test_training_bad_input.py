@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lookonce.commands.train_student import main
-from lookonce.shared.errors import NumericalError, StorageError
+from lookonce.shared.errors import CheckpointError, NumericalError, StorageError
+from lookonce.train.checkpoints import VERSION, load_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.setup import set_up
@@ -251,6 +252,16 @@ class TestCheckpoints:
         fails(command(*arguments), str(newest), "cannot be read as a checkpoint", "--resume FILE")
         older = newest.with_name("step-000000001.pt")
         assert command(*arguments, "--resume", older)[0] == 0
+
+    @pytest.mark.parametrize(("name", "kind"), [("config", 3), ("data", None), ("state", [1]), ("step", "2")])
+    def test_of_another_kind(self, tmp_path, name, kind):
+        fields = {"version": VERSION, "step": 2, "config": {}, "data": {}, "state": {}}
+        path = tmp_path / "step-000000002.pt"
+        torch.save(fields, path)
+        assert load_checkpoint(path).step == 2
+        torch.save({**fields, name: kind}, path)
+        with pytest.raises(CheckpointError, match=f"cannot be read as a checkpoint .{name} is"):
+            load_checkpoint(path)
 
     @pytest.mark.parametrize("lost", ["module", "optimizer", "average", "parameter", "moments"])
     def test_without_a_part_of_the_state(self, command, training_cache, tmp_path, lost):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,11 +33,20 @@ def train(cache: Path, run: Path, **changes: Any) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def trained_once(
+    write_training_cache: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("trained")
+    cache = write_training_cache(folder / "cache")
+    return cache, train(cache, folder / "uninterrupted")
+
+
 @pytest.fixture
-def uninterrupted(training_cache: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A cache, and the run that nothing disturbed."""
-    cache = training_cache()
-    return cache, train(cache, tmp_path / "uninterrupted")
+def uninterrupted(trained_once: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A cache, not to be changed, and a copy of the run that nothing disturbed."""
+    cache, run = trained_once
+    return cache, shutil.copytree(run, tmp_path / "uninterrupted")
 
 
 def test_state_saved_before_every_step_restores_it(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -113,6 +123,16 @@ def test_a_damaged_metrics_line_costs_no_other(uninterrupted: tuple[Path, Path],
     (run / "metrics.jsonl").write_bytes(first + b"\n" + damage + b"\n" + others)
     train(cache, run)
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_line_that_lacks_its_numbers_is_not_drawn(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, expected = uninterrupted
+    run = train(cache, tmp_path / "run", max_steps=5)
+    _, others = (run / "metrics.jsonl").read_bytes().split(b"\n", 1)
+    (run / "metrics.jsonl").write_bytes(b'{"step": 0, "loss": 1.0}\n' + others)
+    train(cache, run)
+    assert (run / "loss.png").is_file()
+    assert (run / "student.safetensors").read_bytes() == (expected / "student.safetensors").read_bytes()
 
 
 def test_what_a_crash_left_half_written_is_no_obstacle(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

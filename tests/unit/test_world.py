@@ -49,6 +49,13 @@ def test_a_launcher_that_says_half_is_refused(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, "0")
 
 
+@pytest.mark.parametrize(("size", "said"), [("x", "WORLD_SIZE=x; expected a whole number"), ("0", "at least 1")])
+def test_a_world_of_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, size: str, said: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(UsageError, match=said), joined_world(cuda=False):
+        pass
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2"}.items():

@@ -107,7 +107,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         version = content.pop("version")
         if version != VERSION:
             raise CheckpointError(f"{path}: checkpoint version {version}, this lookonce reads version {VERSION}")
-        return Checkpoint(**content)
+        checkpoint = Checkpoint(**content)
+        if not isinstance(checkpoint.step, int):
+            raise TypeError(f"step is {type(checkpoint.step).__name__}, not a number")
+        for name in ("config", "data", "state"):
+            if not isinstance(kind := getattr(checkpoint, name), Mapping):
+                raise TypeError(f"{name} is {type(kind).__name__}, not a table")
+        return checkpoint
     except CheckpointError:
         raise
     except Exception as error:  # torch.load raises many kinds for damaged or foreign files

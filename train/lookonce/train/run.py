@@ -219,13 +219,13 @@ def _leave_student(trainer: Trainer) -> None:
             weight, initial = (tensor.detach().float().cpu().numpy() for tensor in (mixture, alignment.initial_weight))
             name = "alignment.png" if number == 1 else f"alignment-{number}.png"
             draw_mixture(weight, initial, alignment.teacher_blocks, run / name)
-    draw_loss(read_metrics(run / "metrics.jsonl"), run / "loss.png")
+    draw_loss(_logged(run), run / "loss.png")
 
 
 def _summary(
     run: Path, trainer: Trainer, setup: TrainingSetup, resumed: int, finished: bool, seconds: float
 ) -> TrainingSummary:
-    lines = read_metrics(run / "metrics.jsonl")
+    lines = _logged(run)
     here = [line for line in lines if line["step"] >= resumed] or lines
     return TrainingSummary(
         run=str(run),
@@ -240,6 +240,10 @@ def _summary(
         input_wait_share=_median(here, "input_wait_share"),
         note="; ".join(setup.notes) or None,
     )
+
+
+def _logged(run: Path) -> list[dict[str, Any]]:
+    return read_metrics(run / "metrics.jsonl", "loss", "lr", "level_loss", "images_per_second", "input_wait_share")
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from lookonce.train.run import TrainingSummary, conclude_run, exclusive_run, ope
 from lookonce.train.setup import open_run_caches, set_up
 from lookonce.train.sweep_file import read_sweep
 from lookonce.train.trainer import OpenRun, Trainer
+from lookonce.train.world import world_size
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
         Interrupted, CacheError: as for ``train_student``, after a checkpoint of every run.
         LookonceError: a run cannot be set up; none has begun then.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UsageError("--sweep trains its students on one device; start it without torchrun, or each run by itself")
     started, configs = time.perf_counter(), read_sweep(file, config)
     for run in configs.values():

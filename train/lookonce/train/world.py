@@ -137,11 +137,11 @@ def joined_world(*, cuda: bool) -> Iterator[World]:
         DistributedError: the others do not answer.
         UsageError: the launcher has not said who is who, or this process finds no GPU of its own.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     if size == 1:
         yield ALONE
         return
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = _told("LOCAL_RANK", otherwise=0)
     started_here = not dist.is_initialized()
     if started_here:
         if cuda:
@@ -156,6 +156,28 @@ def joined_world(*, cuda: bool) -> Iterator[World]:
     finally:
         if started_here:
             dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes this run has, as a launcher has told this one by ``WORLD_SIZE``; 1 without a launcher.
+
+    Raises:
+        UsageError: it is not a number of processes.
+    """
+    size = _told("WORLD_SIZE", otherwise=1)
+    if size < 1:
+        raise UsageError(f"the environment says WORLD_SIZE={size}; expected at least 1 process: unset it")
+    return size
+
+
+def _told(name: str, *, otherwise: int) -> int:
+    value = os.environ.get(name, str(otherwise))
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UsageError(
+            f"the environment says {name}={value}; expected a whole number, as torchrun sets it, or unset"
+        ) from error
 
 
 def _join(backend: str) -> None:
