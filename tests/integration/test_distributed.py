@@ -67,14 +67,20 @@ def test_accumulation_changes_nothing_but_rounding(
     assert_same_but_for_rounding(alone(cache, tmp_path / "parts", accumulate=accumulate), expected)
 
 
-def test_two_processes_and_a_run_resumed_from_one_on_two(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_processes_and_a_run_resumed_from_one_on_two(
+    training_cache: Callable[..., Path], tmp_path: Path, start_processes: Callable[..., list[Any]]
+) -> None:
+    """The first by their environment alone, the second by torchrun, which takes the imports of torch three times."""
     cache = training_cache()
     expected = alone(cache, tmp_path / "alone")
+    for process in start_processes(2, cache, tmp_path / "two", **RECIPE):
+        ended = process.wait()
+        assert ended.code == 0, ended.err
+    assert_same_but_for_rounding(tmp_path / "two", expected)
     alone(cache, tmp_path / "resumed", max_steps=5)
-    for name, changes in (("two", {}), ("resumed", {"accumulate": 2})):
-        ended = torchrun(2, cache, tmp_path / name, **changes)
-        assert ended.returncode == 0, ended.stderr
-        assert_same_but_for_rounding(tmp_path / name, expected)
+    started = torchrun(2, cache, tmp_path / "resumed", accumulate=2)
+    assert started.returncode == 0, started.stderr
+    assert_same_but_for_rounding(tmp_path / "resumed", expected)
 
 
 KINDS = [

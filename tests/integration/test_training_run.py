@@ -115,6 +115,7 @@ try:
     main(sys.argv[1:])
 except SystemExit as left:
     assert left.code == 0, left.code
+import lookonce.train.evaluation.knn
 loaded = {"ray", "open_clip", "lookonce.extract"} & set(sys.modules)
 assert not loaded, loaded
 print("OPENED", *sorted(set(opened)), sep="\\n")

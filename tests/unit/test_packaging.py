@@ -37,15 +37,6 @@ def test_import_contracts_are_kept() -> None:
     assert "0 broken" in result.stdout
 
 
-def test_training_and_reading_import_neither_ray_nor_open_clip_nor_extraction() -> None:
-    code = (
-        "import sys, lookonce.train.run, lookonce.train.evaluation.knn, lookonce.commands.train_student\n"
-        "print([name for name in ('ray', 'open_clip', 'lookonce.extract') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 def test_documents_import_no_torch() -> None:
     code = (
         "import sys, lookonce.storage_schemas.manifest, lookonce.storage_schemas.precision, lookonce.cache.reader\n"
