@@ -120,16 +120,9 @@ def main() -> None:
     turns = 2 if options.quick else 16
     with tempfile.TemporaryDirectory(prefix="lookonce-extract-", dir=os.environ.get("LOOKONCE_BENCH_DIR")) as folder:
         work = Path(folder)
-        tiny = Task(
-            "deit-tiny", DATA / "deit_tiny_patch16_224.safetensors", photographs(work / "many", 96), 16, work / "tiny"
-        )
-        base = Task(
-            "timm:vit_base_patch16_224",
-            random_vit_base(work / "b.safetensors"),
-            photographs(work / "few", 8),
-            4,
-            work / "base",
-        )
+        many, few, vit_base = photographs(work / "many", 96), photographs(work / "few", 8), work / "b.safetensors"
+        tiny = Task("deit-tiny", DATA / "deit_tiny_patch16_224.safetensors", many, 16, work / "tiny")
+        base = Task("timm:vit_base_patch16_224", random_vit_base(vit_base), few, 4, work / "base")
         found = {name: efficiencies(task, turns) for name, task in (("deit_tiny", tiny), ("vit_base", base))}
     ratios = {f"efficiency_{name}": round(statistics.median(values), 3) for name, values in found.items()}
     report("extract_one_core", options, ratios, found, "efficiency")

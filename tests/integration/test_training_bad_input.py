@@ -260,7 +260,7 @@ class TestCheckpoints:
         torch.save(fields, path)
         assert load_checkpoint(path).step == 2
         torch.save({**fields, name: kind}, path)
-        with pytest.raises(CheckpointError, match=f"cannot be read as a checkpoint .{name} is"):
+        with pytest.raises(CheckpointError, match=f"cannot be read as a checkpoint .{name} is of type"):
             load_checkpoint(path)
 
     @pytest.mark.parametrize("lost", ["module", "optimizer", "average", "parameter", "moments"])

@@ -125,11 +125,14 @@ def test_a_damaged_metrics_line_costs_no_other(uninterrupted: tuple[Path, Path],
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_line_that_lacks_its_numbers_is_not_drawn(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"level_loss": None}, {"level_loss": 3}, {"level_loss": {"9": 1}}, {"lr": "0.1"}])
+def test_a_line_without_its_numbers_is_not_drawn(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
     cache, expected = uninterrupted
     run = train(cache, tmp_path / "run", max_steps=5)
-    _, others = (run / "metrics.jsonl").read_bytes().split(b"\n", 1)
-    (run / "metrics.jsonl").write_bytes(b'{"step": 0, "loss": 1.0}\n' + others)
+    first, *others = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps({**json.loads(first), **change}), *others, ""]))
     train(cache, run)
     assert (run / "loss.png").is_file()
     assert (run / "student.safetensors").read_bytes() == (expected / "student.safetensors").read_bytes()

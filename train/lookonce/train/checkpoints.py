@@ -108,11 +108,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if version != VERSION:
             raise CheckpointError(f"{path}: checkpoint version {version}, this lookonce reads version {VERSION}")
         checkpoint = Checkpoint(**content)
-        if not isinstance(checkpoint.step, int):
-            raise TypeError(f"step is {type(checkpoint.step).__name__}, not a number")
-        for name in ("config", "data", "state"):
-            if not isinstance(kind := getattr(checkpoint, name), Mapping):
-                raise TypeError(f"{name} is {type(kind).__name__}, not a table")
+        for name, kind in {"step": int, "config": Mapping, "data": Mapping, "state": Mapping}.items():
+            if not isinstance(found := getattr(checkpoint, name), kind):
+                raise TypeError(f"{name} is of type {type(found).__name__}")
         return checkpoint
     except CheckpointError:
         raise

@@ -14,6 +14,8 @@ from lookonce.shared.errors import NumericalError
 from lookonce.train.alignment_step import AlignmentStep
 from lookonce.train.batch import Batch
 from lookonce.train.pieces import held_here
+from lookonce.train.setup import TrainingSetup
+from lookonce.train.world import batch_parts
 
 _TRY = "Try a smaller --base-lr, more --warmup-epochs, or --precision fp32"
 
@@ -42,6 +44,25 @@ class FirstBadLoss:
         """Which of the levels were not finite then."""
         fine = [] if self._level_losses is None else torch.isfinite(self._level_losses).tolist()
         return [name for name, one in zip(names, fine, strict=True) if not one]
+
+
+def blame_step(setup: TrainingSetup, step: int, parts: int, mine: range) -> tuple[str, bool] | None:
+    """:func:`blame` of a step's parts of the global batch that this process computes, read once more.
+
+    Args:
+        setup: of the run, its model as it was when the loss was computed.
+        step: 0-based.
+        parts: how many parts the global batch is cut into.
+        mine: which of them are this process's.
+    """
+    samples = setup.order.step(step)
+    for number in mine:
+        part = batch_parts(len(samples.rows), parts)[number]
+        batch = setup.batches.batch(samples, part).to(setup.device)
+        names = setup.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
+        if found := blame(setup.model, batch, names, setup.level_names):
+            return found
+    return None
 
 
 def blame(model: AlignmentStep, batch: Batch, samples: Sequence[str], levels: Sequence[str]) -> tuple[str, bool] | None:

@@ -88,14 +88,14 @@ class MetricsLog:
             self._tracker.close()
 
 
-def read_metrics(path: Path, *names: str) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file; those cut off by a crash, damaged otherwise or without a name are left out."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a metrics file; one cut off by a crash, or damaged otherwise, is left out."""
     lines = []
     if path.is_file():
         for text in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
                 line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int) and line.keys() >= set(names):
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
                     lines.append(line)
     return lines
 

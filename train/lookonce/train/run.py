@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -219,13 +219,13 @@ def _leave_student(trainer: Trainer) -> None:
             weight, initial = (tensor.detach().float().cpu().numpy() for tensor in (mixture, alignment.initial_weight))
             name = "alignment.png" if number == 1 else f"alignment-{number}.png"
             draw_mixture(weight, initial, alignment.teacher_blocks, run / name)
-    draw_loss(_logged(run), run / "loss.png")
+    draw_loss(_logged(run, trainer.setup.level_names), run / "loss.png")
 
 
 def _summary(
     run: Path, trainer: Trainer, setup: TrainingSetup, resumed: int, finished: bool, seconds: float
 ) -> TrainingSummary:
-    lines = _logged(run)
+    lines = _logged(run, setup.level_names)
     here = [line for line in lines if line["step"] >= resumed] or lines
     return TrainingSummary(
         run=str(run),
@@ -242,8 +242,17 @@ def _summary(
     )
 
 
-def _logged(run: Path) -> list[dict[str, Any]]:
-    return read_metrics(run / "metrics.jsonl", "loss", "lr", "level_loss", "images_per_second", "input_wait_share")
+def _logged(run: Path, levels: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines of the run's metrics that have all the numbers drawn and summed up here; others were changed by hand."""
+    names = ("loss", "lr", "images_per_second", "input_wait_share")
+
+    def whole(line: dict[str, Any]) -> bool:
+        by_level = line.get("level_loss")
+        if not isinstance(by_level, dict) or [*by_level] != [*levels]:
+            return False
+        return all(isinstance(value, float | int) for value in (*map(line.get, names), *by_level.values()))
+
+    return [line for line in read_metrics(run / "metrics.jsonl") if whole(line)]
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:

@@ -29,7 +29,7 @@ from lookonce.train.batch import Batch
 from lookonce.train.checkpoints import Checkpoint, save_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.device_copies import DeviceCopies
-from lookonce.train.diagnosis import FirstBadLoss, blame, diverged_at, require_finite_parameters
+from lookonce.train.diagnosis import FirstBadLoss, blame_step, diverged_at, require_finite_parameters
 from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
@@ -39,7 +39,7 @@ from lookonce.train.prefetch import prefetched_batches
 from lookonce.train.schedule import Schedule
 from lookonce.train.setup import TrainingSetup
 from lookonce.train.training_state import TrainingState
-from lookonce.train.world import ALONE, World, batch_parts, exchanging
+from lookonce.train.world import ALONE, World, exchanging
 
 
 @dataclass
@@ -232,12 +232,7 @@ class Trainer:
         blamed = None
         # the parameters are still those that gave it, and this process can compute by itself
         if step is not None and step == self.step and self.config.parallel == "ddp":
-            samples, (parts, mine) = self.setup.order.step(step), self.world.parts(self.config.accumulate)
-            for number in mine:
-                part = batch_parts(len(samples.rows), parts)[number]
-                batch = self.setup.batches.batch(samples, part).to(self.setup.device)
-                names = self.setup.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
-                blamed = blamed or blame(self.setup.model, batch, names, self.setup.level_names)
+            blamed = blame_step(self.setup, step, *self.world.parts(self.config.accumulate))
         found = self.step if step is None else step
         raise diverged_at(self.config.out, found, self._bad.bad_levels(self.setup.level_names), blamed)
 
