@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lookonce.shared.errors import Interrupted, UsageError
+from lookonce.shared.errors import Interrupted, StorageError, UsageError
+from lookonce.train.checkpoints import Checkpoint, checkpoints_in, save_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 from lookonce.train.sweep import train_sweep
@@ -124,6 +125,23 @@ def test_a_run_that_diverges_in_its_last_step_leaves_no_student(
     assert not list((tmp_path / "sweep" / "wild").glob("checkpoints/*"))
     train_student(config(cache, tmp_path / "alone", **one_step), show_progress=False)
     assert_same_run(tmp_path / "sweep" / "plain", tmp_path / "alone")
+
+
+def test_a_full_disk_under_one_run_leaves_a_checkpoint_of_the_others(
+    training_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, file = training_cache(), write_runs(tmp_path / "runs.json", {"full": {}, "plain": {}})
+
+    def save(folder: Path, checkpoint: Checkpoint) -> Path:
+        if folder.parent.name == "full":
+            raise StorageError(f"{folder}: no space")
+        return save_checkpoint(folder, checkpoint)
+
+    monkeypatch.setattr("lookonce.train.trainer.save_checkpoint", save)
+    for out, settings, reached in (("middle", {}, 3), ("end", {"checkpoint_steps": 10**6}, 11)):
+        with pytest.raises(StorageError, match="full/checkpoints: no space"):
+            train_sweep(config(cache, tmp_path / out, **settings), file, show_progress=False)
+        assert checkpoints_in(tmp_path / out / "plain" / "checkpoints")[-1].name == f"step-{reached:09d}.pt"
 
 
 def test_toml_and_json_say_the_same(tmp_path: Path) -> None:

@@ -63,8 +63,7 @@ def test_what_the_tokens_are_is_told(make_manifest, tmp_path: Path) -> None:
     pooled = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, first_token="patch-mean"))
     create_cache(tmp_path / "c", dataclasses.replace(make_manifest(tokens=recipe.tokens), recipe=pooled))
     lines = lines_of(tmp_path / "c")
-    assert "top:0.25: the class token and 4 of 16 patches" in lines["tokens"]
-    assert lines["tokens"].endswith("; token 0 is patch-mean")
+    assert "top:0.25: the mean of the patches and 4 of 16 patches" in lines["tokens"]
     assert lines["importance"] == recipe.importance
 
 

@@ -135,6 +135,27 @@ def test_a_stop_comes_after_a_checkpoint(tmp_path: Path, error: Exception) -> No
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step-000000005.pt"]
 
 
+@pytest.mark.parametrize("epoch", range(3))
+def test_a_test_image_that_cannot_be_read_comes_after_a_checkpoint(tmp_path: Path, epoch: int) -> None:
+    class Unreadable(Points):
+        def after_epoch(self, now: int) -> Mapping[str, float]:
+            if now == epoch:
+                raise UnreadableImageError("test/a: not an image")
+            return super().after_epoch(now)
+
+    whole, resumed = Points(), Points()
+    last = run(tmp_path / "whole", whole)
+    for _ in range(2):  # still not mended the second time
+        with pytest.raises(UnreadableImageError):
+            run(tmp_path / "run", Unreadable(), seconds=1e9)
+    assert checkpoints_in(tmp_path / "run/checkpoints")[-1].name == f"step-{3 * (epoch + 1):09d}.pt"
+    assert run(tmp_path / "run", resumed, seconds=1e9) == last
+    assert len(resumed.rates) == STEPS - 3 * (epoch + 1)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    assert_same(whole, resumed)
+    assert run(tmp_path / "run", Points()) == last
+
+
 def test_sigterm_is_held_back_until_the_step_is_whole(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, Points(lambda step: signal.raise_signal(signal.SIGTERM) if step == 3 else None), seconds=1e9)

@@ -92,6 +92,7 @@ MEMBERS = [
     ("v1.0/2.png", b"two"), ("v1.0/2.jpg", b"jpg"), ("v1.0/2.seg.png", b"no"), ("v1.0/2.json", b'{"label": 1}'),
     ("3.txt", b"no image"),
     ("4.left.webp", b"four"), ("4.json", b'{"other": [1]}'),
+    ("about.json", b'{"images": 4'), ("other.json", b'{"label": [4]}'),  # about something else
     ("__meta__/5.jpg", b""), (".hidden.jpg", b""), ("d/._6.jpg", b""), ("no-extension", b""),
     ("7.gif", b"seven"), ("7.json", b'["list"]'),
 ]  # fmt: skip
@@ -188,6 +189,10 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
         (
             [("a.jpg", b""), ("b.jpg", b""), ("a.cls", b"1"), ("b.cls", b"2")],
             r"behind 'a\.cls', found none.*--sort=name",
+        ),
+        (
+            [("a.jpg", b""), ("b.jpg", b""), ("a.json", b'{"label": 1}'), ("b.json", b'{"label": 2}')],
+            r"behind 'a\.json', found none.*--sort=name",
         ),
         ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars"),
     ],

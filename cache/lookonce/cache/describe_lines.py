@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_FIRST_TOKEN = {"class": "the class token", "patch-mean": "the mean of the patches"}
+
 
 def describe_lines(facts: Mapping[str, Any]) -> list[str]:
     """The facts of ``describe_cache`` as lines for people."""
@@ -21,7 +23,7 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         "precision": facts["precision"],
         "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
         f"{facts['patch_size']} px, pixels {'stored' if facts['pixels'] == 'store' else 'not stored'}",
-        "tokens": _tokens(facts) + ("" if facts["first_token"] == "class" else f"; token 0 is {facts['first_token']}"),
+        "tokens": _tokens(facts),
         "importance": facts["importance"],
         "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",
         "seeds": _seeds_line(facts["seeds"]),
@@ -45,12 +47,13 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _tokens(facts: Mapping[str, Any]) -> str:
-    tokens, stored = facts["tokens"], f"the class token and {facts['stored_patches']} of {facts['patches']} patches"
+    tokens, first = facts["tokens"], _FIRST_TOKEN[facts["first_token"]]
+    stored = f"{first} and {facts['stored_patches']} of {facts['patches']} patches"
     if tokens["kind"] == "visible":
         return f"visible: {stored}, of {tokens['mask']} masks at ratio {tokens['mask_ratio']}, fixed per seed"
     if tokens["kind"] == "top":
         return f"top:{tokens['share']}: {stored}, the most important; masks are drawn inside them"
-    return "all"
+    return "all" if facts["first_token"] == "class" else f"all; token 0 is {first}, as the teacher has no class token"
 
 
 def _seeds_line(seeds: Sequence[Mapping[str, Any]]) -> str:

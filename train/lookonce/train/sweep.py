@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, UsageError
+from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
 from lookonce.shared.progress import progress_bar
 from lookonce.train.config import TrainingConfig
 from lookonce.train.interrupts import DeferredInterrupts
@@ -64,7 +64,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
 
     Raises:
         UsageError: the file is not a sweep, or there are several processes.
-        Interrupted, CacheError: as for ``train_student``, after a checkpoint of every run.
+        Interrupted, CacheError, SourceError, StorageError: as for ``train_student``, after a checkpoint of every run.
         LookonceError: a run cannot be set up; none has begun then.
     """
     if world_size() > 1:
@@ -108,25 +108,28 @@ def _train(members: list[_Member], interrupts: DeferredInterrupts, *, show_progr
         while True:
             for one in [one for one in going if not one.unfinished]:
                 going.remove(one)
-                yield from _diverging(one, partial(one.trainer.finish, one.open))
+                yield from _diverging(one, partial(_or_stop_all, one, going, partial(one.trainer.finish, one.open)))
             if not going:
                 return
             behind = min(one.trainer.step for one in going)
             for one in [one for one in going if one.trainer.step == behind]:
-                failed = list(_diverging(one, partial(_advance, one, going, interrupts)))
+                step = partial(one.trainer.advance, one.open, interrupts)
+                failed = list(_diverging(one, partial(_or_stop_all, one, going, step)))
                 if failed:
                     going.remove(one)
                     yield from failed
                 bar.update()
 
 
-def _advance(one: _Member, going: list[_Member], interrupts: DeferredInterrupts) -> None:
+def _or_stop_all(one: _Member, going: list[_Member], work: Callable[[], None]) -> None:
+    """Do some work of a run; when that ends the sweep, the run has left what it can, and the others leave theirs."""
     try:
-        one.trainer.advance(one.open, interrupts)
-    except (Interrupted, CacheError, SourceError):  # it has left its own checkpoint; the others leave theirs
+        work()
+    except (Interrupted, CacheError, SourceError, StorageError):
         for other in going:
-            with contextlib.suppress(NumericalError):
-                other.trainer.finish(other.open)
+            if other is not one:
+                with contextlib.suppress(NumericalError, StorageError):
+                    other.trainer.finish(other.open)
         raise
 
 

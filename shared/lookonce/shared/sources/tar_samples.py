@@ -26,6 +26,9 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 LONGEST_LABEL = 200
 """Characters of a class's name."""
 
+LONGEST_DOCUMENT = 1 << 20
+"""Bytes of a ``.json`` without an image that is still looked into for a label."""
+
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _HIDDEN = re.compile(r"(.*/)?\.|__[^/]*__(/|$)", re.DOTALL)
 
@@ -59,9 +62,9 @@ def tar_samples(path: str) -> Iterator[TarSample]:
             if extension is not None:
                 image = members[extension]
                 yield TarSample(_plain(image.name, path), image, _label(path, file.fileno(), members))
-            elif "cls" in members:
+            elif (stray := _stray_label(path, file.fileno(), members)) is not None:
                 raise SourceError(
-                    f"{path}: expected an image before or behind {members['cls'].name!r}, found none: its label would "
+                    f"{path}: expected an image before or behind {stray.name!r}, found none: its label would "
                     "be lost; the files of a sample follow one another: pack them by name (tar --sort=name)"
                 )
 
@@ -111,6 +114,19 @@ def _label(path: str, descriptor: int, members: dict[str, Member]) -> str | None
     if label and len(label) > LONGEST_LABEL:
         raise SourceError(f"{path}: {named.name}: expected a class, found a text of {len(label)} characters")
     return None if label == str(NO_LABEL) else label or None
+
+
+def _stray_label(path: str, descriptor: int, members: dict[str, Member]) -> Member | None:
+    """What holds the label of a sample without an image; a ``.json`` may as well be about something else."""
+    if "cls" in members:
+        return members["cls"]
+    document = members.get("json")
+    if document is None or document.size > LONGEST_DOCUMENT:
+        return None
+    try:
+        return document if _label(path, descriptor, members) else None
+    except SourceError:
+        return None
 
 
 def _field(document: object) -> str | None:

@@ -120,6 +120,8 @@ class _Fit:
             contextlib.closing(batches),
             contextlib.closing(bar),
         ):
+            if self.tally.seen and self._behind_an_epoch:  # it was stopped by what its end looks at
+                self._end_epoch(log)
             while self.step < self.schedule.total_steps:
                 try:
                     interrupts.raise_noted()
@@ -128,7 +130,7 @@ class _Fit:
                     self._save()
                     raise
                 self._one_step(batch, bar)
-                if self.step % self.schedule.steps_per_epoch == 0:
+                if self._behind_an_epoch:
                     self._end_epoch(log)
                 if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
                     self._save()
@@ -152,18 +154,27 @@ class _Fit:
         bar.set_postfix_str(f"epoch {self.schedule.epoch(self.step - 1) + 1}, loss {value:.4f}", refresh=False)
         bar.update()
 
+    @property
+    def _behind_an_epoch(self) -> bool:
+        return self.step > 0 and self.step % self.schedule.steps_per_epoch == 0
+
     def _end_epoch(self, log: MetricsLog | None) -> None:
         epoch = self.schedule.epoch(self.step - 1)
         self._require_finite_parameters()
+        try:
+            found = self.learner.after_epoch(epoch)
+        except SourceError:
+            self._save()
+            raise
         self.line = {
             "step": self.step - 1,
             "epoch": epoch + 1,
             "loss": self.tally.loss / self.tally.seen,
             "train_accuracy": self.tally.right / self.tally.seen,
             "lr": self.schedule.rate(self.step - 1),
-            **self.learner.after_epoch(epoch),
+            **found,
         }
-        self.tally = Tally()
+        self.tally, self.saved_step = Tally(), -1  # what is kept of this step, if anything, is of before
         if log is not None:
             log.write(self.line)
 
