@@ -72,11 +72,17 @@ class ExtractionConfig:
     """Views that fix the scales of calibrated precisions, evenly spread over the images; more than 512 rarely help."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range.
+        """Take paths as text and numbers of workers or seeds as numbers, too; refuse values out of range.
 
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
+        for field in ("out", "reuse", "teacher_weights"):
+            if (given := getattr(self, field)) is not None:
+                object.__setattr__(self, field, Path(given))
+        for field in ("images", "seeds", "workers"):
+            if (given := getattr(self, field)) is not None:
+                object.__setattr__(self, field, str(given))
         if self.images is None and (self.reuse is None or self.limit is not None):
             needed_by = "--limit" if self.reuse else "extract-features, but with --reuse CACHE"
             raise UsageError(f"--images: a folder of images is needed by {needed_by}")

@@ -36,7 +36,8 @@ class TargetEncoder(nn.Module):
             "thresholds": None if plan.levels is None else plan.thresholds,
         }
         for name, values in tables.items():
-            self.register_buffer(name, None if values is None else torch.from_numpy(values), persistent=False)
+            # copied: what comes through Ray may not be written to
+            self.register_buffer(name, None if values is None else torch.tensor(values), persistent=False)
 
     def forward(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Encode, and measure what saturated; waits for nothing that a GPU still has to do.

@@ -99,11 +99,18 @@ class TrainingConfig(AlignmentConfig):
     """Steps between checkpoints; default: every epoch, at least 50 steps apart."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range.
+        """Take paths as text, too; refuse values out of range.
 
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
+        given: object = self.shards
+        object.__setattr__(
+            self, "shards", (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, self.shards))
+        )
+        object.__setattr__(self, "out", Path(self.out))
+        if self.seeds is not None:
+            object.__setattr__(self, "seeds", str(self.seeds))
         if not self.shards:
             raise UsageError("--shards: give at least one cache")
         weights = self.teacher_loss_weights

@@ -80,7 +80,7 @@ def train_student(
         LookonceError: see ``setup``, ``checkpoints`` and ``trainer``.
     """
     started = time.perf_counter()
-    run = Path(config.out)
+    run = config.out
     if started_again():
         config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
@@ -102,7 +102,7 @@ def train_student(
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
     for cache in config.shards:
-        require_own_folder(Path(config.out), Path(cache))
+        require_own_folder(config.out, cache)
     return set_up(config, world=world)
 
 
@@ -124,7 +124,7 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
             of another run.
         UsageError: ``--resume never`` and the folder holds a run.
     """
-    run, document = Path(config.out), run_document(config, setup)
+    run, document = config.out, run_document(config, setup)
     trainer = Trainer(config, setup, document, world)
     found = world.first_says(lambda: find_checkpoint(config.resume, run / "checkpoints"))
     if found is not None:
@@ -148,7 +148,7 @@ def open_log(trainer: Trainer) -> MetricsLog:
     Raises:
         UsageError: ``--wandb``, and it is not installed.
     """
-    config, run = trainer.config, Path(trainer.config.out)
+    config, run = trainer.config, trainer.config.out
     tracker = WandbRun(config.wandb, run, trainer.document) if config.wandb else None
     return MetricsLog(run, first_step=trainer.step, tracker=tracker)
 
@@ -157,7 +157,7 @@ def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bo
     """Leave the student and the pictures of a run whose schedule is over, unless it diverged; say what it did."""
     finished = trainer.step >= trainer.schedule.total_steps and not diverged
     trainer.world.together(lambda: _leave_student(trainer) if finished else None)
-    return _summary(Path(trainer.config.out), trainer, trainer.setup, resumed, finished, seconds)
+    return _summary(trainer.config.out, trainer, trainer.setup, resumed, finished, seconds)
 
 
 def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _is_of_a_run(config: Path) -> bool:
 
 def _leave_student(trainer: Trainer) -> None:
     """Gathered by all processes, written by one."""
-    run, student = Path(trainer.config.out), trainer.setup.model.student
+    run, student = trainer.config.out, trainer.setup.model.student
     weights, mixtures = student.export_state(), trainer.state.mixtures()
     if not trainer.world.leads:
         return

@@ -72,7 +72,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
     started, configs = time.perf_counter(), read_sweep(file, config)
     for run in configs.values():
         for cache in run.shards:
-            require_own_folder(Path(run.out), Path(cache))
+            require_own_folder(run.out, cache)
     caches = open_run_caches(config)
     setups = {name: set_up(run, caches=caches) for name, run in configs.items()}
     if show_progress:
@@ -80,7 +80,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
             print(f"note: {note}", file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         for run in configs.values():
-            stack.enter_context(exclusive_run(Path(run.out)))
+            stack.enter_context(exclusive_run(run.out))
         trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
         interrupts = stack.enter_context(DeferredInterrupts())
         members = [_opened(name, trainer, stack) for name, trainer in trainers.items()]
@@ -93,7 +93,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
 
 
 def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack) -> _Member:
-    run = Path(trainer.config.out)
+    run = trainer.config.out
     log = stack.enter_context(contextlib.closing(open_log(trainer)))
     opened = stack.enter_context(trainer.opened(log, run / "checkpoints", show_progress=False))
     return _Member(name, trainer, opened, trainer.step)

@@ -52,7 +52,7 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
         changes = {key.replace("-", "_"): value for key, value in entry.items() if key != "name"}
         changes = {field: _checked(where, field, value) for field, value in changes.items()}
         try:
-            runs[name] = replace(config, **changes, out=Path(config.out) / name)
+            runs[name] = replace(config, **changes, out=config.out / name)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
     if not runs:
