@@ -5,39 +5,42 @@
 Real photographs (../shared/data, or LOOKONCE_DATA_DIR); DeiT-Tiny with its weights, and a ViT-B/16 with random ones.
 The job: one view an image, last 5 blocks, int8, views stored, shards committed; loading and calibration do not count.
 
-``efficiency`` is images a second over the rate that the parts allow: cores / (CPU-seconds an image of reading, decoding
-and cutting + CPU-seconds an image of the bare forward). Each part is measured alone in the same round, in as many
-threads as there are cores, by getrusage, the forward before the whole job and after it. On a machine with other work
-the cores are those that this process had or could have had: its own CPU-seconds and the machine's idle ones in that
-time, over the wall seconds; with nothing else running that is all of them. ``cpu_efficiency`` leaves out waiting: the
-parts' CPU-seconds over those of the whole. Where others share the machine, ``extract_one_core.py`` says more.
+The whole, the bare forward (blocks and importance, no normalisation of targets) and the views (reading, decoding,
+cutting) are a process each, and take turns of two seconds on all cores (see ``time_slices``).
+
+On CPUs, ``efficiency`` is images a second of the whole over the rate that the parts allow: the cores that the bare
+forward gets here (its CPU-seconds a second) / (CPU-seconds an image of views and of the forward). ``cpu_efficiency``
+leaves out waiting: the parts' CPU-seconds an image over those of the whole. On a GPU, ``efficiency`` is over the slower
+of the bare forward and the views, which are both given. ``*_error``: standard error, by jackknife over tenths of turns.
 """
 
 from __future__ import annotations
 
-import argparse
+import collections
 import contextlib
-import functools
+import itertools
+import math
 import os
-import resource
 import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import timm
 import torch
-from harness import arguments, report
+from harness import alternate, arguments, ratio, report
 from safetensors.torch import save_file
+from time_slices import Slice, take_turns
 
+from lookonce.cache.containers.container import seed_folder
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.image_views import image_views
+from lookonce.extract.pipeline import BatchProgress
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -47,147 +50,118 @@ from lookonce.extract.prepare import (
 )
 from lookonce.extract.shard_extractor import ShardExtractor
 from lookonce.extract.teachers import Teacher
-from lookonce.storage_schemas.manifest import Manifest
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CORES = len(os.sched_getaffinity(0))
+ON_GPU = torch.cuda.is_available()
+DEVICE: Literal["cuda", "cpu"] = "cuda" if ON_GPU else "cpu"
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a job took."""
+class Job:
+    """One teacher over some photographs; each method is a contestant, a process of its own that never ends."""
 
-    images: int
-    wall: float
-    cpu: float
-    """CPU-seconds of this process and of its children that have ended."""
-    idle: float
-    """CPU-seconds that the machine's cores stood idle meanwhile."""
+    teacher: str
+    weights: Path
+    images: Path
+    out: Path
+    batch: int
+    shard: int
 
-    @property
-    def cpu_per_image(self) -> float:
-        return self.cpu / self.images
+    def whole(self) -> Iterator[int]:
+        """Seed after seed of the cache, as ``--executor inline`` and every Ray worker do it; yields views."""
+        return self.opened_whole()(itertools.count(1))
 
-    @property
-    def obtainable(self) -> float:
-        """Images a CPU-second that was used or stood idle."""
-        return self.images / (self.cpu + self.idle)
-
-
-def measured(job: Callable[[], int]) -> Spent:
-    started, cpu, idle = time.perf_counter(), _cpu_seconds(), _idle_seconds()
-    images = job()
-    return Spent(images, time.perf_counter() - started, _cpu_seconds() - cpu, max(0.0, _idle_seconds() - idle))
-
-
-def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def _idle_seconds() -> float:
-    """Idle time of all cores, waiting for disks included."""
-    idle, waiting = Path("/proc/stat").read_text().split("\n", 1)[0].split()[4:6]
-    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
-
-
-class Bench:
-    """One teacher over some photographs."""
-
-    def __init__(
-        self, teacher: str, weights: Path, images: Path, out: Path, *, batch: int, shard: int, threads: int = CORES
-    ) -> None:
-        self.config = ExtractionConfig(
-            teacher=teacher, teacher_weights=weights, images=str(images), out=out, batch_size=batch, shard_size=shard,
-            executor="inline", device="cpu", calibration_views=32,
-        )  # fmt: skip
-        self.extraction: Extraction = open_extraction(self.config)
-        self.teacher: Teacher = load_config_teacher(self.config, torch.device("cpu"))
-        self.manifest: Manifest = open_or_create(self.extraction, self.teacher)
-        self.seed, self.threads = 0, threads
-
-    def whole(self) -> int:
-        """A new seed of the cache, as ``--executor inline`` and every Ray worker do it."""
-        self.seed += 1
-        tasks = remaining_tasks(self.config.out, self.manifest, [self.seed], self.extraction.listing)
+    def opened_whole(self) -> Callable[[Iterable[int]], Iterator[int]]:
+        """What extracts some seeds: with the teacher loaded and calibrated; a seed is removed when it is complete."""
+        config, extraction, teacher = self._opened("whole")
+        manifest = open_or_create(extraction, teacher)
         extractor = ShardExtractor(
-            self.config.out, self.manifest, self.extraction.view, self.extraction.source, self.teacher,
-            batch_size=self.config.batch_size, skip_bad_images=False, threads=self.threads,
+            config.out, manifest, extraction.view, extraction.source, teacher, batch_size=self.batch,
+            skip_bad_images=False,
         )  # fmt: skip
-        for _ in extractor.extract(tasks):
-            pass
-        return self.manifest.samples
 
-    def clean(self) -> None:
-        """Remove what the last whole job wrote."""
-        shutil.rmtree(self.config.out / f"seed-{self.seed:04d}", ignore_errors=True)
+        def extract(seeds: Iterable[int]) -> Iterator[int]:
+            tasks = (remaining_tasks(config.out, manifest, [seed], extraction.listing) for seed in seeds)
+            for done in extractor.extract(itertools.chain.from_iterable(tasks)):
+                if isinstance(done, BatchProgress):
+                    yield done.views
+                elif done.shard == manifest.shard_count - 1:
+                    shutil.rmtree(config.out / seed_folder(done.seed))
 
-    def views(self) -> int:
+        return extract
+
+    def views(self) -> Iterator[int]:
         """Reading, decoding, drawing and cutting, nothing else."""
-        source, recipe = self.extraction.source, self.extraction.view
-        entries = list(self.extraction.listing.entries)
-        with ThreadPoolExecutor(CORES) as threads:
-            for _ in threads.map(lambda row: image_views(row, entries[row], source, recipe, [1]), range(len(entries))):
-                pass
-        return len(entries)
+        _, extraction, _ = self._opened("views")
+        entries = list(enumerate(extraction.listing.entries))
 
-    def one_forward(self) -> int:
-        """The bare forward of one batch, in this thread."""
-        views = torch.randint(0, 256, (self.config.batch_size, 224, 224, 3), dtype=torch.uint8)
-        with torch.inference_mode():
-            self.teacher(views)
-        return len(views)
+        def cut(place: int) -> int:
+            row, entry = entries[place % len(entries)]
+            image_views(row, entry, extraction.source, extraction.view, [1])
+            return 1
 
-    def forward(self) -> int:
-        """The bare forward over as many views: blocks and importance, no normalisation of targets."""
-        batch, samples = self.config.batch_size, self.manifest.samples
-        views = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8)
+        return _without_end(cut)
 
-        def look(count: int) -> None:
-            with torch.inference_mode():
-                self.teacher(views[:count])
+    def forward(self) -> Iterator[int]:
+        """The bare forward."""
+        _, _, teacher = self._opened("forward")
+        views = torch.randint(0, 256, (self.batch, 224, 224, 3), dtype=torch.uint8, device=DEVICE)
 
-        counts = [min(batch, samples - start) for start in range(0, samples, batch)]
-        with ThreadPoolExecutor(CORES, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            for _ in threads.map(look, counts):
-                pass
-        return samples
+        @torch.inference_mode()
+        def look(_: int) -> int:
+            torch.set_num_threads(1)  # a property of the thread
+            teacher(views)
+            if ON_GPU:
+                torch.cuda.current_stream().synchronize()
+            return self.batch
 
+        return _without_end(look)
 
-def rounds_of(jobs: Mapping[str, Callable[[], int]], rounds: int, clean: Callable[[], None]) -> dict[str, list[Spent]]:
-    """Every round runs every job; a first one, to warm up, is not counted. ``clean`` runs between jobs, untimed."""
-    spent: dict[str, list[Spent]] = {name: [] for name in jobs}
-    for counted in [False] + [True] * rounds:
-        for name, job in jobs.items():
-            one = measured(job)
-            clean()
-            if counted:
-                spent[name].append(one)
-    return spent
+    def _opened(self, name: str) -> tuple[ExtractionConfig, Extraction, Teacher]:
+        config = ExtractionConfig(
+            teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,
+            batch_size=self.batch, shard_size=self.shard, executor="inline", device=DEVICE, calibration_views=32,
+        )  # fmt: skip
+        return config, open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
 
 
-def by_round(spent: Mapping[str, Sequence[Spent]], name: str) -> tuple[list[float], list[float]]:
-    """Efficiency and CPU efficiency of every round: its jobs follow one another, so that a slow moment hits all."""
-    jobs = (spent[f"{name}: {job}"] for job in ("whole", "views alone", "forward alone", "forward again"))
-    rounds = [
-        (whole, views.cpu_per_image + (before.cpu_per_image + after.cpu_per_image) / 2)
-        for whole, views, before, after in zip(*jobs, strict=True)
-    ]
-    return (
-        [whole.obtainable * parts for whole, parts in rounds],
-        [parts / whole.cpu_per_image for whole, parts in rounds],
+def _without_end(work: Callable[[int], int]) -> Iterator[int]:
+    """Some work again and again in as many threads as there are cores; yields what it returns."""
+    with ThreadPoolExecutor(CORES) as threads:
+        under_way = collections.deque(threads.submit(work, number) for number in range(2 * CORES))
+        for number in itertools.count(len(under_way)):
+            yield under_way.popleft().result()
+            under_way.append(threads.submit(work, number))
+
+
+def measured(job: Job, turns: int, seconds: float) -> dict[str, list[Slice]]:
+    return take_turns(
+        {"whole": (job.whole, seconds), "forward": (job.forward, seconds), "views": (job.views, seconds / 4)}, turns
     )
 
 
-def efficiencies(spent: Mapping[str, Sequence[Spent]], name: str) -> dict[str, float]:
-    of_all, of_cpu = (round(statistics.median(one), 3) for one in by_round(spent, name))
-    return {f"efficiency_{name}": of_all, f"cpu_efficiency_{name}": of_cpu}
+def efficiencies(slices: Mapping[str, Sequence[Slice]]) -> tuple[float, float]:
+    """``efficiency`` and ``cpu_efficiency`` of some turns."""
+    whole, forward, views = (Slice.total(slices[name]) for name in ("whole", "forward", "views"))
+    parts = forward.cpu_per_unit + views.cpu_per_unit
+    allowed = min(forward.rate, views.rate) if ON_GPU else forward.cpu / forward.wall / parts
+    return whole.rate / allowed, parts / whole.cpu_per_unit
 
 
-def faster(spent: Mapping[str, Sequence[Spent]], ours: str, theirs: str) -> float:
-    """Median over rounds of how many times more images a second."""
-    pairs = zip(spent[ours], spent[theirs], strict=True)
-    return round(statistics.median((a.images / a.wall) / (b.images / b.wall) for a, b in pairs), 3)
+def summary(name: str, slices: Mapping[str, Sequence[Slice]]) -> dict[str, float]:
+    found = {}
+    count = min(10, len(slices["whole"]))
+    without = [_without_part(slices, part, count) for part in range(count)]
+    for place, ratio_name in enumerate(["efficiency"] if ON_GPU else ["efficiency", "cpu_efficiency"]):
+        found[f"{ratio_name}_{name}"] = efficiencies(slices)[place]
+        each = [efficiencies(most)[place] for most in without]
+        found[f"{ratio_name}_{name}_error"] = statistics.pstdev(each) * math.sqrt(count - 1)
+    return {one: round(value, 4) for one, value in found.items()}
+
+
+def _without_part(slices: Mapping[str, Sequence[Slice]], part: int, count: int) -> dict[str, list[Slice]]:
+    return {name: [one for turn, one in enumerate(turns) if turn % count != part] for name, turns in slices.items()}
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -223,62 +197,54 @@ def local_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def run(options: argparse.Namespace, work: Path) -> dict[str, list[Spent]]:
+def beside_peers(job: Job, rounds: int, work: Path) -> dict[str, list[float]]:
+    """Views a second of whole extractions, ours and the peers', in rounds; what is started once does not count."""
     from extraction_peers import HookedTeacher, ray_data, script
 
-    count, batch, base_count, base_batch = (64, 8, 16, 4) if options.quick else (512, 16, 48, 4)
-    rounds, peer_rounds = (2, 2) if options.quick else (6, 3)
-    weights = DATA / "deit_tiny_patch16_224.safetensors"
-    images, few = photographs(work / "images", count), photographs(work / "few", base_count)
-    tiny = Bench("deit-tiny", weights, images, work / "tiny", batch=batch, shard=count // 4)
-    vit_base = random_vit_base(work / "base.safetensors")
-    base = Bench("timm:vit_base_patch16_224", vit_base, few, work / "base", batch=base_batch, shard=base_count)
-    written = work / "written"
+    paths, hooked = sorted(job.images.iterdir()), HookedTeacher("deit_tiny_patch16_224", job.weights)
+    written, ours, seeds = work / "written", job.opened_whole(), itertools.count(1)
 
-    def clean() -> None:
-        shutil.rmtree(written, ignore_errors=True)
-        tiny.clean()
-        base.clean()
+    def anew(peer: Callable[..., int], *given: object) -> Callable[[], int]:
+        def run() -> int:
+            shutil.rmtree(written, ignore_errors=True)
+            return peer(*given, written)
 
-    paths, hooked = sorted(images.iterdir()), HookedTeacher("deit_tiny_patch16_224", weights)
-    spent = {}
-    for name, bench in (("deit_tiny", tiny), ("vit_base", base)):
-        jobs = {
-            "views alone": bench.views, "forward alone": bench.forward, "whole": bench.whole,
-            "forward again": bench.forward,
-        }  # fmt: skip
-        spent |= rounds_of({f"{name}: {job}": call for job, call in jobs.items()}, rounds, clean)
-    architecture = "deit_tiny_patch16_224"
+        return run
+
     with local_ray():
-        peers = {
-            "beside peers: whole": tiny.whole,
-            "script": functools.partial(script, hooked, paths, batch, CORES, written),
-            "ray_data": functools.partial(ray_data, architecture, weights, paths, batch, written),
-        }
-        return spent | rounds_of(peers, peer_rounds, clean)
+        return alternate(
+            {
+                "beside peers: whole": lambda: sum(ours([next(seeds)])),
+                "script": anew(script, hooked, paths, job.batch, CORES),
+                "ray_data": anew(ray_data, "deit_tiny_patch16_224", job.weights, paths, job.batch),
+            },
+            rounds,
+        )
 
 
 def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     if not DATA.is_dir():
         sys.exit(f"no photographs at {DATA}: set LOOKONCE_DATA_DIR")
-    work = Path(tempfile.mkdtemp(prefix="lookonce-extract-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
-    try:
-        spent = run(options, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    ratios = {
-        **efficiencies(spent, "deit_tiny"),
-        **efficiencies(spent, "vit_base"),
-        "over_script": faster(spent, "beside peers: whole", "script"),
-        "over_ray_data": faster(spent, "beside peers: whole", "ray_data"),
-    }
-    raw: dict[str, Any] = {name: [one.images / one.wall for one in found] for name, found in spent.items()}
-    milliseconds = {name: [1e3 * one.cpu_per_image for one in found] for name, found in spent.items() if ":" in name}
-    raw |= {f"{name}, CPU ms/image": values for name, values in milliseconds.items()}
-    raw |= {f"{name}, efficiency": by_round(spent, name)[0] for name in ("deit_tiny", "vit_base")}
-    for name in ("deit_tiny", "vit_base"):
-        raw[f"{name}: whole, idle share"] = [one.idle / one.wall / CORES for one in spent[f"{name}: whole"]]
+    ratios: dict[str, float] = {}
+    raw: dict[str, list[float]] = {}
+    turns, seconds, count, rounds = (5, 1.0, 64, 1) if options.quick else (60, 2.0, 512, 3)
+    tiny_batch, base_batch = (256, 128) if ON_GPU else (16, 2)
+    with tempfile.TemporaryDirectory(prefix="lookonce-extract-", dir=os.environ.get("LOOKONCE_BENCH_DIR")) as folder:
+        work = Path(folder)
+        images, tiny_weights = photographs(work / "images", count), DATA / "deit_tiny_patch16_224.safetensors"
+        base_weights = random_vit_base(work / "base.safetensors")
+        tiny = Job("deit-tiny", tiny_weights, images, work / "tiny", tiny_batch, count // 4)
+        base = Job("timm:vit_base_patch16_224", base_weights, images, work / "base", base_batch, count // 4)
+        for name, job in (("deit_tiny", tiny), ("vit_base", base)):
+            slices = measured(job, turns, seconds)
+            ratios |= summary(name, slices)
+            raw |= {f"{name}: {one}": [turn.rate for turn in each] for one, each in slices.items()}
+            raw |= {f"{name}: {one}, cores": [turn.cpu / turn.wall for turn in each] for one, each in slices.items()}
+        if not ON_GPU:
+            rates = beside_peers(replace(tiny, out=work / "beside"), rounds, work)
+            raw |= rates
+            ratios |= {f"over_{peer}": ratio(rates, "beside peers: whole", peer) for peer in ("script", "ray_data")}
     report("extract", options, ratios, raw, "images/s")
 
 
