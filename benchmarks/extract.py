@@ -6,12 +6,12 @@ Real photographs (../shared/data, or LOOKONCE_DATA_DIR); DeiT-Tiny with its weig
 The job: one view an image, last 5 blocks, int8, views stored, shards committed; loading and calibration do not count.
 
 The whole, the bare forward (blocks and importance, no normalisation of targets) and the views (reading, decoding,
-cutting) are a process each, and take turns of two seconds on all cores (see ``time_slices``).
+cutting) are a process each, and take turns of half a second on all cores (see ``time_slices``).
 
 On CPUs, ``efficiency`` is images a second of the whole over the rate that the parts allow: the cores that the bare
 forward gets here (its CPU-seconds a second) / (CPU-seconds an image of views and of the forward). ``cpu_efficiency``
 leaves out waiting: the parts' CPU-seconds an image over those of the whole. On a GPU, ``efficiency`` is over the slower
-of the bare forward and the views, which are both given. ``*_error``: standard error, by jackknife over tenths of turns.
+of the bare forward and the views, which are both given. ``*_error``: standard error, by jackknife over tenths.
 """
 
 from __future__ import annotations
@@ -161,7 +161,10 @@ def summary(name: str, slices: Mapping[str, Sequence[Slice]]) -> dict[str, float
 
 
 def _without_part(slices: Mapping[str, Sequence[Slice]], part: int, count: int) -> dict[str, list[Slice]]:
-    return {name: [one for turn, one in enumerate(turns) if turn % count != part] for name, turns in slices.items()}
+    return {
+        name: [one for turn, one in enumerate(turns) if turn * count // len(turns) != part]
+        for name, turns in slices.items()
+    }
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -228,7 +231,7 @@ def main() -> None:
         sys.exit(f"no photographs at {DATA}: set LOOKONCE_DATA_DIR")
     ratios: dict[str, float] = {}
     raw: dict[str, list[float]] = {}
-    turns, seconds, count, rounds = (5, 1.0, 64, 1) if options.quick else (60, 2.0, 512, 3)
+    turns, seconds, count, rounds = (10, 0.5, 64, 1) if options.quick else (240, 0.5, 512, 3)
     tiny_batch, base_batch = (256, 128) if ON_GPU else (16, 2)
     with tempfile.TemporaryDirectory(prefix="lookonce-extract-", dir=os.environ.get("LOOKONCE_BENCH_DIR")) as folder:
         work = Path(folder)

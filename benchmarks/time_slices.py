@@ -1,8 +1,8 @@
-"""Contestants that take turns of a second or two on all cores: how fast they are where a machine's speed wanders.
+"""Contestants that take short turns on all cores: how fast they are where a machine's speed wanders.
 
 The machines that this was written on take 450 CPU-ms for a forward in one minute and 590 in another. Rounds of half a
 minute one after the other compare those minutes. Here each contestant is a process of its own that works without end;
-all but one are stopped (SIGSTOP), and every few seconds the next one goes on where it was. What slows the machine for
+all but one are stopped (SIGSTOP), and at each turn the next one goes on where it was. What slows the machine for
 longer than that slows all of them alike, and no contestant ever begins or ends a job, so that nothing is rounded to
 whole batches and no pipeline runs empty.
 """
