@@ -19,7 +19,7 @@ LIBRARIES = ("lookonce", "torch", "numpy", "zarr", "webdataset", "tensorstore", 
 def arguments(description: str) -> argparse.Namespace:
     """``--quick`` and ``--json FILE``."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="small sizes; ends within a minute on two cores")
+    parser.add_argument("--quick", action="store_true", help="small sizes; ends within minutes on two cores")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     return parser.parse_args()
 
