@@ -41,15 +41,8 @@ from lookonce.cache.containers.container import seed_folder
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.image_views import image_views
 from lookonce.extract.pipeline import BatchProgress
-from lookonce.extract.prepare import (
-    Extraction,
-    load_config_teacher,
-    open_extraction,
-    open_or_create,
-    remaining_tasks,
-)
+from lookonce.extract.prepare import load_config_teacher, open_extraction, open_or_create, remaining_tasks
 from lookonce.extract.shard_extractor import ShardExtractor
-from lookonce.extract.teachers import Teacher
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CORES = len(os.sched_getaffinity(0))
@@ -74,7 +67,8 @@ class Job:
 
     def opened_whole(self) -> Callable[[Iterable[int]], Iterator[int]]:
         """What extracts some seeds: with the teacher loaded and calibrated; a seed is removed when it is complete."""
-        config, extraction, teacher = self._opened("whole")
+        config = self._config("whole")
+        extraction, teacher = open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
         manifest = open_or_create(extraction, teacher)
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher, batch_size=self.batch,
@@ -93,7 +87,7 @@ class Job:
 
     def views(self) -> Iterator[int]:
         """Reading, decoding, drawing and cutting, nothing else."""
-        _, extraction, _ = self._opened("views")
+        extraction = open_extraction(self._config("views"))
         entries = list(enumerate(extraction.listing.entries))
 
         def cut(place: int) -> int:
@@ -105,7 +99,7 @@ class Job:
 
     def forward(self) -> Iterator[int]:
         """The bare forward."""
-        _, _, teacher = self._opened("forward")
+        teacher = load_config_teacher(self._config("forward"), torch.device(DEVICE))
         views = torch.randint(0, 256, (self.batch, 224, 224, 3), dtype=torch.uint8, device=DEVICE)
 
         @torch.inference_mode()
@@ -118,12 +112,11 @@ class Job:
 
         return _without_end(look)
 
-    def _opened(self, name: str) -> tuple[ExtractionConfig, Extraction, Teacher]:
-        config = ExtractionConfig(
+    def _config(self, name: str) -> ExtractionConfig:
+        return ExtractionConfig(
             teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,
             batch_size=self.batch, shard_size=self.shard, executor="inline", device=DEVICE, calibration_views=32,
         )  # fmt: skip
-        return config, open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
 
 
 def _without_end(work: Callable[[int], int]) -> Iterator[int]:

@@ -73,6 +73,7 @@ def take_turns(contestants: Mapping[str, tuple[Work, float]], turns: int) -> dic
     finally:
         for one in running.values():
             one.process.kill()
+            one.process.join()  # it writes no more
 
 
 class _Contestant:
