@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def test_an_extraction_takes_paths_as_text_and_numbers() -> None:
 
 @pytest.mark.parametrize("shards", ["a", Path("a"), ["a"], (Path("a"),)])
 def test_a_training_takes_paths_as_text_and_numbers(shards: Any) -> None:
-    given: dict[str, Any] = {"shards": shards, "out": "run", "seeds": 1}
+    given: dict[str, Any] = {"shards": shards, "out": "run", "seeds": 1, "images": Path("i"), "resume": Path("x.pt")}
     config = TrainingConfig(**given)
-    assert config == TrainingConfig(shards=(Path("a"),), out=Path("run"), seeds="1")
-    assert config.document()["shards"] == ["a"]
+    assert config == TrainingConfig(shards=(Path("a"),), out=Path("run"), seeds="1", images="i", resume="x.pt")
+    assert json.loads(json.dumps(config.document()))["shards"] == ["a"]

@@ -65,6 +65,9 @@ def test_what_the_tokens_are_is_told(make_manifest, tmp_path: Path) -> None:
     lines = lines_of(tmp_path / "c")
     assert "top:0.25: the mean of the patches and 4 of 16 patches" in lines["tokens"]
     assert lines["importance"] == recipe.importance
+    whole = dataclasses.replace(pooled, tokens=make_manifest().recipe.tokens)
+    create_cache(tmp_path / "d", dataclasses.replace(make_manifest(), recipe=whole))
+    assert lines_of(tmp_path / "d")["tokens"].startswith("all; token 0 is the mean of the patches")
 
 
 def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:

@@ -149,6 +149,9 @@ def test_a_test_image_that_cannot_be_read_comes_after_a_checkpoint(tmp_path: Pat
         with pytest.raises(UnreadableImageError):
             run(tmp_path / "run", Unreadable(), seconds=1e9)
     assert checkpoints_in(tmp_path / "run/checkpoints")[-1].name == f"step-{3 * (epoch + 1):09d}.pt"
+    if epoch < 2:
+        with pytest.raises(Killed):  # behind the epoch's line, before another checkpoint
+            run(tmp_path / "run", Points(stop_at(3 * (epoch + 1) + 1, Killed())), seconds=1e9)
     assert run(tmp_path / "run", resumed, seconds=1e9) == last
     assert len(resumed.rates) == STEPS - 3 * (epoch + 1)
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")

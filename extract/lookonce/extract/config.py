@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.fields import convert_fields
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
@@ -77,12 +78,8 @@ class ExtractionConfig:
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        for field in ("out", "reuse", "teacher_weights"):
-            if (given := getattr(self, field)) is not None:
-                object.__setattr__(self, field, Path(given))
-        for field in ("images", "seeds", "workers"):
-            if (given := getattr(self, field)) is not None:
-                object.__setattr__(self, field, str(given))
+        convert_fields(self, Path, "out", "reuse", "teacher_weights")
+        convert_fields(self, str, "images", "seeds", "workers")
         if self.images is None and (self.reuse is None or self.limit is not None):
             needed_by = "--limit" if self.reuse else "extract-features, but with --reuse CACHE"
             raise UsageError(f"--images: a folder of images is needed by {needed_by}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.fields import convert_fields
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.names import (
@@ -104,13 +106,9 @@ class TrainingConfig(AlignmentConfig):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        given: object = self.shards
-        object.__setattr__(
-            self, "shards", (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, self.shards))
-        )
-        object.__setattr__(self, "out", Path(self.out))
-        if self.seeds is not None:
-            object.__setattr__(self, "seeds", str(self.seeds))
+        convert_fields(self, _paths, "shards")
+        convert_fields(self, Path, "out")
+        convert_fields(self, str, "seeds", "images", "resume")
         if not self.shards:
             raise UsageError("--shards: give at least one cache")
         weights = self.teacher_loss_weights
@@ -154,6 +152,10 @@ class TrainingConfig(AlignmentConfig):
         document["shards"] = [str(path) for path in self.shards]
         document["out"] = str(self.out)
         return document
+
+
+def _paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
+    return tuple(map(Path, [given] if isinstance(given, str | Path) else given))
 
 
 FREE_TO_CHANGE = frozenset(

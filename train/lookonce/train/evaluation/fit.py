@@ -110,7 +110,9 @@ class _Fit:
             self.step = self.saved_step = checkpoint.step
 
     def run(self) -> dict[str, Any]:
-        log = MetricsLog(self.folder.root, first_step=self.step) if self.folder else None
+        pending = self._behind_an_epoch and self.tally.seen > 0  # what this epoch's end looks at stopped the run
+        first = self.step - 1 if pending else self.step
+        log = MetricsLog(self.folder.root, first_step=first) if self.folder else None
         batches = self.learner.batches(self.schedule, self.step)
         bar = progress_bar(total=self.schedule.total_steps, initial=self.step, unit="step")
         self.learner.module.train()
@@ -120,7 +122,7 @@ class _Fit:
             contextlib.closing(batches),
             contextlib.closing(bar),
         ):
-            if self.tally.seen and self._behind_an_epoch:  # it was stopped by what its end looks at
+            if pending:
                 self._end_epoch(log)
             while self.step < self.schedule.total_steps:
                 try:
