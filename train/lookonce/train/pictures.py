@@ -87,6 +87,8 @@ def draw_loss(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     rate.plot(steps, [line["lr"] for line in metrics], color="tab:orange", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.set_zorder(rate.get_zorder() + 1)  # the legend covers both curves
+    axes.patch.set_visible(False)
     axes.legend(fontsize=7, ncols=2)
     _save(figure, path)
 
