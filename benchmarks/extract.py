@@ -43,6 +43,7 @@ from lookonce.extract.image_views import image_views
 from lookonce.extract.pipeline import BatchProgress
 from lookonce.extract.prepare import load_config_teacher, open_extraction, open_or_create, remaining_tasks
 from lookonce.extract.shard_extractor import ShardExtractor
+from lookonce.shared.freed_memory import keep_freed_memory
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CORES = len(os.sched_getaffinity(0))
@@ -67,7 +68,7 @@ class Job:
 
     def opened_whole(self) -> Callable[[Iterable[int]], Iterator[int]]:
         """What extracts some seeds: with the teacher loaded and calibrated; a seed is removed when it is complete."""
-        config = self._config("whole")
+        config = self._begin("whole")
         extraction, teacher = open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
         manifest = open_or_create(extraction, teacher)
         extractor = ShardExtractor(
@@ -87,7 +88,7 @@ class Job:
 
     def views(self) -> Iterator[int]:
         """Reading, decoding, drawing and cutting, nothing else."""
-        extraction = open_extraction(self._config("views"))
+        extraction = open_extraction(self._begin("views"))
         entries = list(enumerate(extraction.listing.entries))
 
         def cut(place: int) -> int:
@@ -99,7 +100,7 @@ class Job:
 
     def forward(self) -> Iterator[int]:
         """The bare forward."""
-        teacher = load_config_teacher(self._config("forward"), torch.device(DEVICE))
+        teacher = load_config_teacher(self._begin("forward"), torch.device(DEVICE))
         views = torch.randint(0, 256, (self.batch, 224, 224, 3), dtype=torch.uint8, device=DEVICE)
 
         @torch.inference_mode()
@@ -112,7 +113,9 @@ class Job:
 
         return _without_end(look)
 
-    def _config(self, name: str) -> ExtractionConfig:
+    def _begin(self, name: str) -> ExtractionConfig:
+        """Set the process up as a worker's is, the bare forward's too."""
+        keep_freed_memory(DEVICE)
         return ExtractionConfig(
             teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,
             batch_size=self.batch, shard_size=self.shard, executor="inline", device=DEVICE, calibration_views=32,

@@ -43,6 +43,7 @@ from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.image_views import image_views
 from lookonce.extract.prepare import load_config_teacher, open_extraction
 from lookonce.extract.run import extract_features
+from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import draw_patches
 from lookonce.shared.patches import patchify, unpatchify
 from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
@@ -303,6 +304,7 @@ def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     if not DATA.is_dir():
         sys.exit(f"no photographs at {DATA}: set LOOKONCE_DATA_DIR")
+    keep_freed_memory(DEVICE.type)  # as train-student does
     work = Path(tempfile.mkdtemp(prefix="lookonce-step-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
     found: dict[str, dict[str, Any]] = {"ratio": {}, "raw": {}}
     try:

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from lookonce.cache.reader import CacheReader
+from lookonce.extract import target_encoder
 from lookonce.extract.target_encoder import TargetEncoder
+from lookonce.extract.teachers import normalise_targets
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, get_precision, lloyd_max
-from lookonce.storage_schemas.precision.base import pack, unpack
+from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside, pack, unpack
 from lookonce.train.decoding import TargetDecoder
 
 OUTLIERS = (3, 50, 100, 200)
@@ -77,10 +79,38 @@ class TestPrecisionContract:
         extreme = np.concatenate([synthetic[:500], synthetic[:2] * 40])  # saturates
         encoder = TargetEncoder(Encoding(precision=name, parameters=parameters))
         wanted, share = precision.encode(extreme, parameters), precision.saturated_share(extreme, parameters)
-        for tokens in (extreme, extreme.reshape(2, 251, *extreme.shape[1:])):  # the second goes in slices
-            stored, saturated_share = encoder(torch.from_numpy(tokens))
-            np.testing.assert_array_equal(stored.numpy().reshape(wanted.shape), wanted)
-            assert float(saturated_share) == pytest.approx(share, rel=1e-9, abs=0)
+        stored, saturated = encoder.encode(torch.from_numpy(extreme))
+        np.testing.assert_array_equal(stored.numpy(), wanted)
+        assert int(saturated) / extreme.size == pytest.approx(share, rel=1e-9, abs=0)
+
+    def test_block_outputs_are_encoded_as_their_targets_are(
+        self, name: str, synthetic: np.ndarray, monkeypatch
+    ) -> None:
+        hidden = [torch.from_numpy(synthetic[:420, level].reshape(6, 70, 256)) for level in range(5)]
+        targets, mean, std = normalise_targets(hidden)
+        encoding = Encoding(precision=name, parameters=get_precision(name).calibrate(targets.flatten(0, 1).numpy() / 2))
+        encoder = TargetEncoder(encoding)
+        wanted, saturated = encoder.encode(targets)
+        kept = torch.stack([torch.randperm(70)[:9].sort().values for _ in range(6)])
+        for samples in (6, 4, 1):  # at a time
+            monkeypatch.setattr(target_encoder, "VALUES_AT_A_TIME", {"cpu": samples * targets[0].numel()})
+            whole, some = encoder(hidden), encoder(hidden, kept)
+            assert torch.equal(whole.stored, wanted)
+            assert int(whole.saturated) == int(saturated)
+            assert torch.equal(whole.mean, mean)
+            assert torch.equal(whole.std, std)
+            assert not whole.unbounded.any()
+            for part, full in ((some.stored, wanted), (some.mean, mean), (some.std, std)):
+                assert torch.equal(part, torch.stack([full[sample, kept[sample]] for sample in range(6)]))
+
+    def test_outputs_that_are_not_finite_are_found(self, name: str, synthetic: np.ndarray) -> None:
+        encoder = TargetEncoder(Encoding(precision=name, parameters=get_precision(name).calibrate(synthetic)))
+        for bad in (np.nan, np.inf, -np.inf, 3e38):  # the last one's square is infinite
+            hidden = [torch.from_numpy(synthetic[:40, level].reshape(4, 10, 256).copy()) for level in range(5)]
+            hidden[3][2, 7, 100] = float(bad)
+            assert encoder(hidden).unbounded.tolist() == [False, False, True, False]
+            kept = torch.zeros(4, 1, dtype=torch.int64)  # it is not among them
+            assert encoder(hidden, kept).unbounded.tolist() == [False, False, True, False]
 
     def test_device_decodes_wanted_layers(self, name: str, synthetic: np.ndarray) -> None:
         precision = get_precision(name)
@@ -160,6 +190,20 @@ def test_pack_puts_the_first_channel_in_the_lowest_bits(bits: int) -> None:
     codes = np.arange(8 // bits, dtype=np.uint8)[None]
     assert pack(codes, bits)[0, 0] == sum(code << (bits * place) for place, code in enumerate(range(8 // bits)))
     np.testing.assert_array_equal(unpack(pack(codes, bits), bits), codes)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (7, 5), (3, 50_000)], ids=["empty", "small", "several blocks"])
+def test_codes_are_those_of_a_binary_search(shape: tuple[int, ...]) -> None:
+    thresholds = np.array([-1.0, -0.25, 0.0, 0.5, 2.0], dtype=np.float32)
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values.reshape(-1)[: len(thresholds)] = thresholds[: values.size]  # a threshold itself is not exceeded
+    wanted = np.searchsorted(thresholds, values)
+    np.testing.assert_array_equal(count_exceeded(values, thresholds), wanted)
+    np.testing.assert_array_equal(torch.bucketize(torch.from_numpy(values), torch.from_numpy(thresholds)), wanted)
+    for low, high in ((-1.0, 2.0), (-0.25, 0.5), (-100.0, 100.0)):
+        assert count_outside(values, low, high) == int(((values < low) | (values > high)).sum())
+    swapped = np.ascontiguousarray(values.T).T  # not in C order
+    np.testing.assert_array_equal(count_exceeded(swapped, thresholds), wanted)
 
 
 def test_unknown_name_lists_the_known_ones() -> None:

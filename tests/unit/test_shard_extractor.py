@@ -18,7 +18,7 @@ from lookonce.extract.batch_encoder import LaneTime
 from lookonce.extract.lanes import MOST_CPU_LANES, Lanes
 from lookonce.extract.pipeline import AHEAD, BatchProgress
 from lookonce.extract.shard_extractor import ShardExtractor, ShardTask
-from lookonce.extract.teachers import TeacherFeatures
+from lookonce.extract.teachers import TeacherOutput
 from lookonce.shared.errors import NumericalError, SourceError, StorageError, UnreadableImageError
 from lookonce.shared.sources import ListingEntry
 from lookonce.shared.views import ViewRecipe
@@ -61,7 +61,7 @@ class FakeTeacher:
         self.looks, self.torch_threads, self.poison = 0, set(), None
         self._lock = threading.Lock()
 
-    def look(self, views):
+    def __call__(self, views):
         with self._lock:
             self.looks += 1
             slow = self.looks % 2
@@ -69,11 +69,11 @@ class FakeTeacher:
         time.sleep(0.03 * slow)
         seeds = views.float().mean((1, 2, 3))
         steps = torch.arange(self._shape[0] * self._shape[1] * self.width).reshape(*self._shape, self.width)
-        targets = torch.sin(seeds[:, None, None, None] * (1 + steps))
+        hidden = torch.sin(seeds[:, None, None, None] * (1 + steps))
         if self.looks == self.poison:
-            targets[0, 0, 0, 0] = torch.nan
+            hidden[0, 0, 0, 0] = torch.nan
         importance = torch.softmax(seeds[:, None] * torch.arange(self._patches) / 50, 1)
-        return TeacherFeatures(targets=targets, mean=targets.mean(-1), std=targets.std(-1), importance=importance)
+        return TeacherOutput(hidden=list(hidden.unbind(2)), importance=importance)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoder import Encoder
@@ -116,9 +117,11 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
     from lookonce.commands.teacher_encoder import load_teacher_encoder
     from lookonce.train.setup import resolve_device
 
+    device = resolve_device(options.device)
+    keep_freed_memory(device.type)
     return load_teacher_encoder(
         options.teacher, weights=options.teacher_weights, view_size=options.view_size or DEFAULT_VIEW_SIZE,
-        patch_size=options.patch_size, pool=options.pool, device=resolve_device(options.device),
+        patch_size=options.patch_size, pool=options.pool, device=device,
     )  # fmt: skip
 
 
@@ -134,6 +137,7 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
     from lookonce.train.student import Student
 
     device = resolve_device(options.device)
+    keep_freed_memory(device.type)
     if options.weights is None:
         student = Student(options.student or "", img_size=options.view_size or DEFAULT_VIEW_SIZE, seed=options.seed)
         return StudentEncoder(student, pool=pool, device=device)

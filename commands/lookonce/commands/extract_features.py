@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.extract.config import ExtractionConfig
+from lookonce.shared.freed_memory import keep_freed_memory
 
 DESCRIPTION = """Run a frozen teacher once per augmentation seed over a set of images and write its normalised features,
 importance maps and the views themselves to a cache that train-student streams. Run it again to resume."""
@@ -24,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
 
     def work() -> Mapping[str, Any]:
+        from lookonce.extract.prepare import resolve_device
         from lookonce.extract.run import extract_features
 
+        keep_freed_memory(resolve_device(config.device).type)
         return extract_features(config).document()
 
     finish(work, options, _summary)

@@ -11,6 +11,7 @@ from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.launcher_options import LauncherOptions
 from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.shared.errors import UsageError
+from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.train.config import TrainingConfig
 
 DESCRIPTION = """Train a student vision transformer on the visible patches of cached views, so that its features align
@@ -48,14 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> Mapping[str, Any]:
         if options.sweep is not None and options.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
-        if options.sweep is not None:
-            from lookonce.train.sweep import train_sweep
-
-            return train_sweep(config, options.sweep).document()
         if options.launcher == "ray":
             from lookonce.commands.ray_training import train_on_ray
 
             return train_on_ray(config, options)
+        from lookonce.train.setup import resolve_device
+
+        keep_freed_memory(resolve_device(config.device).type)
+        if options.sweep is not None:
+            from lookonce.train.sweep import train_sweep
+
+            return train_sweep(config, options.sweep).document()
         from lookonce.train.run import train_student
 
         return train_student(config).document()

@@ -18,7 +18,7 @@ from lookonce.extract.image_views import ImageViews
 from lookonce.extract.lanes import Lanes
 from lookonce.extract.sanity import find_unbounded, refuse_unbounded
 from lookonce.extract.target_encoder import TargetEncoder
-from lookonce.extract.teachers import Teacher, TeacherFeatures
+from lookonce.extract.teachers import Teacher, TeacherOutput
 from lookonce.shared.patches import patchify
 from lookonce.shared.views import pixel_digest
 from lookonce.storage_schemas.manifest import Manifest
@@ -119,52 +119,46 @@ class BatchEncoder:
         pixels = np.stack([views.pixels[position] for _, views in good if views.pixels is not None])
         chosen = [key for key, _ in good]
         with torch.inference_mode(), self._lanes.stream():
-            features = self._look(pixels, spent)
-            values, saturated_share = self._values(pixels, features, chosen, seed)
+            output = self._look(pixels, spent)
+            values, saturated_share = self._values(pixels, output, chosen, seed)
         values["view"] = np.stack([views.parameters[position] for _, views in good if views.parameters is not None])
         spent.teacher = time.perf_counter() - started
         return EncodedBatch([views.row for _, views in good], values, saturated_share, problems, spent)
 
-    def _look(self, pixels: NDArray[np.uint8], spent: LaneTime) -> TeacherFeatures:
+    def _look(self, pixels: NDArray[np.uint8], spent: LaneTime) -> TeacherOutput:
         views = self._lanes.to_device(torch.from_numpy(pixels))
         clock = time.thread_time if views.is_cpu else time.perf_counter
         with self._lanes.turn():
             started = clock()
-            features = self._teacher.look(views)
+            output: TeacherOutput = self._teacher(views)
             self._lanes.wait()
             spent.forward = clock() - started
-        return features
+        return output
 
     def _values(
-        self, pixels: NDArray[np.uint8], features: TeacherFeatures, keys: Sequence[str], seed: int
+        self, pixels: NDArray[np.uint8], output: TeacherOutput, keys: Sequence[str], seed: int
     ) -> tuple[dict[str, NDArray[Any]], float]:
         recipe, lanes = self._manifest.recipe, self._lanes
         patches = patchify(pixels, recipe.patch_size)
         digests = np.stack([pixel_digest(one) for one in patches])
-        unbounded = lanes.to_host(find_unbounded(features))
-        importance = lanes.to_host(features.importance)
-        targets, mean, std, ids = features.targets, features.mean, features.std, None
+        importance, ids, kept = lanes.to_host(output.importance), None, None
         if not recipe.tokens.whole:
             lanes.wait()
-            refuse_unbounded(unbounded, keys, seed)
+            refuse_unbounded(find_unbounded(importance), keys, seed)
             ids = stored_patch_ids(recipe.tokens, importance.numpy(), keys, seed)
-            kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(targets.device)
-            samples = torch.arange(len(kept), device=targets.device)[:, None]
-            targets, mean, std = targets[samples, kept], mean[samples, kept], std[samples, kept]
+            kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(output.importance.device)
             patches = np.take_along_axis(patches, ids[..., None], axis=1)
-        stored, saturated_share = self._encode(targets)
-        on_host = {
-            "targets": lanes.to_host(stored),
-            "target_mean": lanes.to_host(mean),
-            "target_std": lanes.to_host(std),
-        }
-        share = lanes.to_host(saturated_share)
+        encoded = self._encode(output.hidden, kept)
+        arrays = {"targets": encoded.stored, "target_mean": encoded.mean, "target_std": encoded.std}
+        on_host = {name: lanes.to_host(tensor) for name, tensor in arrays.items()}
+        unbounded, saturated = lanes.to_host(encoded.unbounded), lanes.to_host(encoded.saturated)
         lanes.wait()
-        refuse_unbounded(unbounded, keys, seed)
+        refuse_unbounded(unbounded | find_unbounded(importance), keys, seed)
         values: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in on_host.items()}
         values |= {"importance": importance.numpy(), "pixel_digest": digests}
         if ids is not None:
             values["patch_ids"] = ids.astype(np.uint16)
         if self._manifest.stores_pixels:
             values["pixels"] = patches
-        return values, float(share)
+        stored_values = encoded.mean.numel() * self._teacher.width
+        return values, int(saturated) / stored_values

@@ -14,11 +14,17 @@ from lookonce.extract.teachers import TeacherFeatures
 from lookonce.shared.errors import NumericalError
 
 
-def find_unbounded(features: TeacherFeatures) -> Tensor:
-    """Which samples of a batch hold NaN or infinity: bool (B,), on the features' device."""
-    bad = torch.zeros(len(features.mean), dtype=torch.bool, device=features.mean.device)
-    for values in (features.mean, features.std, features.importance, features.targets):
-        bad |= ~torch.isfinite(values.flatten(1).sum(1))
+def find_unbounded(*values: Tensor) -> Tensor:
+    """Which samples of a batch hold NaN or infinity: bool (B,), on the values' device.
+
+    Of block outputs, their means and standard deviations tell as much: both hold NaN or infinity where an output does.
+
+    Args:
+        values: of any shapes (B, ...).
+    """
+    bad = torch.zeros(len(values[0]), dtype=torch.bool, device=values[0].device)
+    for each in values:
+        bad |= ~torch.isfinite(each.flatten(1).sum(1))
     return bad
 
 
@@ -43,7 +49,7 @@ def refuse_unbounded(unbounded: Tensor, keys: Sequence[str], seed: int) -> None:
 
 def check_finite(features: TeacherFeatures, keys: Sequence[str], seed: int) -> None:
     """Refuse NaN and infinity; see ``refuse_unbounded``."""
-    refuse_unbounded(find_unbounded(features), keys, seed)
+    refuse_unbounded(find_unbounded(features.mean, features.std, features.importance), keys, seed)
 
 
 class ShardStatistics:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
-from lookonce.storage_schemas.precision.base import unpack
+from lookonce.storage_schemas.precision.codes import unpack
 
 
 class TargetDecoder(nn.Module):

@@ -20,16 +20,9 @@ def normalise_targets(hidden: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor
         targets (B, tokens, L, C), mean and std (B, tokens, L), all float32, with std = sqrt(biased variance + eps),
         so that ``hidden = targets * std + mean``.
     """
-    batch, tokens, channels = hidden[0].shape
-    targets = torch.empty(batch, tokens, len(hidden), channels, device=hidden[0].device)
-    mean = torch.empty(batch, tokens, len(hidden), device=hidden[0].device)
-    std = torch.empty_like(mean)
-    for level, output in enumerate(hidden):
-        normed, centre, inverse = torch.native_layer_norm(output.float(), (channels,), None, None, EPSILON)
-        targets[:, :, level] = normed
-        mean[:, :, level] = centre.squeeze(-1)
-        std[:, :, level] = inverse.squeeze(-1).reciprocal()
-    return targets, mean, std
+    stacked = torch.stack([output.float() for output in hidden], dim=2)
+    targets, mean, inverse = torch.native_layer_norm(stacked, stacked.shape[-1:], None, None, EPSILON)
+    return targets, mean.squeeze(-1), inverse.squeeze(-1).reciprocal()
 
 
 def patch_attention(query: Tensor, keys: Tensor, scale: float, patches: int) -> Tensor:

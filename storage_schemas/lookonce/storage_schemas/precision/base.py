@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside, pack, unpack
+
 Parameters = Mapping[str, NDArray[np.float32]]
 
 _FLOATS: Mapping[str, np.dtype[Any]] = {
@@ -157,7 +159,7 @@ class Precision(abc.ABC):
         if plan.levels is None:
             element: NDArray[np.uint8] = np.clip(np.rint(normalised), 0, 2**plan.bits - 1).astype(np.uint8)
             return element
-        return pack(np.searchsorted(plan.thresholds, normalised).astype(np.uint8), plan.bits)
+        return pack(count_exceeded(normalised, plan.thresholds), plan.bits)
 
     def decode(
         self,
@@ -190,30 +192,7 @@ class Precision(abc.ABC):
             return 0.0  # LayerNormed values are at most sqrt(channels): far inside every float type here
         scale, offset = plan.affine
         normalised = (values - offset) / scale
-        low, high = plan.limits
-        return float(np.mean((normalised < low) | (normalised > high)))
-
-
-def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Pack codes of ``bits`` bits along the last axis, the first one in the lowest bits; pads with zeros."""
-    per_byte = 8 // bits
-    missing = -codes.shape[-1] % per_byte
-    if missing:
-        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], missing), dtype=np.uint8)], axis=-1)
-    groups = codes.reshape(*codes.shape[:-1], -1, per_byte)
-    packed: NDArray[np.uint8] = groups[..., 0].copy()
-    for position in range(1, per_byte):
-        packed |= groups[..., position] << np.uint8(bits * position)
-    return packed
-
-
-def unpack(packed: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Undo ``pack``; the padding stays."""
-    if bits == 8:
-        return packed
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    codes: NDArray[np.uint8] = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
-    return codes.reshape(*packed.shape[:-1], -1)
+        return count_outside(normalised, *plan.limits) / normalised.size
 
 
 def rounded(values: NDArray[Any]) -> NDArray[np.float32]:
