@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lookonce.shared.errors import CacheMismatchError, CheckpointError, UsageError
 from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
@@ -108,6 +109,10 @@ def test_what_does_not_fit_is_refused_at_once(training_cache: Callable[..., Path
         open_batches(cache, batch_size=0)
     with pytest.raises(UsageError, match="a list of at least one cache folder"):
         CachedTargets(str(cache), batch_size=4, epochs=1)
+    for workers in (1, 2):  # one alone would give the right batches, and a state of step 0
+        loader = DataLoader(open_batches(cache), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=rf"found a DataLoader with {workers} worker"):
+            next(iter(loader))
     batches = open_batches(cache)
     alignment = DynamicAlignment(
         AlignmentConfig(layer_weights="out"), student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=6
@@ -145,6 +150,13 @@ def test_the_lines_of_the_readme_run(training_cache: Callable[..., Path]) -> Non
     exec(code, names)
     assert names["batches"].step == len(names["batches"]) == 28
     assert names["loss"].isfinite()
+
+
+def test_the_lines_about_zarr_run(training_cache: Callable[..., Path]) -> None:
+    blocks = (EXAMPLES.parent / "README.md").read_text("utf-8").split("```")
+    (code,) = (block.removeprefix("python") for block in blocks if "open_decoded(" in block)
+    assert "caches/clip-b16" in code
+    exec(code.replace("caches/clip-b16", str(training_cache())), {})
 
 
 def test_plain_pytorch_learns_and_resumes_exactly(training_cache: Callable[..., Path], tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import read_metrics
 from lookonce.train.run import train_student
+from lookonce.train.step_memory import activation_bytes
 from lookonce.train.student import Student
 
 
@@ -138,6 +141,36 @@ def test_nothing_of_the_teacher_is_opened_or_imported(training_cache: Callable[.
     assert cache / "manifest.json" in ours
     assert not {path for path in ours if not path.is_relative_to(cache) and not path.is_relative_to(run)}
     assert not [name for name in opened if name.endswith((".safetensors", ".pt", ".pth")) and str(run) not in name]
+
+
+def test_what_is_begun_is_told_and_what_is_odd_about_it(
+    training_cache: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    recipe: dict[str, Any] = {"student": "test_vit", "layer_weights": "top2", "device": "cpu", "epochs": 4}
+    config = TrainingConfig(shards=(training_cache(),), out=tmp_path / "run", batch_size=22, max_steps=1, **recipe)
+    train_student(config)
+    said = capsys.readouterr().err
+    assert "test_vit on cpu (fp32): 11 images, 2 seed(s), 2 steps of 22 views\n" in said
+    assert "note: --batch-size 22 is more than the 11 images" in said
+    assert "memory" not in said
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    train_student(replace(config, max_steps=None))
+    said = capsys.readouterr().err
+    assert "2 steps of 22 views, from step 1\n" in said
+    assert "--accumulate 22 makes the same steps of smaller parts" in said
+    train_student(replace(config, max_steps=None))  # nothing left to do
+    assert "memory" not in capsys.readouterr().err
+
+
+def test_activations_are_those_that_a_forward_keeps() -> None:
+    kept = [activation_bytes(Student("test_vit", img_size=64), visible) for visible in (4, 8, 16)]
+    assert kept[0] < kept[1] < kept[2]
+    blocks, tokens, width = 6, 17, 64
+    assert kept[2] > blocks * tokens * width * 4 * 8  # a block keeps qkv, four wide in the MLP, and more
+    assert kept[2] < blocks * tokens * width * 4 * 40
+    less = activation_bytes(Student("test_vit", img_size=64, activation_checkpointing=True), 16)
+    assert less < kept[2] / 3
+    assert activation_bytes(Student("test_vit", img_size=64), 16, half=True) < kept[2]
 
 
 def test_help_does_not_wait_for_torch() -> None:

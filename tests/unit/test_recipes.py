@@ -44,6 +44,10 @@ def test_every_file_is_in_the_table() -> None:
     assert files == {name.replace("-", "_") for name in RECIPES}
 
 
+def test_a_file_name_is_as_good() -> None:
+    assert recipe_config("flowers_tiny_deit_tiny", (Path("c"),), Path("r")).batch_size == 64
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_commands_at_its_head_can_be_typed(name: str) -> None:
     training = read(command(name, "train-student"))

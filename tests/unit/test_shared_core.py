@@ -73,5 +73,10 @@ def test_bad_seeds_are_refused(text: str) -> None:
         parse_seeds(text)
 
 
+def test_a_range_that_runs_backwards_is_turned_round() -> None:
+    with pytest.raises(errors.UsageError, match="the range 3-1 runs backwards; write 1-3"):
+        parse_seeds("0,3-1")
+
+
 def test_seeds_are_sorted_without_repeats() -> None:
     assert parse_seeds("5, 0-2,1") == (0, 1, 2, 5)

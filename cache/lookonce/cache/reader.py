@@ -65,6 +65,13 @@ class CacheReader:
     def _load_receipts(self) -> dict[tuple[int, int], Receipt]:
         if not self.seeds:
             raise IncompleteCacheError(f"{self.root}: no shard has a receipt; run extract-features again to resume")
+        there = self.layout.seeds()
+        if absent := [seed for seed in self.seeds if seed not in there]:
+            wanted, has = (", ".join(map(str, seeds)) for seeds in (absent, there))
+            raise IncompleteCacheError(
+                f"{self.root}: this cache has no seed {wanted}, it has {has}; choose of those, or extract the others "
+                f"(extract-features ... --seeds {wanted.replace(' ', '')})"
+            )
         receipts = {}
         for seed in self.seeds:
             present = set(self.layout.receipted_shards(seed))
@@ -74,7 +81,7 @@ class CacheReader:
                 raise IncompleteCacheError(
                     f"{self.root}: seed {seed} has no receipt for {len(missing)} of {self.manifest.shard_count} shards "
                     f"({listed}); run extract-features with the same arguments to resume, or choose other seeds "
-                    f"(with receipts: {', '.join(map(str, self.layout.seeds())) or 'none'})"
+                    f"(there are {', '.join(map(str, there))})"
                 )
             for shard in range(self.manifest.shard_count):
                 receipts[seed, shard] = self._checked_receipt(seed, shard)

@@ -10,10 +10,8 @@ from typing import Any
 import ray
 
 from lookonce.shared.errors import DistributedError, EndedElsewhereError, LookonceError
-from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
-from lookonce.train.setup import resolve_device
 from lookonce.train.world import RESTART_COUNT
 
 LOOK_INTERVAL = 1.0
@@ -44,7 +42,6 @@ def train_process(arguments: Mapping[str, Any]) -> None:
         threading.Thread(target=look, name="lookonce-desk", daemon=True).start()
     end: Mapping[str, Any]
     try:
-        keep_freed_memory(resolve_device(config.device).type)
         end = {"summary": train_student(config, show_progress=False, stop_asked=stop.is_set).document()}
     except EndedElsewhereError as error:
         end = {"error": error.cause or error}

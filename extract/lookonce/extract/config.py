@@ -20,7 +20,7 @@ class ExtractionConfig:
     teacher: str
     """clip-b16, dinov2-b14, deit-tiny ..., timm:NAME[.TAG] or open_clip:ARCH/TAG; an unknown name lists them."""
     images: str | None = None
-    """Folder, tars (x/{000..099}.tar) or hf:DATASET[:SPLIT]; required, but with --reuse: then that cache's images."""
+    """Folder, tars (x/{000..099}.tar) or hf:DATASET[:SPLIT]; required, except with --reuse: then that cache's."""
     out: Path
     """Cache folder: new, empty, or a cache made by the same recipe, which is then completed."""
     reuse: Path | None = None
@@ -81,7 +81,7 @@ class ExtractionConfig:
         convert_fields(self, Path, "out", "reuse", "teacher_weights")
         convert_fields(self, str, "images", "seeds", "workers")
         if self.images is None and (self.reuse is None or self.limit is not None):
-            needed_by = "--limit" if self.reuse else "extract-features, but with --reuse CACHE"
+            needed_by = "--limit" if self.reuse else "extract-features, except with --reuse CACHE"
             raise UsageError(f"--images: a folder of images is needed by {needed_by}")
         if self.reuse is not None and self.reuse.expanduser().resolve() == self.out.expanduser().resolve():
             raise UsageError(f"--reuse {self.reuse}: is the folder of --out; choose a new folder for --out")

@@ -17,7 +17,7 @@ from torch import Tensor
 from lookonce.extract.image_views import ImageViews, image_views
 from lookonce.extract.prepare import Extraction
 from lookonce.extract.target_encoder import TargetEncoder
-from lookonce.extract.teachers import Teacher, TeacherOutput, normalise_targets
+from lookonce.extract.teachers import Teacher, TeacherFeatures
 from lookonce.extract.workers import WorkerResources
 from lookonce.shared.errors import SourceError
 from lookonce.shared.patches import patchify
@@ -49,7 +49,7 @@ class Probe:
     view_seconds: float
     """Seconds of one core to read and decode an image and cut a view, the decoding shared by the seeds."""
     teacher_seconds: float
-    """Seconds of a worker in the teacher."""
+    """Seconds of a worker in the teacher, its outputs normalised."""
     encode_seconds: float
     """Seconds of a worker to encode what the teacher saw."""
     write_seconds: float
@@ -92,10 +92,10 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         torch.set_num_threads(workers.cpus)  # as a worker does
     try:
         pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
-        batch, teacher_times, output = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
+        batch, teacher_times, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
         torch.set_num_threads(1)  # a lane encodes on its own core, as many at once as the forward has
-        encode_seconds, write_seconds = _time_writing(extraction, output, pixels, seconds * 0.2)
+        encode_seconds, write_seconds = _time_writing(extraction, features, pixels, seconds * 0.2)
     finally:
         torch.set_num_threads(before)
     return Probe(
@@ -131,13 +131,13 @@ def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint
 
 def _time_teacher(
     extraction: Extraction, teacher: Teacher, pixels: NDArray[np.uint8], seconds: float
-) -> tuple[int, list[float], TeacherOutput]:
-    """Views a forward, seconds of each forward, and what the last one gave."""
+) -> tuple[int, list[float], TeacherFeatures]:
+    """Views a forward, seconds of each forward, and what the last one saw."""
     device = teacher.mean.device
 
-    def look(count: int) -> tuple[float, TeacherOutput]:
+    def look(count: int) -> tuple[float, TeacherFeatures]:
         views = torch.from_numpy(np.resize(pixels, (count, *pixels.shape[1:])))
-        return _timed(lambda: teacher(views.to(device)), device)
+        return _timed(lambda: teacher.look(views.to(device)), device)
 
     look(1)  # warm
     batch = min(extraction.config.batch_size, len(extraction.listing))
@@ -155,35 +155,33 @@ def _time_teacher(
 
 
 def _time_writing(
-    extraction: Extraction, output: TeacherOutput, pixels: NDArray[np.uint8], seconds: float
+    extraction: Extraction, features: TeacherFeatures, pixels: NDArray[np.uint8], seconds: float
 ) -> tuple[float, float]:
-    """Seconds a view of the device, or of a core, to normalise and encode, and of a core to cut patches and digest."""
-    config, device = extraction.config, output.importance.device
+    """Seconds a view of the device, or of a core, to encode, and of a core to cut patches and digest."""
+    config, device = extraction.config, features.targets.device
     patches = (config.view_size // config.patch_size) ** 2
-    stored_tokens = 1 + config.token_subset.stored_patches(patches)
-    kept = torch.arange(stored_tokens, device=device).expand(len(output.importance), -1)
-    targets, _, _ = normalise_targets([level[:2] for level in output.hidden])
+    kept = 1 + config.token_subset.stored_patches(patches)
+    targets = features.targets[:, :kept].contiguous()
     encode = TargetEncoder(_encoding(config.precision, targets)).to(device)
-    views = np.resize(pixels, (len(kept), *pixels.shape[1:]))
-    chosen = None if config.token_subset.whole else kept
+    views = np.resize(pixels, (len(targets), *pixels.shape[1:]))
     encode_times: list[float] = []
     write_times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(write_times) < 2 or time.perf_counter() < deadline:
-        spent, stored = _timed(lambda: encode(output.hidden, chosen).stored.cpu().numpy(), device)
+        spent, stored = _timed(lambda: encode.encode(targets)[0].cpu().numpy(), device)
         encode_times.append(spent)
         started = time.thread_time()
         cut = patchify(views, config.patch_size)
         digests = [pixel_digest(one) for one in cut]
-        written = [stored, *digests, *([cut[:, : stored_tokens - 1]] if config.pixels == "store" else [])]
+        written = [stored, *digests, *([cut[:, : kept - 1]] if config.pixels == "store" else [])]
         for values in written:
             hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()
         write_times.append(time.thread_time() - started)
-    return statistics.median(encode_times) / len(kept), statistics.median(write_times) / len(kept)
+    return statistics.median(encode_times) / len(targets), statistics.median(write_times) / len(targets)
 
 
 def _encoding(precision: str, targets: Tensor) -> Encoding:
-    parameters: Mapping[str, Any] = get_precision(precision).calibrate(targets.flatten(0, 1).cpu().numpy())
+    parameters: Mapping[str, Any] = get_precision(precision).calibrate(targets[:2].flatten(0, 1).cpu().numpy())
     return Encoding(precision=precision, parameters=parameters)
 
 

@@ -12,7 +12,6 @@ from lookonce.extract.ray_metrics import WorkerMetrics
 from lookonce.extract.reuse import Reuse
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.shared.errors import RecipeMismatchError
-from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.sources import ImageSource
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
@@ -68,9 +67,7 @@ class ExtractionWorker:
 
     def _load(self) -> ShardExtractor:
         config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
-        device = resolve_device(config.device)
-        keep_freed_memory(device.type)
-        teacher = load_config_teacher(config, device)
+        teacher = load_config_teacher(config, resolve_device(config.device))
         if teacher.weights_digest != wanted:
             raise RecipeMismatchError(
                 f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "

@@ -22,8 +22,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
+        if not match:
             raise UsageError(f"--seeds {text!r}: expected numbers or ranges such as 0-3 or 0,2,5")
+        if int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--seeds {text!r}: the range {part.strip()} runs backwards; write {match[2]}-{match[1]}")
         asked = range(int(match[1]), int(match[2] or match[1]) + 1)
         if len(seeds) + len(asked) > MOST_SEEDS:
             raise UsageError(f"--seeds {text!r}: expected at most {MOST_SEEDS:,} seeds")

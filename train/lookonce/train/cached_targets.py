@@ -145,12 +145,14 @@ class CachedTargets(IterableDataset[TargetBatch]):
 
         Raises:
             CacheError: a cache is damaged; names the object.
-            UsageError: asked for from several workers of a ``DataLoader``, each of which would see every batch.
+            UsageError: asked for from a worker of a ``DataLoader``: this object would not hear how far it came, and
+                of several each would see every batch.
         """
         worker = get_worker_info()
-        if worker is not None and worker.num_workers > 1:
+        if worker is not None:
             raise UsageError(
-                f"CachedTargets reads ahead by threads of its own, found {worker.num_workers} DataLoader workers; "
+                "CachedTargets reads ahead by threads of its own, and counts its batches for state_dict(); found a "
+                f"DataLoader with {worker.num_workers} worker(s); "
                 "iterate over it directly, or use DataLoader(..., batch_size=None, num_workers=0)"
             )
         batches = prefetched_batches(

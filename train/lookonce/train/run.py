@@ -29,6 +29,7 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.pictures import draw_loss, draw_mixture
 from lookonce.train.setup import TrainingSetup, set_up
+from lookonce.train.step_memory import memory_note
 from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
@@ -89,15 +90,29 @@ def train_student(
         show_progress = show_progress and world.leads
         with contextlib.ExitStack() as held:
             world.together(lambda: held.enter_context(exclusive_run(run)) if world.leads else None)
-            if show_progress:
-                for note in setup.notes:
-                    print(f"note: {note}", file=sys.stderr, flush=True)
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
+            if show_progress:
+                _tell(trainer)
             logs = world.together(lambda: open_log(trainer) if world.leads else None)
             with contextlib.closing(logs) if logs else contextlib.nullcontext():
                 trainer.train(logs, run / "checkpoints", show_progress=show_progress, stop_asked=stop_asked)
             return conclude_run(trainer, resumed, time.perf_counter() - started)
+
+
+def _tell(trainer: Trainer) -> None:
+    """What is about to be trained, and what the user should know of it."""
+    config, setup, total = trainer.config, trainer.setup, trainer.schedule.total_steps
+    caches, begun = setup.caches, f", from step {trainer.step}" if trainer.step else ""
+    lines = [
+        f"{config.student} on {setup.device.type} ({setup.precision}): {len(caches.rows)} images, {len(caches.seeds)} "
+        f"seed(s), {total} steps of {config.batch_size} views{begun}"
+    ]
+    notes = [*setup.notes]
+    if trainer.step < trainer.schedule.last_step and trainer.world.size == 1:
+        notes += [note for note in [memory_note(config, setup)] if note is not None]
+    for line in [*lines, *(f"note: {note}" for note in notes)]:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:

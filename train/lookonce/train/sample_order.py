@@ -81,7 +81,7 @@ class SampleOrder:
         if not len(rows) or not seeds:
             raise UsageError("nothing to train on: the cache has no readable sample for the chosen seeds")
         self.rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
-        self._run_seed, self._batch_size = run_seed, batch_size
+        self._run_seed, self.batch_size = run_seed, batch_size
         self.samples_per_epoch = len(rows)
         self._total = epochs * len(rows)
         self.window = window
@@ -90,7 +90,7 @@ class SampleOrder:
     @property
     def total_steps(self) -> int:
         """Steps of the run."""
-        return -(-self._total // self._batch_size)
+        return -(-self._total // self.batch_size)
 
     def step(self, step: int) -> SamplesOfStep:
         """The samples of a 0-based step.
@@ -100,7 +100,7 @@ class SampleOrder:
         """
         if not 0 <= step < self.total_steps:
             raise IndexError(f"step {step} of {self.total_steps}")
-        places = np.arange(step * self._batch_size, min((step + 1) * self._batch_size, self._total))
+        places = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, self._total))
         epochs, positions = np.divmod(places, self.samples_per_epoch)
         rows = np.empty_like(places)
         for epoch in np.unique(epochs):

@@ -63,6 +63,12 @@ class TrainingSetup:
             for reader, count in zip(self.caches.readers, self.caches.left_out, strict=True)
             if count
         ]
+        images, batch_size = len(self.caches.rows), self.order.batch_size
+        if batch_size > images:
+            notes.append(
+                f"--batch-size {batch_size} is more than the {images} images: a step takes images of several epochs, "
+                "and the learning rate is scaled to the batch; a smaller one is usual for so few"
+            )
         return notes
 
     def data_document(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.errors import UsageError
+from lookonce.shared.freed_memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class Options(ExtractionConfig, CommonOptions):
 
 def _run(options: Options) -> Mapping[str, Any]:
     from lookonce.extract.plan import Purpose, plan_extraction
+    from lookonce.extract.prepare import resolve_device
 
+    keep_freed_memory(resolve_device(options.device).type)  # as extract-features does
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
     purpose = Purpose(epochs=options.epochs, experiments=options.experiments, student_rate=options.student_rate)
     return plan_extraction(config, purpose, probe_seconds=options.probe_seconds)
@@ -62,7 +65,7 @@ def _summarise(plan: Mapping[str, Any]) -> str:
 PLAN = Subcommand(
     name="plan",
     description="Before anything is spent: bytes, time, read rate and free disk of an extraction, and after how many "
-    "epochs or experiments the cache pays. Takes the arguments of extract-features but --reuse; nothing is written.",
+    "epochs or experiments the cache pays. Takes the arguments of extract-features except --reuse; nothing is written.",
     options=Options,
     run=_run,
     summarise=_summarise,

@@ -82,7 +82,12 @@ def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
             "(safetensors or a torch checkpoint)"
         )
     # The hub's client tries for most of a minute, in silence, where there is no network.
-    print(f"taking the weights of {spec.name} from the hub cache, else from {home} ...", file=sys.stderr, flush=True)
+    print(
+        f"taking the weights of {spec.name} from the hub cache, else from {home} "
+        "(HF_HUB_OFFLINE=1 looks in the cache alone) ...",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         state: Mapping[str, Tensor] = adapter.pretrained_state(spec)
     except Exception as error:  # hub, network and file errors of three libraries; all mean that there are no weights

@@ -192,7 +192,7 @@ class Precision(abc.ABC):
             return 0.0  # LayerNormed values are at most sqrt(channels): far inside every float type here
         scale, offset = plan.affine
         normalised = (values - offset) / scale
-        return count_outside(normalised, *plan.limits) / normalised.size
+        return count_outside(normalised, *plan.limits) / max(1, normalised.size)
 
 
 def rounded(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -42,5 +42,6 @@ def recipe_config(name: str, shards: tuple[Path, ...], out: Path) -> TrainingCon
     >>> recipe_config("maskalign-b-clip-b16", (Path("cache"),), Path("run")).epochs
     200
     """
+    name = name.replace("_", "-")  # the files' names
     require_known("recipe", name, RECIPES)
     return RECIPES[name](shards, out)
