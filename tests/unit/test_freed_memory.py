@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
-
-from lookonce.shared.freed_memory import children_keep_freed_memory
 
 PROGRAM = """
 import resource, sys
@@ -44,17 +41,6 @@ def test_a_process_that_computes_on_cpus_keeps_what_it_frees() -> None:
     assert not gave_back
     assert faults < 1000
     assert other > 10 * faults or other > 100_000
-
-
-def test_children_inherit_it_and_this_process_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.environ", {"PATH": ""})
-    with children_keep_freed_memory("cpu"):
-        inherited = dict(os.environ)
-    assert os.environ == {"PATH": ""}
-    if run("cpu")[0]:
-        assert run("cuda", **inherited)[1] < 1000
-    with children_keep_freed_memory("cuda"):
-        assert os.environ == {"PATH": ""}
 
 
 def test_the_environment_decides_first() -> None:

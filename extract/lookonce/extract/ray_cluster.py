@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-import torch
 
 from lookonce.shared.errors import LookonceError, UsageError
-from lookonce.shared.freed_memory import children_keep_freed_memory
 
 
 class RayStartError(LookonceError):
@@ -47,8 +45,7 @@ def ray_cluster(address: str, *, without: str) -> Iterator[None]:
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
         try:
-            with children_keep_freed_memory("cuda" if torch.cuda.is_available() else "cpu"):
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, ValueError) as error:
             raise UsageError(f"--ray-address {address}: no Ray cluster can be joined there: {error}") from error
         except Exception as error:  # bare, where a local Ray is not up within Ray's own 30 s

@@ -7,18 +7,12 @@ processes than in others. A process that keeps them stays as large as it ever wa
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
 
-KEPT = {
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_TRIM_THRESHOLD_": (-1, (1 << 31) - 1),
-}
-"""glibc's environment variables with the numbers of their options and our values: one heap for all threads, as the
-others cannot grow beyond 64 MB; large blocks come from it too; it does not shrink below 2 GiB. See mallopt(3)."""
+KEPT = {-8: 1, -4: 0, -1: -1}
+"""Numbers of glibc's options with our values: M_ARENA_MAX, one heap for all threads, as the others cannot grow beyond
+64 MB; M_MMAP_MAX, large blocks come from it too; M_TRIM_THRESHOLD, it never shrinks. See mallopt(3)."""
 
 CHOSEN_BY_THE_USER = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 """Beginnings of environment variables that say how memory is to be had: then nothing is changed."""
@@ -26,6 +20,8 @@ CHOSEN_BY_THE_USER = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 def keep_freed_memory(device: str) -> bool:
     """Let this process keep what it frees; call it before other threads run, as they keep heaps that they have.
+
+    So it is of little use in Ray's workers, which have a dozen before our code runs; there nothing was gained.
 
     Args:
         device: ``cpu``, or where else tensors are: there nothing is changed.
@@ -39,19 +35,7 @@ def keep_freed_memory(device: str) -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all([set_option(option, value) for option, value in KEPT.values()])
-
-
-@contextlib.contextmanager
-def children_keep_freed_memory(device: str) -> Iterator[None]:
-    """The same for processes that are started within and have threads before our code runs in them (Ray's)."""
-    added = {} if device != "cpu" or _chosen() else {name: str(value) for name, (_, value) in KEPT.items()}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+    return all([set_option(option, value) for option, value in KEPT.items()])
 
 
 def _chosen() -> bool:
