@@ -114,7 +114,7 @@ class Job:
         return _without_end(look)
 
     def _begin(self, name: str) -> ExtractionConfig:
-        """Set the process up as a worker's is, the bare forward's too."""
+        """Set the process up as extract-features does, the bare forward's too."""
         keep_freed_memory(DEVICE)
         return ExtractionConfig(
             teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,

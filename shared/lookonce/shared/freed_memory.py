@@ -1,8 +1,8 @@
 """What a process that computes on CPUs does with memory that it frees: it keeps it for the next batch.
 
 Every forward allocates and frees the same megabytes. glibc gives them back, and the next forward waits for the kernel
-to clear them page by page: a tenth of a training step on CPUs, and a few percent of a teacher's forward, more in some
-processes than in others. A process that keeps them stays as large as it ever was until it ends.
+to clear them page by page: a twentieth of a training step on CPUs, and a few percent of a teacher's forward, more in
+some processes than in others. A process that keeps them stays as large as it ever was until it ends.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class TrainingSummary:
     input_wait_share: float | None
     """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
     note: str | None
-    """What the caches' token subsets or differing samples meant for the run; None when they are whole and alike."""
+    """What the caches' token subsets, differing samples or small number meant for the run; None where nothing did."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -104,15 +104,15 @@ def _tell(trainer: Trainer) -> None:
     """What is about to be trained, and what the user should know of it."""
     config, setup, total = trainer.config, trainer.setup, trainer.schedule.total_steps
     caches, begun = setup.caches, f", from step {trainer.step}" if trainer.step else ""
-    lines = [
+    print(
         f"{config.student} on {setup.device.type} ({setup.precision}): {len(caches.rows)} images, {len(caches.seeds)} "
-        f"seed(s), {total} steps of {config.batch_size} views{begun}"
-    ]
-    notes = [*setup.notes]
-    if trainer.step < trainer.schedule.last_step and trainer.world.size == 1:
-        notes += [note for note in [memory_note(config, setup)] if note is not None]
-    for line in [*lines, *(f"note: {note}" for note in notes)]:
-        print(line, file=sys.stderr, flush=True)
+        f"seed(s), {total} steps of {config.batch_size} views{begun}",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    steps_alone = trainer.step < trainer.schedule.last_step and trainer.world.size == 1
+    for note in (*setup.notes, memory_note(config, setup) if steps_alone else None):
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:

@@ -12,18 +12,16 @@ from lookonce.train.setup import TrainingSetup
 from lookonce.train.student import Student
 
 
-def memory_note(config: TrainingConfig, setup: TrainingSetup, available: int | None = None) -> str | None:
+def memory_note(config: TrainingConfig, setup: TrainingSetup) -> str | None:
     """What to change where a step on a CPU would not fit; None where it does, and on GPUs, which say so themselves.
 
     Args:
         config: of the run, in one process.
         setup: of the run.
-        available: bytes of memory that may be taken; None looks.
     """
     if setup.device.type != "cpu":
         return None
-    if available is None:
-        available = int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
     recipe = setup.caches.first.manifest.recipe
     part = -(-config.batch_size // config.accumulate)
     visible = visible_count(recipe.patches, setup.masks.ratio)
