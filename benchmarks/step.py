@@ -40,9 +40,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.executors import extract_features
 from lookonce.extract.image_views import image_views
 from lookonce.extract.prepare import load_config_teacher, open_extraction
-from lookonce.extract.run import extract_features
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import draw_patches
 from lookonce.shared.patches import patchify, unpatchify

@@ -26,7 +26,7 @@ from typing import Any
 from study_judge import JUDGES
 
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.run import extract_features
+from lookonce.extract.executors import extract_features
 from lookonce.shared.atomic import write_json
 from lookonce.shared.errors import UsageError
 from lookonce.shared.seeds import parse_seeds

@@ -16,7 +16,8 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.reader import CacheReader
 from lookonce.cache.verify import verify_cache
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.run import ExtractionSummary, extract_features
+from lookonce.extract.executors import extract_features
+from lookonce.extract.run import ExtractionSummary
 from lookonce.extract.teachers import Teacher
 
 STREAMED = ("targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest")

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
 
     def work() -> Mapping[str, Any]:
+        from lookonce.extract.executors import extract_features
         from lookonce.extract.prepare import resolve_device
-        from lookonce.extract.run import extract_features
 
         keep_freed_memory(resolve_device(config.device).type)
         return extract_features(config).document()

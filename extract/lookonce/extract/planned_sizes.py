@@ -11,9 +11,7 @@ import numpy as np
 from lookonce.cache.sizes import CacheBytes, cache_bytes, key_bytes
 from lookonce.extract.prepare import Extraction, new_manifest
 from lookonce.extract.sanity import ShardStatistics
-from lookonce.shared.quantities import bytes_text
 from lookonce.shared.seeds import parse_seeds
-from lookonce.shared.sources import Listing
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
@@ -52,7 +50,7 @@ def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, st
                     precision=precision,
                     tokens=tokens,
                     stored_patches=manifest.recipe.stored_patches,
-                    bytes=cache_bytes(manifest, seeds, keys=keys, statistics=_statistics()),
+                    bytes=cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document())),
                     chosen=precision == config.precision and tokens == asked,
                 )
             )
@@ -64,12 +62,6 @@ def planned_manifest(extraction: Extraction, recipe: Recipe, precision: str, ver
     values = np.zeros((2, len(recipe.teacher.blocks), recipe.teacher.width), dtype=np.float32)
     encoding = Encoding(precision=precision, parameters=get_precision(precision).calibrate(values))
     return new_manifest(extraction, recipe, encoding, versions)
-
-
-def size_sentence(manifest: Manifest, listing: Listing, seeds: Sequence[int]) -> str:
-    """One line before an extraction: what the asked seeds take when they are whole."""
-    planned = cache_bytes(manifest, seeds, keys=key_bytes(manifest, seeds, listing.entries), statistics=_statistics())
-    return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.a_view)})"
 
 
 def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -> int:
@@ -84,7 +76,3 @@ def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -
     whole = {"importance": (1, 1), "patch_ids": (1, 1)}
     read = {**shares, **whole}
     return sum(spec.sample_bytes * part // of for spec in arrays for part, of in [read.get(spec.name, (0, 1))])
-
-
-def _statistics() -> Sequence[str]:
-    return tuple(ShardStatistics().document())

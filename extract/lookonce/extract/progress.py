@@ -9,11 +9,22 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from lookonce.cache.sizes import cache_bytes, key_bytes
+from lookonce.extract.sanity import ShardStatistics
 from lookonce.extract.shard_extractor import BatchProgress, ShardTask
 from lookonce.extract.worker_table import WorkerTable
 from lookonce.shared.progress import progress_bar
+from lookonce.shared.quantities import bytes_text
+from lookonce.shared.sources import Listing
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
+
+
+def size_sentence(manifest: Manifest, listing: Listing, seeds: Sequence[int]) -> str:
+    """One line before an extraction: what the asked seeds take when they are whole."""
+    keys = key_bytes(manifest, seeds, listing.entries)
+    planned = cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document()))
+    return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.a_view)})"
 
 
 class ExtractionProgress:

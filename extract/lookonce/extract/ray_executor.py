@@ -7,53 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import ray
-
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.hand_out import HandOut
 from lookonce.extract.image_views import BATCHES_AHEAD
 from lookonce.extract.lanes import MOST_CPU_LANES
 from lookonce.extract.pipeline import AHEAD
+from lookonce.extract.prepare import Extraction
 from lookonce.extract.ray_cluster import ray_cluster
 from lookonce.extract.ray_crew import Crew
-from lookonce.extract.reuse import Reuse
 from lookonce.extract.shard_extractor import BatchProgress, ShardTask
-from lookonce.extract.workers import WorkerResources, share_out
-from lookonce.shared.sources import ImageSource
-from lookonce.shared.views import ViewRecipe
+from lookonce.extract.workers import expected_workers, worker_resources
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
 
-def worker_resources(config: ExtractionConfig) -> WorkerResources:
-    """How many workers the running cluster has place for, and what each asks Ray for.
+class RayExecutor:
+    """Hands shards to the workers of a Ray cluster as they become free; see ``lookonce.extract.run.Executor``."""
 
-    Raises:
-        UsageError: more workers than the cluster has CPUs or GPUs for.
-    """
-    total = ray.cluster_resources()
-    return share_out(config, cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
+    def check(self, config: ExtractionConfig) -> None:
+        """Refuse too many workers for this machine; another cluster is asked when it is joined.
 
+        Raises:
+            UsageError: more workers than this machine has CPUs.
+        """
+        if config.ray_address == "local":
+            expected_workers(config)
 
-def run_ray(
-    config: ExtractionConfig,
-    manifest: Manifest,
-    view: ViewRecipe,
-    source: ImageSource,
-    reuse: Reuse | None,
-    tasks: Sequence[ShardTask],
-) -> Iterator[BatchProgress | Receipt]:
-    """Hand shards to workers as they become free; yields what the workers yield.
+    def run(
+        self, extraction: Extraction, manifest: Manifest, tasks: Sequence[ShardTask]
+    ) -> Iterator[BatchProgress | Receipt]:
+        """Extract shards; yields what the workers yield.
 
-    Raises:
-        WorkerLostError: a shard's workers died again and again.
-        HeadLostError: the cluster's head is gone.
-        LookonceError: whatever a worker raised.
-    """
-    with ray_cluster(config.ray_address, without="--executor inline"):
-        hand_out = HandOut(tasks, ahead=_views_ahead(config, tasks))
-        arguments = (config, manifest, view, source, reuse)
-        yield from Crew(worker_resources(config), arguments, hand_out, stall_timeout=config.stall_timeout).events()
+        Raises:
+            UsageError: no cluster at ``--ray-address``, or more workers than it has CPUs.
+            WorkerLostError: a shard's workers died again and again.
+            HeadLostError: the cluster's head is gone.
+            LookonceError: whatever a worker raised.
+        """
+        config = extraction.config
+        with ray_cluster(config.ray_address, without="--executor inline"):
+            hand_out = HandOut(tasks, ahead=_views_ahead(config, tasks))
+            arguments = (config, manifest, extraction.view, extraction.source, extraction.reuse)
+            crew = Crew(worker_resources(config), arguments, hand_out, stall_timeout=config.stall_timeout)
+            yield from crew.events()
 
 
 def _views_ahead(config: ExtractionConfig, tasks: Sequence[ShardTask]) -> int:

@@ -6,16 +6,15 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.planned_sizes import size_sentence
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -24,11 +23,10 @@ from lookonce.extract.prepare import (
     remaining_tasks,
     resolve_device,
 )
-from lookonce.extract.progress import ExtractionProgress
+from lookonce.extract.progress import ExtractionProgress, size_sentence
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.teachers import Teacher
 from lookonce.extract.worker_table import efficiency
-from lookonce.extract.workers import expected_workers
 from lookonce.shared.errors import SourceError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
@@ -72,24 +70,53 @@ class ExtractionSummary:
         return {**asdict(self), "seeds": list(self.seeds)}
 
 
-def extract_features(config: ExtractionConfig, *, show_progress: bool = True) -> ExtractionSummary:
+class Executor(Protocol):
+    """Extracts shards elsewhere than in this process, for example in the workers of a cluster."""
+
+    def check(self, config: ExtractionConfig) -> None:
+        """Refuse what cannot run, before the teacher is loaded.
+
+        Raises:
+            UsageError: for example more workers than the machine has CPUs.
+        """
+        ...
+
+    def run(
+        self, extraction: Extraction, manifest: Manifest, tasks: Sequence[ShardTask]
+    ) -> Iterator[BatchProgress | Receipt]:
+        """Extract shards; yields progress after each batch and, once a shard is committed, one receipt per seed.
+
+        Raises:
+            LookonceError: see ``ShardExtractor.extract``, and the errors of the executor itself.
+        """
+        ...
+
+
+def run_extraction(
+    config: ExtractionConfig, *, executor: Executor | None = None, show_progress: bool = True
+) -> ExtractionSummary:
     """Extract what the cache at ``config.out`` still lacks.
+
+    Args:
+        config: what to extract; its ``executor`` is not read here, see ``lookonce.api.extract_features``.
+        executor: where shards are extracted; None for this process.
+        show_progress: whether progress is drawn on standard error.
 
     Raises:
         SourceError: not one of the images can be read.
-        LookonceError: see ``prepare``, ``shard_extractor`` and ``ray_executor``; what was committed stays valid.
+        LookonceError: see ``prepare``, ``shard_extractor`` and the executor; what was committed stays valid.
     """
     started = time.perf_counter()
     config = _with_absolute_paths(config)
     existing_manifest(config.out)  # refuses a folder that is something else before anything is written there
     extraction = open_extraction(config)
-    if config.executor == "ray" and config.ray_address == "local":
-        expected_workers(config)  # refuses too many before the teacher is loaded
+    if executor is not None:
+        executor.check(config)
     teacher = load_config_teacher(config, resolve_device(config.device))
     with exclusive_writer(config.out):
         manifest = open_or_create(extraction, teacher)
-        own_teacher = teacher if config.executor == "inline" else None
-        del teacher  # Ray's workers load their own, and may need its memory
+        own_teacher = teacher if executor is None else None
+        del teacher  # workers load their own, and may need its memory
         torch.cuda.empty_cache()
         remove_temporary_files(config.out)  # of a killed run
         seeds = parse_seeds(config.seeds)
@@ -98,7 +125,7 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
             print(size_sentence(manifest, extraction.listing, seeds), file=sys.stderr, flush=True)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
         try:
-            with progress, contextlib.closing(_events(extraction, manifest, own_teacher, tasks)) as events:
+            with progress, contextlib.closing(_events(extraction, manifest, own_teacher, executor, tasks)) as events:
                 for event in events:
                     progress.update(event)
         finally:
@@ -114,21 +141,20 @@ def extract_features(config: ExtractionConfig, *, show_progress: bool = True) ->
 
 
 def _events(
-    extraction: Extraction, manifest: Manifest, teacher: Teacher | None, tasks: Sequence[ShardTask]
-) -> Generator[BatchProgress | Receipt]:
+    extraction: Extraction, manifest: Manifest, teacher: Teacher | None, executor: Executor | None,
+    tasks: Sequence[ShardTask],
+) -> Generator[BatchProgress | Receipt]:  # fmt: skip
     config = extraction.config
     if not tasks:
         return
-    if teacher is not None:
+    if executor is not None:
+        yield from executor.run(extraction, manifest, tasks)
+    elif teacher is not None:
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher,
             batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
         )  # fmt: skip
         yield from extractor.extract(tasks)
-        return
-    from lookonce.extract.ray_executor import run_ray  # inline extraction works on machines without Ray
-
-    yield from run_ray(config, manifest, extraction.view, extraction.source, extraction.reuse, tasks)
 
 
 def _with_absolute_paths(config: ExtractionConfig) -> ExtractionConfig:

@@ -46,6 +46,18 @@ def share_out(config: ExtractionConfig, *, cpus: int, gpus: int) -> WorkerResour
     return WorkerResources(workers, max(1, cpus // workers), share)
 
 
+def worker_resources(config: ExtractionConfig) -> WorkerResources:
+    """How many workers the running cluster has place for, and what each asks Ray for.
+
+    Raises:
+        UsageError: more workers than the cluster has CPUs for.
+    """
+    import ray  # machines without Ray can plan too
+
+    total = ray.cluster_resources()
+    return share_out(config, cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
+
+
 def expected_workers(config: ExtractionConfig) -> WorkerResources:
     """The workers that an extraction will have, without starting them; a running cluster is asked what it has.
 
@@ -59,7 +71,6 @@ def expected_workers(config: ExtractionConfig) -> WorkerResources:
     if config.ray_address == "local":
         return share_out(config, cpus=cpus, gpus=gpus)
     from lookonce.extract.ray_cluster import ray_cluster  # machines without Ray can plan too
-    from lookonce.extract.ray_executor import worker_resources
 
     with ray_cluster(config.ray_address, without="--executor inline"):
         return worker_resources(config)
