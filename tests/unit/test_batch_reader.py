@@ -24,9 +24,8 @@ from lookonce.train.decoding import TargetDecoder
 from lookonce.train.device_copies import DeviceCopies
 from lookonce.train.host_memory import HostMemory
 from lookonce.train.joined_caches import JoinedCaches
-from lookonce.train.sample_order import SampleOrder, SamplesOfStep
+from lookonce.train.sample_order import SampleOrder, SamplesOfStep, batch_parts
 from lookonce.train.student import Student
-from lookonce.train.world import batch_parts
 
 MASK_RATIO = 0.7
 

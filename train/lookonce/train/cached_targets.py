@@ -32,9 +32,8 @@ from lookonce.train.layer_weights import aligned_blocks
 from lookonce.train.masks import choose_masks
 from lookonce.train.names import CheckName, MaskName, ReadaheadName, TargetNorm
 from lookonce.train.prefetch import prefetched_batches
-from lookonce.train.sample_order import SampleOrder
+from lookonce.train.sample_order import SampleOrder, batch_parts
 from lookonce.train.setup import data_document, pixel_source, require_moments
-from lookonce.train.world import batch_parts
 
 STATE_VERSION = 1
 

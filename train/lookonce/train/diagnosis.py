@@ -14,8 +14,8 @@ from lookonce.shared.errors import NumericalError
 from lookonce.train.alignment_step import AlignmentStep
 from lookonce.train.batch import Batch
 from lookonce.train.pieces import held_here
+from lookonce.train.sample_order import batch_parts
 from lookonce.train.setup import TrainingSetup
-from lookonce.train.world import batch_parts
 
 _TRY = "Try a smaller --base-lr, more --warmup-epochs, or --precision fp32"
 

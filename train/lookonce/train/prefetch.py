@@ -11,8 +11,7 @@ from lookonce.shared.errors import CacheError
 from lookonce.train.batch import Batch
 from lookonce.train.batch_reader import BatchReader
 from lookonce.train.input_watch import InputWatch
-from lookonce.train.sample_order import SampleOrder
-from lookonce.train.world import batch_parts
+from lookonce.train.sample_order import SampleOrder, batch_parts
 
 
 def prefetched_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,3 +119,13 @@ class SampleOrder:
                 stands = places[shard_of_sample] + window.shards * random_uniform(samples, *purpose, "samples")
                 return np.argsort(stands, kind="stable").astype(np.int64)
         return random_permutation(samples, "order", ORDER_VERSION, self._run_seed, epoch)
+
+
+def batch_parts(samples: int, parts: int) -> list[slice]:
+    """A global batch cut into consecutive parts of nearly equal size; some are empty where samples are few.
+
+    >>> batch_parts(7, 3)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    borders = [samples * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(borders)]

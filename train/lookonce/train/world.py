@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -206,16 +205,6 @@ def _require_own_gpu(local_rank: int) -> None:
             f"process {local_rank} (from 0) of this machine finds no GPU of its own, of {gpus} that torch sees; start "
             f"at most {gpus} processes (torchrun --nproc-per-node={gpus}), or give --device cpu"
         )
-
-
-def batch_parts(samples: int, parts: int) -> list[slice]:
-    """A global batch cut into consecutive parts of nearly equal size; some are empty where samples are few.
-
-    >>> batch_parts(7, 3)
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
-    """
-    borders = [samples * part // parts for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(borders)]
 
 
 def started_again() -> bool:
