@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from lookonce.commands.teacher_encoder import TeacherEncoder, load_teacher_encoder
+from lookonce.extract.teachers import load_teacher, resolve_teacher
 from lookonce.shared.errors import CheckpointError, NumericalError, UsageError
 from lookonce.shared.sources import ImageFolder, Listing, ListingEntry
 from lookonce.train.evaluation.encoder import encode_split
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 from lookonce.train.evaluation.pooling import POOLS, Pool, pool_tokens
 from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
+from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
 from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD, Student
 from lookonce.train.student_file import save_student
 
@@ -89,10 +90,10 @@ def test_a_teacher_encodes_by_the_same_rule(tmp_path: Path, pool: Pool) -> None:
     model = timm.create_model(TEACHER, img_size=SIZE, num_classes=5)
     path = tmp_path / "teacher.safetensors"
     save_file(model.state_dict(), path)
-    encoder = load_teacher_encoder(
-        f"timm:{TEACHER}", weights=path, view_size=SIZE, patch_size=16, pool=pool, device=torch.device("cpu")
+    teacher = load_teacher(
+        resolve_teacher(f"timm:{TEACHER}"), weights=path, view_size=SIZE, patch_size=16, blocks="top1"
     )
-    assert isinstance(encoder, TeacherEncoder)
+    encoder = TeacherEncoder(teacher, pool=pool, weights=path)
     expected = pool_tokens(last_block(model, some_views(), (0.5,) * 3, (0.5,) * 3), pool)
     torch.testing.assert_close(encoder(some_views()), expected, rtol=1e-4, atol=1e-5)
     document = encoder.document()

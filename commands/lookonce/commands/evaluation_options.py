@@ -114,15 +114,17 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
     """
     if options.teacher is None:
         return build_student(options, options.pool)
-    from lookonce.commands.teacher_encoder import load_teacher_encoder
+    from lookonce.extract.teachers import load_teacher, resolve_teacher
+    from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
     from lookonce.train.setup import resolve_device
 
     device = resolve_device(options.device)
     keep_freed_memory(device.type)
-    return load_teacher_encoder(
-        options.teacher, weights=options.teacher_weights, view_size=options.view_size or DEFAULT_VIEW_SIZE,
-        patch_size=options.patch_size, pool=options.pool, device=device,
+    teacher = load_teacher(
+        resolve_teacher(options.teacher), weights=options.teacher_weights,
+        view_size=options.view_size or DEFAULT_VIEW_SIZE, patch_size=options.patch_size, blocks="top1", device=device,
     )  # fmt: skip
+    return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights)
 
 
 def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:

@@ -1,18 +1,35 @@
-"""A teacher as an encoder, pooled as a student is. It lives here because the trainer never imports the extractor."""
+"""A teacher as an encoder, pooled as a student is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.train.evaluation.pooling import Pool, pool_tokens
+
+
+class FrozenTeacher(Protocol):
+    """What an encoder needs of a teacher: ``lookonce.extract.teachers.Teacher``, which training never imports."""
+
+    spec: Any
+    """Its ``name`` is the canonical one, such as ``timm:vit_base_patch16_224.dino``."""
+    view_size: int
+    """Side of the views, pixels."""
+    input_size: int
+    """Side of what the model is fed, pixels."""
+    weights_digest: str
+    mean: Tensor
+    """Pixel mean, on the teacher's device."""
+
+    def __call__(self, views: Tensor) -> Any:
+        """Outputs of uint8 views (B, view_size, view_size, 3); ``hidden[-1]`` is the last block's, (B, 1 + N, C)."""
+        ...
 
 
 class TeacherEncoder:
@@ -24,7 +41,7 @@ class TeacherEncoder:
         weights: the file its weights are from; None for the hub's.
     """
 
-    def __init__(self, teacher: Teacher, *, pool: Pool, weights: Path | None = None) -> None:
+    def __init__(self, teacher: FrozenTeacher, *, pool: Pool, weights: Path | None = None) -> None:
         self.teacher = teacher
         self.pool: Pool = pool
         self.weights = weights
@@ -42,7 +59,8 @@ class TeacherEncoder:
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
         """Features, float32 (B, C), of uint8 views (B, view_size, view_size, 3)."""
-        return pool_tokens(self.teacher(torch.from_numpy(views)).hidden[-1], self.pool)
+        tokens: Tensor = self.teacher(torch.from_numpy(views)).hidden[-1]
+        return pool_tokens(tokens, self.pool)
 
     def document(self) -> Mapping[str, Any]:
         """What was evaluated."""
@@ -55,26 +73,3 @@ class TeacherEncoder:
             "input_size": self.teacher.input_size,
             "pool": self.pool,
         }
-
-
-def load_teacher_encoder(
-    name: str, *, weights: Path | None, view_size: int, patch_size: int, pool: Pool, device: torch.device
-) -> TeacherEncoder:
-    """The teacher as extract-features would load it for students of this view and patch size, in float32.
-
-    Args:
-        name: as for extract-features.
-        weights: file; None takes the hub cache, or the hub.
-        view_size: side of the views, pixels.
-        patch_size: side of the student's patches, pixels; the teacher's input has the same grid.
-        pool: see ``pool_tokens``.
-        device: where it runs.
-
-    Raises:
-        UsageError: unknown teacher, or sizes that do not fit.
-        TeacherError: weights cannot be had or do not fit.
-    """
-    teacher = load_teacher(
-        resolve_teacher(name), weights=weights, view_size=view_size, patch_size=patch_size, blocks="top1", device=device
-    )
-    return TeacherEncoder(teacher, pool=pool, weights=weights)
