@@ -196,10 +196,11 @@ class CacheReader:
             raise ValueError(
                 f"tokens must be 0 to {records - 1} for array {name!r}, got {tokens.min()} to {tokens.max()}"
             )
-        record_type = np.dtype((np.void, spec.sample_bytes // records))
+        length = spec.sample_bytes
+        record_type = np.dtype((np.void, length // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
         for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
-            source = mapped.data[start : start + spec.sample_bytes].view(record_type)
+            source = mapped.data[start : start + length].view(record_type)
             if tokens is None:
                 flat[position] = source
             else:
@@ -243,12 +244,14 @@ class CacheReader:
 
     def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int]]:
         """The object and the first byte of each sample; no map is held longer than the pool holds it."""
-        size, object_name = self.manifest.shard_size, self._container.object_of(name)
-        for seed, row in zip(map(int, seeds), map(int, rows), strict=True):
-            shard, local = divmod(row, size)
-            mapped = self._pool.find((object_name, seed, shard)) or self._open(object_name, seed, shard)
-            start = int(mapped.offsets[name][local])
+        object_name, find = self._container.object_of(name), self._pool.find
+        shards, places = np.divmod(np.asarray(rows, dtype=np.int64), self.manifest.shard_size)
+        numbers = np.asarray(seeds, dtype=np.int64).tolist()
+        for seed, shard, place in zip(numbers, shards.tolist(), places.tolist(), strict=True):
+            mapped = find((object_name, seed, shard)) or self._open(object_name, seed, shard)
+            start = mapped.offsets[name].item(place)
             if start < 0:
+                row = shard * self.manifest.shard_size + place
                 raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
             yield mapped, start
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lookonce.cache.stored_patches import stored_patch_ids
-from lookonce.extract.image_views import ImageViews
-from lookonce.extract.lanes import Lanes
+from lookonce.extract.lanes import ForwardTime, Lanes
 from lookonce.extract.sanity import find_unbounded, refuse_unbounded
-from lookonce.extract.target_encoder import TargetEncoder
+from lookonce.extract.target_encoder import EncodedTargets, TargetEncoder
 from lookonce.extract.teachers import Teacher, TeacherOutput
-from lookonce.shared.patches import patchify
-from lookonce.shared.views import pixel_digest
+from lookonce.extract.view_batch import UnreadableImage, ViewBatch, ViewsOfSeed
 from lookonce.storage_schemas.manifest import Manifest
+
+EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
+"""See ``TargetEncoder.forward``."""
 
 
 @dataclass
@@ -56,8 +58,7 @@ class EncodedBatch:
     values: dict[str, NDArray[Any]]
     """Arrays by name, length ``len(rows)``; empty when there is no view."""
     saturated_share: float
-    problems: list[ImageViews]
-    """Images that cannot be read."""
+    unreadable: list[UnreadableImage]
     time: LaneTime = field(default_factory=LaneTime)
 
 
@@ -68,24 +69,29 @@ class BatchEncoder:
         manifest: what the cache is.
         teacher: loaded teacher, already on its device.
         lanes: its lanes.
-        skip_bad_images: whether an unreadable image is reported as a problem; otherwise it is raised.
+        skip_bad_images: whether an unreadable image is left out and reported; otherwise its error is raised.
+        encode: replaces the encoder of the manifest's precision, in benchmarks.
     """
 
-    def __init__(self, manifest: Manifest, teacher: Teacher, lanes: Lanes, *, skip_bad_images: bool) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        teacher: Teacher,
+        lanes: Lanes,
+        *,
+        skip_bad_images: bool,
+        encode: EncodeTargets | None = None,
+    ) -> None:
         self._manifest, self._teacher, self._lanes, self._skip = manifest, teacher, lanes, skip_bad_images
-        self._encode = TargetEncoder(manifest.encoding).to(teacher.mean.device)
+        self._encode = encode or TargetEncoder(manifest.encoding).to(teacher.mean.device)
         self._lane = threading.local()
 
-    def encode(
-        self, batch: Sequence[Future[ImageViews]], keys: Sequence[str], position: int, seed: int
-    ) -> EncodedBatch:
+    def encode(self, batch: ViewBatch, position: int) -> EncodedBatch:
         """Wait for the views of a batch and make of them what is written; runs in a lane.
 
         Args:
-            batch: the views being made, one image each.
-            keys: their sample keys.
-            position: which of the views of each image.
-            seed: the augmentation seed there.
+            batch: the views being made.
+            position: which of its seeds.
 
         Raises:
             SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
@@ -94,58 +100,41 @@ class BatchEncoder:
         spent, started = LaneTime(), time.perf_counter()
         spent.write = started - getattr(self._lane, "ended", started)
         try:
-            return self._encode_batch(batch, keys, position, seed, spent)
+            return self._encode_batch(batch, position, spent)
         finally:
             self._lane.ended = time.perf_counter()
 
-    def _encode_batch(
-        self,
-        batch: Sequence[Future[ImageViews]],
-        keys: Sequence[str],
-        position: int,
-        seed: int,
-        spent: LaneTime,
-    ) -> EncodedBatch:
+    def _encode_batch(self, batch: ViewBatch, position: int, spent: LaneTime) -> EncodedBatch:
         started = time.perf_counter()
-        images = [future.result() for future in batch]
+        views = batch.of_seed(position)
         spent.decode = time.perf_counter() - started
-        problems = [views for views in images if views.problem is not None]
-        if problems and problems[0].problem is not None and not self._skip:
-            raise problems[0].problem
-        good = [(key, views) for key, views in zip(keys, images, strict=True) if views.problem is None]
-        if not good:
-            return EncodedBatch([], {}, 0.0, problems, spent)
+        if views.unreadable and not self._skip:
+            raise views.unreadable[0].problem
+        if not views.rows:
+            return EncodedBatch([], {}, 0.0, views.unreadable, spent)
         started = time.perf_counter()
-        pixels = np.stack([views.pixels[position] for _, views in good if views.pixels is not None])
-        chosen = [key for key, _ in good]
         with torch.inference_mode(), self._lanes.stream():
-            output = self._look(pixels, spent)
-            values, saturated_share = self._values(pixels, output, chosen, seed)
-        values["view"] = np.stack([views.parameters[position] for _, views in good if views.parameters is not None])
+            output, forward = self._look(views)
+            values, saturated_share = self._values(views, output, batch.window.seeds[position])
+            spent.forward = forward.seconds()
         spent.teacher = time.perf_counter() - started
-        return EncodedBatch([views.row for _, views in good], values, saturated_share, problems, spent)
+        return EncodedBatch(views.rows, values, saturated_share, views.unreadable, spent)
 
-    def _look(self, pixels: NDArray[np.uint8], spent: LaneTime) -> TeacherOutput:
-        views = self._lanes.to_device(torch.from_numpy(pixels))
-        clock = time.thread_time if views.is_cpu else time.perf_counter
-        with self._lanes.turn():
-            started = clock()
-            output: TeacherOutput = self._teacher(views)
-            self._lanes.wait()
-            spent.forward = clock() - started
-        return output
+    def _look(self, views: ViewsOfSeed) -> tuple[TeacherOutput, ForwardTime]:
+        patches = self._lanes.to_device(torch.from_numpy(views.patches))
+        with self._lanes.forward() as spent:
+            output: TeacherOutput = self._teacher(join_patches(patches, self._manifest.recipe.patch_size))
+        return output, spent
 
     def _values(
-        self, pixels: NDArray[np.uint8], output: TeacherOutput, keys: Sequence[str], seed: int
+        self, views: ViewsOfSeed, output: TeacherOutput, seed: int
     ) -> tuple[dict[str, NDArray[Any]], float]:
-        recipe, lanes = self._manifest.recipe, self._lanes
-        patches = patchify(pixels, recipe.patch_size)
-        digests = np.stack([pixel_digest(one) for one in patches])
+        recipe, lanes, patches = self._manifest.recipe, self._lanes, views.patches
         importance, ids, kept = lanes.to_host(output.importance), None, None
         if not recipe.tokens.whole:
             lanes.wait()
-            refuse_unbounded(find_unbounded(importance), keys, seed)
-            ids = stored_patch_ids(recipe.tokens, importance.numpy(), keys, seed)
+            refuse_unbounded(find_unbounded(importance), views.keys, seed)
+            ids = stored_patch_ids(recipe.tokens, importance.numpy(), views.keys, seed)
             kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(output.importance.device)
             patches = np.take_along_axis(patches, ids[..., None], axis=1)
         encoded = self._encode(output.hidden, kept)
@@ -153,12 +142,27 @@ class BatchEncoder:
         on_host = {name: lanes.to_host(tensor) for name, tensor in arrays.items()}
         unbounded, saturated = lanes.to_host(encoded.unbounded), lanes.to_host(encoded.saturated)
         lanes.wait()
-        refuse_unbounded(unbounded | find_unbounded(importance), keys, seed)
+        refuse_unbounded(unbounded | find_unbounded(importance), views.keys, seed)
         values: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in on_host.items()}
-        values |= {"importance": importance.numpy(), "pixel_digest": digests}
+        values |= {"importance": importance.numpy(), "pixel_digest": views.digests, "view": views.parameters}
         if ids is not None:
             values["patch_ids"] = ids.astype(np.uint16)
         if self._manifest.stores_pixels:
             values["pixels"] = patches
         stored_values = encoded.mean.numel() * self._teacher.width
         return values, int(saturated) / stored_values
+
+
+def join_patches(patches: Tensor, patch_size: int) -> Tensor:
+    """Images out of their patches, where the patches are; see ``lookonce.shared.patches.unpatchify``.
+
+    Args:
+        patches: uint8 (B, N, patch_size * patch_size * 3), N a square number.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        uint8 (B, side, side, 3).
+    """
+    count, grid = len(patches), math.isqrt(patches.shape[1])
+    rows = patches.view(count, grid, grid, patch_size, patch_size * 3).transpose(2, 3)
+    return rows.reshape(count, grid * patch_size, grid * patch_size, 3)

@@ -77,18 +77,15 @@ def image_views(
     return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
 
 
-def batches_being_made(
+def batches_of_views(
     rows: Sequence[int],
     entries: Sequence[ListingEntry],
     producer: ViewProducer,
     seeds: Sequence[int],
     batch_size: int,
     threads: Executor,
-) -> Iterator[tuple[list[str], list[Future[ImageViews]]]]:
-    """Batches of consecutive rows, with their keys, while their views and those of the next ones are being made.
-
-    Batch borders depend on the rows and the batch size alone (a bad image shortens its batch), so that the teacher
-    sees the same compositions whoever runs it.
+) -> Iterator[list[ImageViews]]:
+    """The views of ``batch_size`` images at a time, in order, while those of the next ones are being made.
 
     Args:
         rows: rows to look at, ascending.
@@ -98,27 +95,11 @@ def batches_being_made(
         batch_size: images a batch.
         threads: where views are made.
     """
-    queue: collections.deque[tuple[list[str], list[Future[ImageViews]]]] = collections.deque()
+    queue: collections.deque[list[Future[ImageViews]]] = collections.deque()
     for start in range(0, len(rows), batch_size):
-        window = list(entries[start : start + batch_size])
-        making = [
-            threads.submit(producer.views, row, entry, seeds)
-            for row, entry in zip(rows[start : start + batch_size], window, strict=True)
-        ]
-        queue.append(([entry.key for entry in window], making))
+        some = zip(rows[start : start + batch_size], entries[start : start + batch_size], strict=True)
+        queue.append([threads.submit(producer.views, row, entry, seeds) for row, entry in some])
         if len(queue) > BATCHES_AHEAD:
-            yield queue.popleft()
-    yield from queue
-
-
-def batches_of_views(
-    rows: Sequence[int],
-    entries: Sequence[ListingEntry],
-    producer: ViewProducer,
-    seeds: Sequence[int],
-    batch_size: int,
-    threads: Executor,
-) -> Iterator[list[ImageViews]]:
-    """The same batches, each when its views are there; see ``batches_being_made``."""
-    for _, making in batches_being_made(rows, entries, producer, seeds, batch_size, threads):
+            yield [future.result() for future in queue.popleft()]
+    for making in queue:
         yield [future.result() for future in making]

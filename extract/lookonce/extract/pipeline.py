@@ -1,4 +1,4 @@
-"""What is under way between the teacher and the disk: batches in the lanes, shards being committed; all in order."""
+"""What is under way between the teacher and the disk: batches in the lanes, being written, shards being committed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from lookonce.extract.open_shard import OpenShard
 from lookonce.storage_schemas.receipt import Receipt
 
 AHEAD = 2
-"""Batches that are given to the lanes beyond one each, so that none waits for the thread that writes."""
-
-COMMITS = 1
-"""Shards that may be on their way to the disk while the next one is appended to."""
+"""Batches that are given to the lanes beyond one each, so that no lane waits for the thread that settles."""
 
 
 @dataclass
@@ -41,25 +38,27 @@ class BatchProgress:
 
 
 class Pipeline:
-    """Lets lanes work ahead of the thread that appends, and commits behind it. A context manager.
+    """Lets lanes work ahead of the threads that write. A context manager.
 
-    What is bounded: batches under way by ``lanes.count + AHEAD``, shards being committed by ``COMMITS``. Errors come
-    out where the failed batch or commit would have been settled. Left by an error, it begins nothing more, waits for
-    what runs, and removes what is not committed.
+    What is bounded: batches under way in the lanes by ``lanes.count + AHEAD``, batches being written and shards being
+    committed by ``streams`` each. Errors come out where the failed batch or commit would have been settled. Left by an
+    error, it begins nothing more, waits for what runs, and removes what is not committed.
 
     Args:
         lanes: of the teacher.
         makers: threads that make views; they are stopped with it.
+        streams: (shard, seed) pairs that are written side by side.
     """
 
-    def __init__(self, lanes: Lanes, makers: ThreadPoolExecutor) -> None:
+    def __init__(self, lanes: Lanes, makers: ThreadPoolExecutor, streams: int) -> None:
         self._limit, self._lanes = lanes.count + AHEAD, lanes.open()
-        self._makers, self._committer = makers, ThreadPoolExecutor(1, thread_name_prefix="lookonce-commit")
+        self._makers, self._streams = makers, streams
         self._shards: list[OpenShard] = []
         self._under_way: collections.deque[tuple[OpenShard, int, Future[EncodedBatch]] | OpenShard] = (
             collections.deque()
         )
-        self._commits: collections.deque[tuple[OpenShard, Future[list[Receipt]]]] = collections.deque()
+        self._writes: collections.deque[tuple[OpenShard, BatchProgress, Future[None]]] = collections.deque()
+        self._commits: collections.deque[tuple[OpenShard, list[Future[Receipt]]]] = collections.deque()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -67,7 +66,7 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pools = (self._makers, self._lanes, self._committer)
+        pools = (self._makers, self._lanes)
         with ExitStack() as stack:
             for shard in self._shards:
                 stack.callback(shard.discard)  # last
@@ -90,36 +89,50 @@ class Pipeline:
         self._under_way.append(shard)
 
     def settle(self) -> Iterator[BatchProgress | Receipt]:
-        """Append batches until no more are under way than may be; yields what is done by now."""
+        """Write batches until no more are under way than may be; yields what is done by now."""
         while len(self._under_way) > self._limit:
             yield from self._settle_next()
-        yield from self._committed(COMMITS)
+        yield from self._done(self._streams)
 
     def drain(self) -> Iterator[BatchProgress | Receipt]:
-        """Append and commit all; yields what is done, as it is done."""
+        """Write and commit all; yields what is done, as it is done."""
         while self._under_way:
             yield from self.advance()
-        yield from self._committed(0)
+        yield from self._done(0)
 
     def advance(self) -> Iterator[BatchProgress | Receipt]:
-        """Append the oldest batch, if there is one, though there is room for more; yields what is done by now."""
+        """Write the oldest batch, if there is one, though there is room for more; yields what is done by now."""
         if self._under_way:
             yield from self._settle_next()
-        yield from self._committed(COMMITS if self._under_way else 0)
+        yield from self._done(self._streams if self._under_way else 0)
 
     def _settle_next(self) -> Iterator[BatchProgress]:
         step = self._under_way.popleft()
         if isinstance(step, OpenShard):
-            self._commits.append((step, self._committer.submit(step.commit)))
+            self._commits.append((step, step.commit()))
             return
         shard, seed, future = step
         batch = future.result()
-        shard.append(seed, batch)
-        looked = len(batch.rows) + len(batch.problems)
-        yield BatchProgress(views=looked, shard=shard.number, seed=seed, time=batch.time)
+        looked = len(batch.rows) + len(batch.unreadable)
+        progress = BatchProgress(views=looked, shard=shard.number, seed=seed, time=batch.time)
+        self._writes.append((shard, progress, shard.append(seed, batch)))
+        while len(self._writes) > self._streams:
+            yield self._written()
 
-    def _committed(self, most: int) -> Iterator[Receipt]:
-        while self._commits and (len(self._commits) > most or self._commits[0][1].done()):
-            shard, future = self._commits.popleft()
-            yield from future.result()
+    def _written(self) -> BatchProgress:
+        _, progress, future = self._writes.popleft()
+        future.result()
+        return progress
+
+    def _done(self, most: int) -> Iterator[BatchProgress | Receipt]:
+        """What is written by now, and the receipts of what is committed; waits until at most ``most`` are left."""
+        while self._writes and (len(self._writes) > most or self._writes[0][2].done()):
+            yield self._written()
+        while self._commits and (len(self._commits) > most or all(one.done() for one in self._commits[0][1])):
+            shard, futures = self._commits.popleft()
+            while any(written is shard for written, _, _ in self._writes):  # progress comes before the receipt
+                yield self._written()
+            for future in futures:
+                yield future.result()
+            shard.discard()
             self._shards.remove(shard)

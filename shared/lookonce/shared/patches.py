@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from lookonce.shared.errors import UsageError
 
 
-def patchify(pixels: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
+def patchify(pixels: NDArray[np.uint8], patch_size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Cut images in patches: patches row by row, and (row, column, channel) inside a patch.
 
     Args:
         pixels: uint8, shape (..., height, width, 3); both sides multiples of ``patch_size``.
         patch_size: side of a patch, pixels.
+        out: where to put the result, C-contiguous and of its shape; None for new memory.
 
     Returns:
         uint8, shape (..., patches, patch_size * patch_size * 3), C order.
 
     Raises:
-        UsageError: a side is no multiple of ``patch_size``, or the last axis is not 3.
+        UsageError: a side is no multiple of ``patch_size``, the last axis is not 3, or ``out`` does not fit.
 
     >>> patchify(np.zeros((224, 224, 3), np.uint8), 16).shape
     (196, 768)
@@ -35,8 +36,13 @@ def patchify(pixels: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
             "change the view size or the patch size"
         )
     rows, columns = height // patch_size, width // patch_size
-    cut = pixels.reshape(*batch, rows, patch_size, columns, patch_size, 3).swapaxes(-4, -3)
-    return np.ascontiguousarray(cut).reshape(*batch, rows * columns, patch_size * patch_size * 3)
+    shape = (*batch, rows * columns, patch_size * patch_size * 3)
+    result = np.empty(shape, dtype=np.uint8) if out is None else out
+    if result.shape != shape or result.dtype != np.uint8 or not result.flags.c_contiguous:
+        raise UsageError(f"patchify: expected out of C-contiguous uint8 {shape}, found {result.dtype} {result.shape}")
+    cut = pixels.reshape(*batch, rows, patch_size, columns, patch_size * 3).swapaxes(-3, -2)
+    result.reshape(*batch, rows, columns, patch_size, patch_size * 3)[...] = cut
+    return result
 
 
 def unpatchify(patches: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:

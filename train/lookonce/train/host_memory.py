@@ -26,7 +26,9 @@ class HostMemory:
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
         """A tensor to be filled through its ``numpy()``."""
-        return torch.empty(tuple(shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=self._page_locked)
+        if not self._page_locked:
+            return torch.from_numpy(np.empty(tuple(shape), dtype))  # numpy asks for huge pages: far fewer page faults
+        return torch.empty(tuple(shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
 
     def holding(self, values: NDArray[Any]) -> Tensor:
         """A tensor of these values: themselves, or a copy in page-locked memory."""

@@ -18,8 +18,8 @@ from lookonce.shared.atomic import TEMPORARY_MARK, sync_directory
 from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.storage_schemas.receipt import StoredObject
 
-_HASHERS = ThreadPoolExecutor(2, thread_name_prefix="lookonce-digest")
-"""Digesting takes as long as writing does, and both release the GIL."""
+_HASHERS = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), thread_name_prefix="lookonce-digest")
+"""Digesting takes as long as writing does, and both release the GIL; objects of several shards are digested at once."""
 
 
 class ObjectFile:
