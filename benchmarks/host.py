@@ -12,7 +12,9 @@ Training: reading batches (masks, gather) out of a CLIP-B/16-shaped int8 cache i
 ``np.take`` of the same records.
 
 All ratios are of CPU-seconds (user and system, all threads), contestants alternating in one process. ``sustained``
-extrapolates: 16 cores over the CPU-seconds a view, and the most that a single-threaded part allows.
+extrapolates: what 16 such cores would do if the device and the disk kept up, and which part takes how much of them;
+``stream_limit`` is what the (seed, shard) streams that are digested side by side allow, one core each.
+``memory_growth_mib`` is the process's resident memory after the last round less that after the first counted one.
 """
 
 from __future__ import annotations
@@ -40,9 +42,10 @@ from torch import Tensor, nn
 from lookonce.cache.create import create_cache, prepare_seed
 from lookonce.cache.reader import CacheReader
 from lookonce.extract.image_views import image_views
-from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.shard_extractor import GPU_STREAMS, BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.target_encoder import EncodedTargets
 from lookonce.extract.teachers import Teacher, TeacherOutput
+from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import visible_count
 from lookonce.shared.sources import Listing, open_source
 from lookonce.shared.view_recipe import ViewRecipe
@@ -207,14 +210,18 @@ def _mapped(reader: CacheReader, name: str) -> Any:
     records = spec.sample_shape[0]
     whole = np.empty((manifest.samples, records, spec.sample_bytes // records), dtype=np.uint8)
     path = reader.root / f"{name}.raw"
-    reader.read(name, [0] * manifest.samples, range(manifest.samples), out=whole.view(spec.numpy_dtype).reshape(manifest.samples, *spec.sample_shape))
+    stored = whole.view(spec.numpy_dtype).reshape(manifest.samples, *spec.sample_shape)
+    reader.read(name, [0] * manifest.samples, range(manifest.samples), out=stored)
     whole.tofile(path)
     return np.memmap(path, np.uint8, "r", shape=whole.shape)
 
 
 def cpu_seconds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """CPU-microseconds a unit of each contestant in each round; one warm-up round is not counted."""
-    spent: dict[str, list[float]] = {name: [] for name in contestants}
+    """CPU-microseconds a unit of each contestant in each round; one warm-up round is not counted.
+
+    ``memory`` is the resident memory after each round, MiB.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in (*contestants, "memory")}
     for counted in [False] + [True] * rounds:
         for name, job in contestants.items():
             started = time.process_time()
@@ -222,6 +229,8 @@ def cpu_seconds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
             each = (time.process_time() - started) / units * 1e6
             if counted:
                 spent[name].append(each)
+        if counted:
+            spent["memory"].append(psutil.Process().memory_info().rss / 2**20)
     return spent
 
 
@@ -234,6 +243,18 @@ def many_photos(target: Path, count: int) -> None:
         shutil.copyfile(photo, target / f"{number:05d}{photo.suffix}")
 
 
+def sustained(spent: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Views a second of 16 cores, and where their time goes: CPU-microseconds a view."""
+    parts = {name: round(middle(spent[name])) for name in ("decode", "sha256", "write")}
+    whole = middle(spent["whole"])
+    return {
+        "views_a_second": round(MODELLED_CORES * 1e6 / whole),
+        "stream_limit": round(GPU_STREAMS * 1e6 / middle(spent["sha256"])),
+        "cpu_us_a_view": {**parts, "everything else": round(whole - sum(parts.values()))},
+        "memory_growth_mib": round(spent["memory"][-1] - spent["memory"][0], 1),
+    }
+
+
 def middle(values: Sequence[float]) -> float:
     return statistics.median(values)
 
@@ -243,6 +264,7 @@ def main() -> None:
     if not (DATA / "photos").is_dir():
         sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that holds photos/")
     images, rounds, samples = (128, 3, 512) if options.quick else (512, 7, 2048)
+    keep_freed_memory("cpu")  # page-locked memory is kept too
     work = Path(tempfile.mkdtemp(prefix="lookonce-host-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
     raw: dict[str, Any] = {}
     ratios: dict[str, float] = {}
@@ -258,19 +280,21 @@ def main() -> None:
                 ratios[label if precision == "int8" else f"{label}_{precision}"] = round(
                     statistics.median(a / b for a, b in zip(spent["whole"], parts, strict=True)), 3
                 )
-                raw |= {f"{name} {count} seeds {precision}": values for name, values in spent.items()}
-                raw[f"sustained {count} seeds {precision}"] = round(MODELLED_CORES * 1e6 / middle(spent["whole"]))
+                raw |= {f"{name} {count} seeds {precision}": spent[name] for name in names}
+                raw[f"sustained {count} seeds {precision}"] = sustained(spent)
         training = Training(work, samples)
         spent = cpu_seconds({"training": training.whole, "bare gather": training.bare_gather}, rounds)
         ratios["training_cpu_over_gather"] = round(
             statistics.median(a / b for a, b in zip(spent["training"], spent["bare gather"], strict=True)), 3
         )
-        raw |= spent
-        raw["sustained training"] = round(MODELLED_CORES * 1e6 / middle(spent["training"]))
-        raw["peak_memory_mib"] = round(psutil.Process().memory_info().rss / 2**20)
+        raw |= {name: spent[name] for name in ("training", "bare gather")}
+        raw["sustained training"] = {"samples_a_second": round(MODELLED_CORES * 1e6 / middle(spent["training"]))}
     finally:
         shutil.rmtree(work, ignore_errors=True)
     report("host", options, ratios, raw, "CPU us")
+    for name, value in raw.items():
+        if name.startswith("sustained"):
+            print(f"{name}: {value}")
 
 
 if __name__ == "__main__":

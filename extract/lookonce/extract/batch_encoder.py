@@ -122,13 +122,12 @@ class BatchEncoder:
 
     def _look(self, views: ViewsOfSeed) -> tuple[TeacherOutput, ForwardTime]:
         patches = self._lanes.to_device(torch.from_numpy(views.patches))
+        pixels = join_patches(patches, self._manifest.recipe.patch_size)
         with self._lanes.forward() as spent:
-            output: TeacherOutput = self._teacher(join_patches(patches, self._manifest.recipe.patch_size))
+            output: TeacherOutput = self._teacher(pixels)
         return output, spent
 
-    def _values(
-        self, views: ViewsOfSeed, output: TeacherOutput, seed: int
-    ) -> tuple[dict[str, NDArray[Any]], float]:
+    def _values(self, views: ViewsOfSeed, output: TeacherOutput, seed: int) -> tuple[dict[str, NDArray[Any]], float]:
         recipe, lanes, patches = self._manifest.recipe, self._lanes, views.patches
         importance, ids, kept = lanes.to_host(output.importance), None, None
         if not recipe.tokens.whole:

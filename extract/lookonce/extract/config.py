@@ -51,8 +51,8 @@ class ExtractionConfig:
     """Side of a view in pixels."""
     patch_size: int = 16
     """Side of the student's patches in pixels; the teacher is fed an input with the same grid."""
-    batch_size: int = 32
-    """Views a forward pass of the teacher."""
+    batch_size: int | None = None
+    """Views per forward pass of the teacher; default: 32 on CPUs, 256 on a GPU."""
     shard_size: int | None = None
     """Samples a shard; default: an even 64th of the images, at least 16 and at most 1024."""
     workers: str = "auto"

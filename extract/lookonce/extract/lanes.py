@@ -37,7 +37,7 @@ class ForwardTime:
         if self._events is not None:
             started, ended = self._events
             ended.synchronize()
-            return started.elapsed_time(ended) / 1000
+            return float(started.elapsed_time(ended)) / 1000
         return self._seconds
 
 
@@ -95,7 +95,7 @@ class Lanes:
             yield spent
             spent._seconds = time.thread_time() - started
             return
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         stream = self._streams.own
         with self._turn:
             if self._last_forward is not None:

@@ -39,6 +39,9 @@ from lookonce.storage_schemas.recipe import (
     document_differences,
 )
 
+BATCH_SIZES = {"cpu": 32, "cuda": 256}
+"""Views per forward pass by device: a CPU's cores gain nothing beyond this, a GPU would wait for its next launch."""
+
 SEEDS_A_TASK = 16
 """Most seeds a task extracts together, each image decoded once for all; bounds its memory and its open files."""
 
@@ -111,6 +114,11 @@ def resolve_compute_precision(precision: str, device: torch.device) -> ComputePr
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return precision  # type: ignore[return-value]  # the config's Literal
+
+
+def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
+    """Views per forward pass: what was asked for, else what keeps the device busy."""
+    return batch_size or BATCH_SIZES[device.type]
 
 
 def load_config_teacher(config: ExtractionConfig, device: torch.device) -> Teacher:

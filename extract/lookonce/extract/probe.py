@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.extract.image_views import ImageViews, image_views
-from lookonce.extract.prepare import Extraction
+from lookonce.extract.prepare import Extraction, resolve_batch_size
 from lookonce.extract.target_encoder import TargetEncoder
 from lookonce.extract.teachers import Teacher, TeacherFeatures
 from lookonce.extract.workers import WorkerResources
@@ -140,7 +140,7 @@ def _time_teacher(
         return _timed(lambda: teacher.look(views.to(device)), device)
 
     look(1)  # warm
-    batch = min(extraction.config.batch_size, len(extraction.listing))
+    batch = min(resolve_batch_size(extraction.config.batch_size, device), len(extraction.listing))
     one, features = look(1)
     if one * batch > seconds:  # a slow teacher: fewer views a forward, rather than minutes of probing
         batch = max(1, int(seconds / 2 / one))

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.hand_out import HandOut
-from lookonce.extract.image_views import BATCHES_AHEAD
-from lookonce.extract.lanes import MOST_CPU_LANES
+from lookonce.extract.lanes import GPU_LANES, MOST_CPU_LANES
 from lookonce.extract.pipeline import AHEAD
-from lookonce.extract.prepare import Extraction
+from lookonce.extract.prepare import BATCH_SIZES, Extraction
 from lookonce.extract.ray_cluster import ray_cluster
 from lookonce.extract.ray_crew import Crew
 from lookonce.extract.shard_extractor import BatchProgress, ShardTask
+from lookonce.extract.view_batch import WINDOWS_AHEAD
 from lookonce.extract.workers import expected_workers, worker_resources
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
@@ -46,13 +46,16 @@ class RayExecutor:
         """
         config = extraction.config
         with ray_cluster(config.ray_address, without="--executor inline"):
-            hand_out = HandOut(tasks, ahead=_views_ahead(config, tasks))
+            resources = worker_resources(config)
+            hand_out = HandOut(tasks, ahead=_views_ahead(config, tasks, on_gpu=resources.gpus > 0))
             arguments = (config, manifest, extraction.view, extraction.source, extraction.reuse)
-            crew = Crew(worker_resources(config), arguments, hand_out, stall_timeout=config.stall_timeout)
+            crew = Crew(resources, arguments, hand_out, stall_timeout=config.stall_timeout)
             yield from crew.events()
 
 
-def _views_ahead(config: ExtractionConfig, tasks: Sequence[ShardTask]) -> int:
+def _views_ahead(config: ExtractionConfig, tasks: Sequence[ShardTask], *, on_gpu: bool) -> int:
     """Views that a worker may still have to tell of when no views are left to be made: what fills its pipeline."""
-    being_made = BATCHES_AHEAD * max(len(task.seeds) for task in tasks)
-    return config.batch_size * 2 * (MOST_CPU_LANES + AHEAD + being_made)
+    being_made = WINDOWS_AHEAD * max(len(task.seeds) for task in tasks)
+    lanes = GPU_LANES if on_gpu else MOST_CPU_LANES
+    batch_size = config.batch_size or BATCH_SIZES["cuda" if on_gpu else "cpu"]
+    return batch_size * 2 * (lanes + AHEAD + being_made)

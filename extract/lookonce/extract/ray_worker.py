@@ -7,7 +7,7 @@ import queue
 from collections.abc import Iterator
 
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.prepare import load_config_teacher, resolve_device
+from lookonce.extract.prepare import load_config_teacher, resolve_batch_size, resolve_device
 from lookonce.extract.ray_metrics import WorkerMetrics
 from lookonce.extract.reuse import Reuse
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
@@ -75,6 +75,7 @@ class ExtractionWorker:
             )
         return ShardExtractor(
             config.out, self._manifest, self._view, self._source, teacher,
-            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", threads=self._threads,
+            batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+            skip_bad_images=config.on_bad_image == "skip", threads=self._threads,
             reuse=self._reuse,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from lookonce.extract.prepare import (
     open_extraction,
     open_or_create,
     remaining_tasks,
+    resolve_batch_size,
     resolve_device,
 )
 from lookonce.extract.progress import ExtractionProgress, size_sentence
@@ -152,7 +153,8 @@ def _events(
     elif teacher is not None:
         extractor = ShardExtractor(
             config.out, manifest, extraction.view, extraction.source, teacher,
-            batch_size=config.batch_size, skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
+            batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+            skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
         )  # fmt: skip
         yield from extractor.extract(tasks)
 

@@ -104,7 +104,7 @@ class ShardExtractor:
             yield from pipeline.drain()
 
     def _groups(self, tasks: Iterable[ShardTask | None]) -> Iterator[list[ShardTask]]:
-        """Shards that are extracted side by side, so that there are streams enough; empty where there is no task now."""
+        """Shards that are extracted side by side, enough to fill the streams; empty where there is no task now."""
         group: list[ShardTask] = []
         for task in tasks:
             if task is not None:

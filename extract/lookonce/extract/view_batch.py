@@ -17,8 +17,11 @@ from lookonce.shared.sources import ListingEntry
 from lookonce.shared.views import pixel_digest
 from lookonce.storage_schemas.arrays import VIEW_FIELDS
 
-VIEWS_AHEAD = 1024
-"""Views that may be under way beyond the batch that is asked for: two batches of it, or one of many seeds."""
+WINDOWS_AHEAD = 2
+"""Windows whose views are being made beyond the one that is asked for."""
+
+MOST_VIEWS_AHEAD = 1024
+"""Views beyond which one window is made ahead instead: each takes 150 kB at 224 pixels."""
 
 Memory = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 """From a shape to uint8 memory of that shape."""
@@ -139,7 +142,7 @@ def view_batches(windows: Iterable[Window], make: Callable[[Window], ViewBatch])
     queue: collections.deque[ViewBatch] = collections.deque()
     for window in windows:
         queue.append(make(window))
-        ahead = 2 if len(window.rows) * len(window.seeds) <= VIEWS_AHEAD else 1
+        ahead = WINDOWS_AHEAD if len(window.rows) * len(window.seeds) <= MOST_VIEWS_AHEAD else 1
         while len(queue) > ahead:
             yield queue.popleft()
     yield from queue

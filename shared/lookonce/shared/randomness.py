@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 _SEPARATOR = b"\x1f"
 _KEY_BYTES = 16
 
+
 def random_words(count: int, *purpose: str | int) -> NDArray[np.uint64]:
     """``count`` random 64-bit words of the stream named by ``purpose``.
 
