@@ -50,7 +50,7 @@ def png(width: int, height: int, depth: int, colour: int, raw: bytes, *chunks: t
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + body + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("format", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "DIB", "JPEG2000", "QOI", "SGI", "PCX"])
 def test_lossless_rgb_keeps_every_pixel(format: str) -> None:
     image = photo_like()
     options = {"lossless": True} if format == "WEBP" else {}
@@ -124,6 +124,17 @@ def test_a_transparent_colour_is_white() -> None:
     np.testing.assert_array_equal(pixels_of(encode(rgb, "PNG", transparency=(1, 2, 3))), [[[255] * 3, [4, 5, 6]]])
     grey = Image.fromarray(np.array([[7, 8]], np.uint8))
     np.testing.assert_array_equal(pixels_of(encode(grey, "PNG", transparency=7)), [[[255] * 3, [8] * 3]])
+    four_bits = png(2, 1, 4, 0, b"\0\x79", (b"tRNS", struct.pack(">H", 7)))
+    np.testing.assert_array_equal(pixels_of(four_bits), [[[255] * 3, [153] * 3]])
+    deep_rgb = png(
+        2,
+        1,
+        16,
+        2,
+        b"\0" + struct.pack(">6H", 300, 20000, 40000, 1, 2, 3),
+        (b"tRNS", struct.pack(">3H", 300, 20000, 40000)),
+    )
+    np.testing.assert_array_equal(pixels_of(deep_rgb), [[[255] * 3, [0] * 3]])
     deep = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 1000, 65535 - 257), (b"tRNS", struct.pack(">H", 1000)))
     np.testing.assert_array_equal(pixels_of(deep), [[[255] * 3, [254] * 3]])
 
@@ -142,13 +153,6 @@ def test_sixteen_bit_grey_is_scaled_and_never_clipped(format: str) -> None:
     found = pixels_of(encode(Image.fromarray(values), format))
     np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 1, 128, 255])
     np.testing.assert_array_equal(found[..., 0], found[..., 2])
-
-
-def test_integers_beyond_sixteen_bits_are_stretched() -> None:
-    values = np.array([[-1000, 0, 1_000_000]], np.int32)
-    np.testing.assert_array_equal(pixels_of(encode(Image.fromarray(values), "TIFF"))[0, :, 0], [0, 0, 255])
-    small = np.array([[0, 257, 65535]], np.int32)
-    np.testing.assert_array_equal(pixels_of(encode(Image.fromarray(small), "TIFF"))[0, :, 0], [0, 1, 255])
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,7 @@ def test_lack_of_memory_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    data = encode(photo_like(), "PNG")
+    data = encode(photo_like(), "JPEG")
     monkeypatch.setattr(Image, "open", no_memory)
     with pytest.raises(MemoryError, match=r"cats/1\.jpg: not enough memory"):
         decode_rgb(data, "cats/1.jpg")

@@ -7,24 +7,55 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImagePalette, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lookonce.shared.errors import UnreadableImageError
+from lookonce.shared.grey_levels import levels
+from lookonce.shared.image_metadata import PNG_MAGIC, without_metadata
+from lookonce.shared.tiff_layout import (
+    COLOUR_MAP,
+    PALETTE,
+    PHOTOMETRIC,
+    PLANAR,
+    SAMPLES_PER_PIXEL,
+    TIFF_MAGICS,
+    WHITE_IS_ZERO,
+    TiffLayout,
+    can_be_laid_out,
+    numbers,
+    pillow_is_right,
+    tiff_layout,
+    tiff_tags,
+)
+from lookonce.shared.tiff_metadata import PIXEL_TAGS, metadata_is_sound, tiff_without_metadata
+from lookonce.shared.tiff_samples import tiff_samples
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of what is decoded; closed, because other plug-ins start programs (EPS) or fetch files."""
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "DIB", "JPEG2000", "QOI", "SGI", "PCX",
+)  # fmt: skip
+"""Pillow's names of what is decoded; closed, because other plug-ins start programs (EPS), fetch files, or take nearly
+any bytes for an image (TGA). ``sources.image_names`` says how such files are called."""
 
 MAXIMUM_PIXELS = 1 << 30
 """Most pixels of an image (height x width); RGB takes four bytes a pixel in Pillow."""
 
 MAXIMUM_SIDE = (1 << 29) - 2
 """Longest side of an image, pixels; Pillow cannot hold a longer row."""
+
+
+class TooLargeError(ValueError):
+    """More pixels than are accepted."""
+
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -42,8 +73,8 @@ _UPRIGHT = {
 def decode_rgb(data: bytes, where: str) -> Image.Image:
     """Decode an image file: upright by its EXIF orientation, alpha over white, the first frame of an animation.
 
-    Grey of 16 bits is scaled by 1/257 (never clipped). Integer grey beyond 16 bits, and float grey beyond [0, 255], is
-    stretched from its own minimum and maximum to [0, 255]; float grey within [0, 1] is multiplied by 255.
+    What a sample means follows from the file's header, never from the values that occur: see ``grey_levels.levels``.
+    Metadata that are damaged or too large cost no pixels.
 
     While an image is being decoded, Pillow's process-wide pixel limit and tolerance of truncated files are set for the
     purpose and Pillow's Python warnings are silenced; all three are put back when the last decoding thread is done.
@@ -61,8 +92,7 @@ def decode_rgb(data: bytes, where: str) -> Image.Image:
     """
     with _pillow_settings():
         try:
-            image = _load(data)
-            return _to_rgb(_upright(image))
+            return _decoded(data)
         except MemoryError as error:
             raise MemoryError(f"{where}: not enough memory to decode this image of {len(data)} bytes") from error
         except Exception as error:  # Pillow's plug-ins raise nearly every type on corrupt bytes
@@ -72,20 +102,110 @@ def decode_rgb(data: bytes, where: str) -> Image.Image:
             ) from error
 
 
-def _load(data: bytes) -> Image.Image:
+def _decoded(data: bytes) -> Image.Image:
     if not data:
         raise ValueError("the file is empty")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > MAXIMUM_PIXELS or max(width, height) > MAXIMUM_SIDE:
-        raise ValueError(f"{width} x {height} pixels are more than the {MAXIMUM_PIXELS} that are accepted")
+    if data.startswith(TIFF_MAGICS):
+        return _decoded_tiff(data)
+    try:
+        return _decoded_by_pillow(data)
+    except (MemoryError, TooLargeError):
+        raise
+    except Exception as error:
+        problem = error
+    for cleaned in without_metadata(data):
+        try:
+            return _decoded_by_pillow(cleaned)
+        except (MemoryError, TooLargeError):
+            raise
+        except Exception as error:
+            problem = error
+    raise problem
+
+
+def _decoded_by_pillow(data: bytes, colour_map: bytes = b"") -> Image.Image:
+    # A PNG is opened by its class: Image.open would not say what is damaged.
+    is_png = data.startswith(PNG_MAGIC)
+    image = PngImageFile(io.BytesIO(data)) if is_png else Image.open(io.BytesIO(data), formats=FORMATS)
+    _require_size(*image.size)
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("its palette is missing")
+    if colour_map:
+        image.palette = ImagePalette.raw("RGB;L", colour_map)
     image.load()
-    return image
+    if is_png and "transparency" in image.info:
+        image.info["transparency"] = _as_loaded(image.info["transparency"], image.mode, bits=data[24])
+    return _to_rgb(_upright(image))
+
+
+def _as_loaded(transparency: Any, mode: str, *, bits: int) -> Any:
+    """The transparent colour of a PNG in the values that its pixels have once Pillow has scaled them to 8 bits."""
+    if mode == "L" and bits < 8:
+        return transparency * (255 // ((1 << bits) - 1))
+    return tuple(value >> 8 for value in transparency) if mode == "RGB" and bits == 16 else transparency
+
+
+def _decoded_tiff(data: bytes) -> Image.Image:
+    if not metadata_is_sound(data):
+        return _decoded_sound_tiff(tiff_without_metadata(data))
+    try:
+        return _decoded_sound_tiff(data)
+    except (MemoryError, TooLargeError):
+        raise
+    except Exception:  # of many types; perhaps over what a tag of the metadata says
+        return _decoded_sound_tiff(tiff_without_metadata(data))
+
+
+def _decoded_sound_tiff(data: bytes) -> Image.Image:
+    """Samples that Pillow takes for others, or refuses, are read by ``tiff_samples``."""
+    tags = tiff_tags(data)
+    if numbers(tags, PLANAR) == (2,) and numbers(tags, SAMPLES_PER_PIXEL, (1,)) == (
+        1,
+    ):  # which Pillow takes for 8 bits
+        return _decoded_sound_tiff(tiff_without_metadata(data, PIXEL_TAGS - {PLANAR}))
+    if pillow_is_right(tags):
+        try:
+            return _decoded_by_pillow(data, _eight_bit_colour_map(tags))
+        except (MemoryError, TooLargeError):
+            raise
+        except Exception:  # of many types; some planes with alpha are refused only when they are loaded
+            if not can_be_laid_out(tags):
+                raise
+    layout = tiff_layout(tags, data)
+    _require_size(layout.width, layout.height)
+    image = _over_white(tiff_samples(data, layout), layout)
+    transposition = _UPRIGHT.get(layout.orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
+def _eight_bit_colour_map(tags: ImageFileDirectory_v2) -> bytes:
+    """The colour map of a TIFF that counts to 255 instead of 65535, as some writers make it; else nothing."""
+    colours = numbers(tags, COLOUR_MAP) if numbers(tags, PHOTOMETRIC, (-1,))[0] == PALETTE else ()
+    return bytes(colours) if colours and max(colours) < 256 else b""
+
+
+def _over_white(samples: NDArray[np.generic], layout: TiffLayout) -> Image.Image:
+    """RGB of a TIFF's samples, (height, width, colours and perhaps alpha)."""
+    colours = levels(samples[..., : layout.colours], layout.bits)
+    if layout.photometric == WHITE_IS_ZERO:
+        colours = 255 - colours
+    if layout.alpha is not None:
+        opaque = levels(samples[..., layout.colours :], layout.bits).astype(np.uint16)
+        lit = (colours * opaque + 127) // 255 if layout.alpha == "unassociated" else colours.astype(np.uint16)
+        colours = np.minimum(lit + 255 - opaque, 255).astype(np.uint8)
+    return Image.fromarray(colours[..., 0] if layout.colours == 1 else colours).convert("RGB")
+
+
+def _require_size(width: int, height: int) -> None:
+    if width * height > MAXIMUM_PIXELS or max(width, height) > MAXIMUM_SIDE:
+        raise TooLargeError(f"{width} x {height} pixels are more than the {MAXIMUM_PIXELS} that are accepted")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # Pillow's own text holds a memory address: not reproducible
         return f"the content is none of the formats {', '.join(FORMATS)}, or its header is damaged"
+    if isinstance(error, struct.error):
+        return "it is cut off within its header"
     return str(error) or type(error).__name__
 
 
@@ -100,6 +220,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # grey multiplied by its alpha, which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_grey(image).convert("RGB")
     if image.has_transparency_data:
@@ -109,21 +231,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey as 8-bit grey; the one transparent value that a PNG may name becomes white."""
+    """16-bit and float grey as 8-bit grey; the one transparent value that a PNG may name becomes white."""
     values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise ValueError("its float pixels hold NaN or infinity")
-    if image.mode != "F" and low >= 0 and high <= 0xFFFF:
-        grey = (values.astype(np.uint32) + 128) // 257  # to nearest; 257 is odd, so there are no halves
-    elif image.mode == "F" and low >= 0 and high <= 255:
-        grey = np.rint(values * np.float64(255 if high <= 1 else 1))
-    else:
-        grey = np.rint((values.astype(np.float64) - low) * (255 / ((high - low) or 1)))
+    grey = levels(values if image.mode == "F" else values.astype(np.uint16), 16)
     if "transparency" in image.info:
-        grey = np.where(values == image.info["transparency"], 255, grey)
-    pixels: NDArray[np.uint8] = grey.astype(np.uint8)
-    return Image.fromarray(pixels)
+        grey = np.where(values == image.info["transparency"], np.uint8(255), grey)
+    return Image.fromarray(grey)
 
 
 _settings_lock = threading.Lock()
