@@ -21,6 +21,7 @@ from lookonce.extract.image_views import CutViews, ViewProducer
 from lookonce.extract.reuse import Reuse, compare_images, obstacles, open_earlier, require_use
 from lookonce.extract.shard_extractor import ShardTask
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
+from lookonce.extract.teachers.compiled import choose_forward
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
 from lookonce.shared.errors import CacheError, UsageError
@@ -193,7 +194,11 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
         config.precision, teacher, producer, extraction.listing.entries,
         seed=parse_seeds(config.seeds)[0], views=config.calibration_views,
     )  # fmt: skip
-    manifest = new_manifest(extraction, recipe, encoding, versions)
+    forward = choose_forward(
+        teacher, config.compile, batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+        views=len(extraction.listing) * len(parse_seeds(config.seeds)),
+    )  # fmt: skip
+    manifest = new_manifest(extraction, recipe, encoding, versions | forward)
     create_cache(config.out, manifest)
     return manifest
 

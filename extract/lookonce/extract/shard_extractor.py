@@ -20,6 +20,7 @@ from lookonce.extract.open_shard import OpenShard, ShardTask
 from lookonce.extract.pipeline import BatchProgress, Pipeline
 from lookonce.extract.reuse import Reuse
 from lookonce.extract.teachers import Teacher
+from lookonce.extract.teachers.compiled import COMPILED, FORWARD, compiled_by
 from lookonce.extract.versions import content_versions
 from lookonce.extract.view_batch import ViewBatch, Window, cut_windows, view_batches
 from lookonce.shared.sources import ImageSource
@@ -82,6 +83,9 @@ class ShardExtractor:
             manifest, teacher, self._lanes, skip_bad_images=skip_bad_images, encode=encode_targets
         )
         self._width, self._versions = teacher.width, content_versions(teacher.spec.library)
+        if compiled_by(manifest.created_with):
+            teacher.compile_forward()
+            self._versions[FORWARD] = COMPILED
 
     def extract(self, tasks: Iterable[ShardTask | None]) -> Iterator[BatchProgress | Receipt]:
         """Extract shards; yields progress after each batch and, once a shard is committed, a receipt a seed.

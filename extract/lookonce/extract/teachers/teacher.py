@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -85,6 +86,7 @@ class Teacher(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+        self._forward: Callable[[Tensor], TeacherOutput] = self.forward_normalised
 
     def forward(self, views: Tensor) -> TeacherOutput:
         """Raw block outputs and importance of views.
@@ -92,7 +94,15 @@ class Teacher(nn.Module):
         Args:
             views: (B, view_size, view_size, 3) uint8 RGB, on any device.
         """
-        return self.forward_normalised(self.normalise_pixels(views))
+        return self._forward(self.normalise_pixels(views))
+
+    def compile_forward(self) -> None:
+        """Run ``forward`` compiled by ``torch.compile`` from the next batch on; features differ by rounding."""
+        self._forward = torch.compile(self.forward_normalised)
+
+    def run_eagerly(self) -> None:
+        """Undo ``compile_forward``."""
+        self._forward = self.forward_normalised
 
     def normalise_pixels(self, views: Tensor) -> Tensor:
         """What the trunk is fed: (B, 3, input_size, input_size) float32.
