@@ -13,9 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
-from lookonce.train.cached_targets import CachedTargets, TargetBatch
-from lookonce.train.student import Student
+from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
 
 
 class AlignedStudent(nn.Module):

@@ -13,9 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
-from lookonce.train.cached_targets import CachedTargets, TargetBatch
-from lookonce.train.student import Student
+from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
 
 
 class CachedAlignment(LightningModule):

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
-from lookonce.train.cached_targets import CachedTargets
-from lookonce.train.student import Student
+from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student
 
 
 def train(

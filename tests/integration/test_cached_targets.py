@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lookonce.shared.errors import CacheMismatchError, CheckpointError, UsageError
+from lookonce.testing import check_batches_resume
 from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
 from lookonce.train.cached_targets import CachedTargets, TargetBatch
 from lookonce.train.config import TrainingConfig
@@ -56,18 +57,7 @@ def test_batches_are_those_of_train_student(training_cache: Callable[..., Path],
 
 def test_a_state_saved_behind_any_batch_goes_on_with_the_next(training_cache: Callable[..., Path]) -> None:
     cache = training_cache()
-    states, expected = [], []
-    batches = open_batches(cache)
-    for batch in batches:
-        expected.append(batch)
-        states.append(batches.state_dict())
-    for behind, state in enumerate(states, start=1):
-        resumed = open_batches(cache)
-        resumed.load_state_dict(state)
-        rest = list(resumed)
-        assert len(rest) == len(expected) - behind
-        for one, other in zip(rest, expected[behind:], strict=True):
-            assert_equal(one, other)
+    assert check_batches_resume(lambda: open_batches(cache)) == 11
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exact_resume import assert_restored_before_every_step, assert_same_run, numbers
 
 from lookonce.shared.errors import CheckpointError
+from lookonce.testing import check_exact_resume, check_same, logged_numbers, student_run
 from lookonce.train.checkpoints import checkpoints_in, load_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
@@ -33,6 +33,15 @@ def train(cache: Path, run: Path, **changes: Any) -> Path:
     return run
 
 
+def check_same_run(one: Path, other: Path) -> None:
+    check_same(student_run(one), student_run(other))
+
+
+def check_stopped(run: Path, steps: int) -> None:
+    assert not (run / "student.safetensors").exists()
+    assert [line["step"] for line in logged_numbers(run)] == list(range(steps))
+
+
 @pytest.fixture(scope="module")
 def trained_once(
     write_training_cache: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
@@ -49,18 +58,20 @@ def uninterrupted(trained_once: tuple[Path, Path], tmp_path: Path) -> tuple[Path
     return cache, shutil.copytree(run, tmp_path / "uninterrupted")
 
 
-def test_state_saved_before_every_step_restores_it(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
-    cache, expected = uninterrupted
-    assert len(numbers(expected)) == 11
-    assert_restored_before_every_step(functools.partial(train, cache), tmp_path, expected)
-
-
-@pytest.mark.parametrize("changes", [{"accumulate": 3, "workers": 0}, {"shuffle": "block", "shuffle_shards": 2}])
-def test_state_saved_before_every_step_restores_it_in_other_kinds_of_run(
-    training_cache: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 11),
+        ({"epochs": 2, "accumulate": 3, "workers": 0}, 6),
+        ({"epochs": 2, "shuffle": "block", "shuffle_shards": 2}, 6),
+    ],
+)
+def test_state_saved_before_every_step_restores_it(
+    training_cache: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], steps: int
 ) -> None:
-    one_kind = functools.partial(train, training_cache(), epochs=2, **changes)
-    assert_restored_before_every_step(one_kind, tmp_path, one_kind(tmp_path / "uninterrupted"))
+    one_kind = functools.partial(train, training_cache(), **changes)
+    check_exact_resume(one_kind, tmp_path / "runs", steps=steps, outcome=student_run, check_stopped=check_stopped)
+    assert len(logged_numbers(tmp_path / "runs" / "uninterrupted")) == steps
 
 
 def test_a_window_of_shards_of_another_size_is_another_run(training_cache: Callable[..., Path], tmp_path: Path) -> None:
@@ -74,7 +85,7 @@ def test_stopped_before_every_step_of_one_run(uninterrupted: tuple[Path, Path], 
     cache, expected = uninterrupted
     for stop in range(1, 12):
         train(cache, tmp_path / "run", max_steps=stop, workers=1 + stop % 3)
-    assert_same_run(expected, tmp_path / "run")
+    check_same_run(expected, tmp_path / "run")
 
 
 def test_any_kept_checkpoint_can_be_gone_on_from(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -85,7 +96,7 @@ def test_any_kept_checkpoint_can_be_gone_on_from(uninterrupted: tuple[Path, Path
     train(cache, run, resume=str(older), checkpoint_steps=1, max_steps=10)
     # the one written now stays, though a later one is there
     assert [path.name[-5:] for path in checkpoints_in(run / "checkpoints")] == ["09.pt", "10.pt", "11.pt"]
-    assert_same_run(expected, train(cache, run, resume=str(older)))
+    check_same_run(expected, train(cache, run, resume=str(older)))
 
 
 @pytest.mark.parametrize("log_steps", [3, 4])
@@ -94,10 +105,10 @@ def test_metrics_have_each_logged_step_once(uninterrupted: tuple[Path, Path], tm
     run = tmp_path / "run"
     for stop in (2, 5, 6, None):
         train(cache, run, max_steps=stop, log_steps=log_steps)
-    logged = [line["step"] for line in numbers(run)]
+    logged = [line["step"] for line in logged_numbers(run)]
     assert logged == [*range(0, 11, log_steps), 10][: len(logged)]
     assert logged[-1] == 10
-    assert numbers(run) == [line for line in numbers(expected) if line["step"] in logged]
+    assert logged_numbers(run) == [line for line in logged_numbers(expected) if line["step"] in logged]
 
 
 def test_going_on_with_a_finished_run_changes_nothing(uninterrupted: tuple[Path, Path]) -> None:
@@ -112,7 +123,7 @@ def test_a_metrics_line_cut_off_by_a_crash_is_written_anew(uninterrupted: tuple[
     run = train(cache, tmp_path / "run", max_steps=5)
     with (run / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 5, "lo')
-    assert_same_run(expected, train(cache, run))
+    check_same_run(expected, train(cache, run))
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"\0" * 40, b"3", b"{}", b'{"step": "1"}', b""])
@@ -145,7 +156,7 @@ def test_what_a_crash_left_half_written_is_no_obstacle(uninterrupted: tuple[Path
     (run / "config.json").write_text('{"shards": [')
     partial = run / "checkpoints" / "step-000000003.pt.tmp-0123456789ab"
     partial.write_bytes(b"half")
-    assert_same_run(expected, train(cache, run))
+    check_same_run(expected, train(cache, run))
     assert not partial.exists()
 
 
@@ -187,4 +198,4 @@ def test_killed_at_random_moments(
     if signal_name != "SIGKILL":
         assert done.stderr.count("error: stopped;") == codes.count(1) >= 1
     assert "Traceback" not in done.stderr
-    assert_same_run(expected, train(cache, tmp_path / "run"))
+    check_same_run(expected, train(cache, tmp_path / "run"))

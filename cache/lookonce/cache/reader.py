@@ -28,6 +28,26 @@ Check = Literal["first-use", "never"]
 """When an object's bytes are digested: once, when a process first maps it, or never (sizes are always checked)."""
 
 
+def open_cache(
+    root: Path | str, *, seeds: Sequence[int] | None = None, check: Check = "first-use",
+    readahead: ReadaheadMode = "auto",
+) -> CacheReader:  # fmt: skip
+    """Open a cache for reading.
+
+    Args:
+        root: the cache folder.
+        seeds: which seeds must be complete; None for every seed that has receipts.
+        check: when object digests are checked.
+        readahead: what ``CacheReader.prefetch`` does.
+
+    Raises:
+        CacheError: no cache at ``root``.
+        SchemaError: its manifest or a receipt is not valid.
+        IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+    """
+    return CacheReader(Path(root).expanduser(), seeds=seeds, check=check, readahead=readahead)
+
+
 class CacheReader:
     """A complete cache, open for reading.
 

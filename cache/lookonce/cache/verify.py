@@ -22,8 +22,8 @@ def verify_cache(
     root: Path,
     *,
     seeds: Sequence[int] | None = None,
-    full: bool,
-    workers: int,
+    full: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check a cache against its own documents.

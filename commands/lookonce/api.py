@@ -1,0 +1,209 @@
+"""What users of lookonce import: ``from lookonce.api import extract_features, ExtractionConfig, ...``.
+
+Importing this module costs next to nothing: torch, timm and Ray are imported with the first name that needs them.
+Names that are not listed here are not public and may change in any release.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookonce.cache.convert import ConversionSummary, convert_cache
+    from lookonce.cache.convert_plan import ConversionRequest
+    from lookonce.cache.describe import describe_cache
+    from lookonce.cache.reader import CacheReader, open_cache
+    from lookonce.cache.verify import verify_cache
+    from lookonce.cache.verify_report import Finding, VerifyReport
+    from lookonce.cache.zarr_decoded import open_decoded
+    from lookonce.extract.config import ExtractionConfig
+    from lookonce.extract.drift import DriftRequest, check_drift
+    from lookonce.extract.drift_report import DriftReport
+    from lookonce.extract.executors import extract_features
+    from lookonce.extract.plan import Purpose
+    from lookonce.extract.plan import plan_extraction as plan
+    from lookonce.extract.run import ExtractionSummary
+    from lookonce.extract.teachers import Teacher, TeacherFeatures, load_teacher, resolve_teacher
+    from lookonce.shared.errors import (
+        BusyError,
+        CacheError,
+        CacheMismatchError,
+        CheckpointError,
+        DistributedError,
+        EndedElsewhereError,
+        IncompleteCacheError,
+        IntegrityError,
+        Interrupted,
+        LookonceError,
+        NumericalError,
+        RecipeMismatchError,
+        SchemaError,
+        SourceError,
+        StorageError,
+        TeacherError,
+        UnreadableImageError,
+        UsageError,
+    )
+    from lookonce.shared.sources import open_source
+    from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
+    from lookonce.train.alignment import AlignmentOutput, DynamicAlignment
+    from lookonce.train.alignment_config import AlignmentConfig
+    from lookonce.train.cached_targets import CachedTargets, TargetBatch
+    from lookonce.train.config import TrainingConfig
+    from lookonce.train.evaluation.encoder import Encoder, encode_split
+    from lookonce.train.evaluation.finetune import finetune_student
+    from lookonce.train.evaluation.finetune_config import FinetuneConfig
+    from lookonce.train.evaluation.knn import evaluate_knn, knn_predict
+    from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
+    from lookonce.train.evaluation.linear import evaluate_linear
+    from lookonce.train.evaluation.probe_config import LinearProbeConfig
+    from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
+    from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
+    from lookonce.train.metrics import read_metrics
+    from lookonce.train.recipes import recipe_config
+    from lookonce.train.run import TrainingSummary, train_student
+    from lookonce.train.student import Student
+    from lookonce.train.student_file import save_student
+    from lookonce.train.sweep import SweepSummary, train_sweep
+
+_MODULES = {
+    "lookonce.cache.convert": "ConversionSummary convert_cache",
+    "lookonce.cache.convert_plan": "ConversionRequest",
+    "lookonce.cache.describe": "describe_cache",
+    "lookonce.cache.reader": "CacheReader open_cache",
+    "lookonce.cache.verify": "verify_cache",
+    "lookonce.cache.verify_report": "Finding VerifyReport",
+    "lookonce.cache.zarr_decoded": "open_decoded",
+    "lookonce.extract.config": "ExtractionConfig",
+    "lookonce.extract.drift": "DriftRequest check_drift",
+    "lookonce.extract.drift_report": "DriftReport",
+    "lookonce.extract.executors": "extract_features",
+    "lookonce.extract.plan": "Purpose plan_extraction:plan",
+    "lookonce.extract.run": "ExtractionSummary",
+    "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
+    "lookonce.shared.errors": (
+        "BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
+        "IncompleteCacheError IntegrityError Interrupted LookonceError NumericalError RecipeMismatchError SchemaError "
+        "SourceError StorageError TeacherError UnreadableImageError UsageError"
+    ),
+    "lookonce.shared.sources": "open_source",
+    "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
+    "lookonce.train.alignment": "AlignmentOutput DynamicAlignment",
+    "lookonce.train.alignment_config": "AlignmentConfig",
+    "lookonce.train.cached_targets": "CachedTargets TargetBatch",
+    "lookonce.train.config": "TrainingConfig",
+    "lookonce.train.evaluation.encoder": "Encoder encode_split",
+    "lookonce.train.evaluation.finetune": "finetune_student",
+    "lookonce.train.evaluation.finetune_config": "FinetuneConfig",
+    "lookonce.train.evaluation.knn": "evaluate_knn knn_predict",
+    "lookonce.train.evaluation.labelled_images": "LabelledImages open_labelled_images",
+    "lookonce.train.evaluation.linear": "evaluate_linear",
+    "lookonce.train.evaluation.probe_config": "LinearProbeConfig",
+    "lookonce.train.evaluation.student_encoder": "StudentEncoder load_student",
+    "lookonce.train.evaluation.teacher_encoder": "TeacherEncoder",
+    "lookonce.train.metrics": "read_metrics",
+    "lookonce.train.recipes": "recipe_config",
+    "lookonce.train.run": "TrainingSummary train_student",
+    "lookonce.train.student": "Student",
+    "lookonce.train.student_file": "save_student",
+    "lookonce.train.sweep": "SweepSummary train_sweep",
+}
+"""Module -> its public names, ``name:public`` where they differ; a test compares them with the imports above."""
+
+_SOURCES: dict[str, tuple[str, str]] = {
+    entry.rpartition(":")[2]: (module, entry.partition(":")[0])
+    for module, names in _MODULES.items()
+    for entry in names.split()
+}
+"""Public name -> module and name there."""
+
+__all__ = [
+    "AlignmentConfig",
+    "AlignmentOutput",
+    "AllTokens",
+    "BusyError",
+    "CacheError",
+    "CacheMismatchError",
+    "CacheReader",
+    "CachedTargets",
+    "CheckpointError",
+    "ConversionRequest",
+    "ConversionSummary",
+    "DistributedError",
+    "DriftReport",
+    "DriftRequest",
+    "DynamicAlignment",
+    "Encoder",
+    "EndedElsewhereError",
+    "ExtractionConfig",
+    "ExtractionSummary",
+    "Finding",
+    "FinetuneConfig",
+    "IncompleteCacheError",
+    "IntegrityError",
+    "Interrupted",
+    "LabelledImages",
+    "LinearProbeConfig",
+    "LookonceError",
+    "NumericalError",
+    "Purpose",
+    "RecipeMismatchError",
+    "SchemaError",
+    "SourceError",
+    "StorageError",
+    "Student",
+    "StudentEncoder",
+    "SweepSummary",
+    "TargetBatch",
+    "Teacher",
+    "TeacherEncoder",
+    "TeacherError",
+    "TeacherFeatures",
+    "TopTokens",
+    "TrainingConfig",
+    "TrainingSummary",
+    "UnreadableImageError",
+    "UsageError",
+    "VerifyReport",
+    "VisibleTokens",
+    "check_drift",
+    "convert_cache",
+    "describe_cache",
+    "encode_split",
+    "evaluate_knn",
+    "evaluate_linear",
+    "extract_features",
+    "finetune_student",
+    "knn_predict",
+    "load_student",
+    "load_teacher",
+    "open_cache",
+    "open_decoded",
+    "open_labelled_images",
+    "open_source",
+    "plan",
+    "read_metrics",
+    "recipe_config",
+    "resolve_teacher",
+    "save_student",
+    "train_student",
+    "train_sweep",
+    "verify_cache",
+]
+
+
+if not TYPE_CHECKING:  # for type checkers, the imports above are all there is
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for."""
+        if name not in _SOURCES:
+            raise AttributeError(f"module {__name__!r} has no public name {name!r}")
+        module, original = _SOURCES[name]
+        value = getattr(import_module(module), original)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """The public names."""
+        return sorted(__all__)
