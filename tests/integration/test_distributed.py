@@ -73,9 +73,10 @@ def test_two_processes_and_a_run_resumed_from_one_on_two(
     """The first by their environment alone, the second by torchrun, which takes the imports of torch three times."""
     cache = training_cache()
     expected = alone(cache, tmp_path / "alone")
-    for process in start_processes(2, cache, tmp_path / "two", **RECIPE):
-        ended = process.wait()
-        assert ended.code == 0, ended.err
+    two = [process.wait() for process in start_processes(2, cache, tmp_path / "two", **RECIPE)]
+    assert [ended.code for ended in two] == [0, 0], two
+    assert two[0].out.startswith("step 11 of 11")
+    assert not two[1].out  # one process tells the result
     assert_same_but_for_rounding(tmp_path / "two", expected)
     alone(cache, tmp_path / "resumed", max_steps=5)
     started = torchrun(2, cache, tmp_path / "resumed", accumulate=2)

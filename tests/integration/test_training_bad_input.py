@@ -335,7 +335,7 @@ class TestDivergence:
 
 def test_a_picture_that_cannot_be_written_costs_no_checkpoint(training_cache, tmp_path):
     class FullDisk(MetricsLog):
-        def write_mixtures(self, step, weights):
+        def write_images(self, step, images):
             raise StorageError("no space for W's picture")
 
     config = TrainingConfig(

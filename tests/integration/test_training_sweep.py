@@ -74,7 +74,7 @@ def test_each_student_is_that_of_its_own_run_whole_or_stopped_anywhere(
     for name in RUNS:
         assert_same_run(tmp_path / "sweep" / name, expected / name)
         documents = [json.loads((root / name / "config.json").read_text()) for root in (tmp_path / "sweep", expected)]
-        assert len([key for key in documents[0] if documents[0][key] != documents[1][key]]) == 1  # out
+        assert {key for key in documents[0] if documents[0][key] != documents[1][key]} == {"out", "starts"}
 
     # one run is ahead of the others, which are interrupted between two of them, then all go on
     train_student(config(cache, tmp_path / "cut" / "plain", max_steps=7), show_progress=False)
@@ -172,8 +172,10 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
         ('[{"name": "a"}, {"name": "a"}]', "two runs are named 'a'"),
         ('[{"name": "../a"}]', "run 1 needs a name of letters"),
         ("[3]", "run 1 needs a name of letters"),
-        ("[]", "it holds no run"),
-        ("{}", "expected a list of runs"),
+        ("[]", "holds no run"),
+        ('{"name": "a"}', "is not a sweep: expected a list of runs, such as [{"),
+        ('{"name": "a"}', "; found {'name': 'a'}"),
+        ('[{"name": "a", "lengthen": true}]', "give it once as --lengthen"),
         ("[", "is not JSON"),
     ],
 )
@@ -184,6 +186,24 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, content: str, sentence: str
         read_sweep(file, config(tmp_path / "cache", tmp_path / "out"))
     assert str(raised.value).startswith(str(file))
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('[run]\nname = "a"\n', "[run]"),
+        ('[[runs]]\nname = "a"\n', "[[runs]]"),
+        ('epochs = 3\n[[run]]\nname = "a"\n', "epochs = 3, [[run]]"),
+        ('[wide]\nadapter = "mlp"\n[deep]\n', "[wide], [deep]"),
+    ],
+)
+def test_a_toml_file_of_another_form_is_told_what_is_expected(tmp_path: Path, content: str, found: str) -> None:
+    file = tmp_path / "runs.toml"
+    file.write_text(content)
+    with pytest.raises(UsageError) as raised:
+        read_sweep(file, config(tmp_path / "cache", tmp_path / "out"))
+    assert "is not a sweep: expected a [[run]] for each run" in str(raised.value)
+    assert str(raised.value).endswith(f"; found {found}")
 
 
 def test_a_missing_file_and_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

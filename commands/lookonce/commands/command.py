@@ -41,7 +41,8 @@ def finish(
         # What libraries print on the way (Ray does, when a worker dies) must not mix with the result.
         with _sigterm_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
             result = work()
-        print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
+        if _leads():
+            print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
         code = int(result.get("exit_code", 0))
     except BrokenPipeError:  # the reader of our output went away: nothing to tell it
         _forget_standard_output()
@@ -60,6 +61,11 @@ def finish(
     except Exception as error:
         code = _report(error, options, unexpected=True)
     sys.exit(code)
+
+
+def _leads() -> bool:
+    """Whether this process prints the result: of several that torchrun has started, one does."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _forget_standard_output() -> None:

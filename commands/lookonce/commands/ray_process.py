@@ -22,7 +22,7 @@ def train_process(arguments: Mapping[str, Any]) -> None:
     """One process, between two losses of processes: raises what another start may mend, tells all else at the desk.
 
     Args:
-        arguments: ``config`` and ``desk``.
+        arguments: ``config``, ``desk`` and the ``command`` that was typed.
 
     Raises:
         DistributedError: another process is gone; Ray Train starts the run again.
@@ -42,7 +42,11 @@ def train_process(arguments: Mapping[str, Any]) -> None:
         threading.Thread(target=look, name="lookonce-desk", daemon=True).start()
     end: Mapping[str, Any]
     try:
-        end = {"summary": train_student(config, show_progress=False, stop_asked=stop.is_set).document()}
+        end = {
+            "summary": train_student(
+                config, show_progress=False, stop_asked=stop.is_set, command=arguments["command"]
+            ).document()
+        }
     except EndedElsewhereError as error:
         end = {"error": error.cause or error}
     except DistributedError:

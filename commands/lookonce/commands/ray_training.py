@@ -35,8 +35,13 @@ REPORT_INTERVAL = 15.0
 """Seconds between two lines of progress."""
 
 
-def train_on_ray(config: TrainingConfig, options: LauncherOptions) -> Mapping[str, Any]:
+def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str) -> Mapping[str, Any]:
     """Run a training on a Ray cluster; cache and run lie on a disk that all its machines see under the same path.
+
+    Args:
+        config: the run.
+        options: where its processes come from.
+        command: recorded in ``config.json``.
 
     Returns:
         The summary's document, as ``train_student`` gives it.
@@ -57,16 +62,19 @@ def train_on_ray(config: TrainingConfig, options: LauncherOptions) -> Mapping[st
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         placement = place(options, machines, device=config.device)
         with _scratch(config.out.absolute()) as scratch:
-            return _Launch(_with_absolute_paths(config), options, placement, scratch).run()
+            return _Launch(_with_absolute_paths(config), options, placement, scratch, command).run()
 
 
 class _Launch:
     """One run, from its first start to its end."""
 
-    def __init__(self, config: TrainingConfig, options: LauncherOptions, placement: Placement, scratch: Path) -> None:
+    def __init__(
+        self, config: TrainingConfig, options: LauncherOptions, placement: Placement, scratch: Path, command: str
+    ) -> None:
         import ray
 
         self._config, self._options, self._placement, self._scratch = config, options, placement, scratch
+        self._command = command
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote()
         self._failure: BaseException | None = None
@@ -105,7 +113,7 @@ class _Launch:
         try:
             TorchTrainer(
                 train_process,
-                train_loop_config={"config": self._config, "desk": self._desk},
+                train_loop_config={"config": self._config, "desk": self._desk, "command": self._command},
                 torch_config=TorchConfig(
                     backend="cpu:gloo,cuda:nccl" if placement.gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())
                 ),

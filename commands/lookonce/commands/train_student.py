@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -46,23 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     )
     config = TrainingConfig(**{field.name: getattr(options, field.name) for field in fields(TrainingConfig)})
 
+    command = shlex.join(["train-student", *(sys.argv[1:] if arguments is None else arguments)])
+
     def work() -> Mapping[str, Any]:
         if options.sweep is not None and options.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
         if options.launcher == "ray":
             from lookonce.commands.ray_training import train_on_ray
 
-            return train_on_ray(config, options)
+            return train_on_ray(config, options, command)
         from lookonce.train.setup import resolve_device
 
         keep_freed_memory(resolve_device(config.device).type)
         if options.sweep is not None:
             from lookonce.train.sweep import train_sweep
 
-            return train_sweep(config, options.sweep).document()
+            return train_sweep(config, options.sweep, command=command).document()
         from lookonce.train.run import train_student
 
-        return train_student(config).document()
+        return train_student(config, command=command).document()
 
     finish(work, options, _summary if options.sweep is None else _sweep_summary)
 
@@ -77,15 +81,14 @@ def _sweep_summary(result: Mapping[str, Any]) -> str:
 def _summary(result: Mapping[str, Any]) -> str:
     reached = f"step {result['steps']} of {result['total_steps']}"
     if result["final_loss"] is not None:
-        reached += (
-            f", loss {result['first_loss']:.4f} -> {result['final_loss']:.4f}, "
-            f"{result['images_per_second']:.1f} images/s, input wait {result['input_wait_share']:.1%}"
-        )
+        reached += f", loss {result['first_loss']:.4f} -> {result['final_loss']:.4f}"
+    if result["images_per_second"] is not None:
+        reached += f", {result['images_per_second']:.1f} images/s, input wait {result['input_wait_share']:.1%}"
     lines = [reached, f"run      {result['run']}"]
     if result["student_file"]:
         lines.append(f"student  {result['student_file']}")
     else:
-        lines.append("the schedule is not finished; run again without --max-steps to go on")
+        lines.append("--max-steps ended this call before the schedule; to resume, raise it or leave it out")
     if result["note"]:
         lines.append(f"note     {result['note']}")
     return "\n".join(lines)

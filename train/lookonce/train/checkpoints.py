@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +15,7 @@ import torch
 from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file, write_json
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
-from lookonce.train.config import FREE_TO_CHANGE
+from lookonce.train.config import FREE_TO_CHANGE, TrainingConfig
 
 VERSION = 2
 KEPT = 2
@@ -125,12 +125,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run.
+    """Refuse a checkpoint of another run; the number of epochs may differ, which ``lengthening`` looks at.
 
     Raises:
         CheckpointError: config or data differ; the message lists the fields with both values.
     """
-    listed = _differences({**checkpoint.config, "data": checkpoint.data}, {**config, "data": data})
+    there, here = {**checkpoint.config, "data": checkpoint.data}, {**config, "data": data}
+    listed = _differences(there, here, free=frozenset({"epochs"}))
     if listed:
         raise CheckpointError(
             f"{path}: this checkpoint belongs to another run ({listed}); use the run's own arguments, "
@@ -160,14 +161,22 @@ def check_replaceable(run: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], free: frozenset[str] = frozenset()) -> str:
     """What decides the numbers of two runs and differs; "" where nothing does."""
     ours, theirs = (
-        json.loads(json.dumps({name: value for name, value in one.items() if name not in FREE_TO_CHANGE}))
+        {name: value for name, value in {**_DEFAULTS, **one}.items() if name not in FREE_TO_CHANGE | _NOTES | free}
         for one in (here, there)
-    )  # as JSON has them: a folder of pieces knows no tuples
+    )
+    ours, theirs = (json.loads(json.dumps(one)) for one in (ours, theirs))  # a folder of pieces knows no tuples
     differences = document_differences(theirs, ours)
     return "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
+
+
+_NOTES = frozenset({"lengthened", "caches", "starts"})
+"""What documents of runs hold beside the configuration; see ``lengthening`` and ``run_record``."""
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainingConfig) if field.default is not MISSING}
+"""What a run had of fields that its lookonce did not know yet."""
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path | None:

@@ -77,6 +77,9 @@ class TrainingConfig(AlignmentConfig):
     """Seed of weights, order, masks and stochastic depth."""
     max_steps: int | None = None
     """Stop after this many steps of the schedule (the schedule itself keeps its length)."""
+    lengthen: bool = False
+    """Train a run further than it was planned: give it with more --epochs than the run has. From the last checkpoint
+    on, the learning rate follows the new length's schedule, so the result is not that of a run of this length."""
     resume: str = "auto"
     """auto: go on from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
     workers: int = 2
@@ -164,6 +167,7 @@ FREE_TO_CHANGE = frozenset(
         "out",
         "accumulate",
         "max_steps",
+        "lengthen",
         "resume",
         "workers",
         "images",

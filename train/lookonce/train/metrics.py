@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+import numpy as np
+from numpy.typing import NDArray
 
 from lookonce.shared.atomic import atomic_file, storage_error
-from lookonce.train.pictures import mixture_pixels
+from lookonce.train.tensorboard_run import TensorBoardRun
 
 
 class Tracker(Protocol):
@@ -30,6 +32,9 @@ class Tracker(Protocol):
 class MetricsLog:
     """Appends metrics to ``metrics.jsonl`` and TensorBoard events.
 
+    Each line of the file gets ``time`` (UTC, ISO 8601) and ``elapsed_seconds`` (since the run's first step began,
+    without the time between a start that ended and the next).
+
     Args:
         folder: the run's folder.
         first_step: lines of this step and later ones, left by a run that was cut off, are removed, so that the file
@@ -41,11 +46,12 @@ class MetricsLog:
         self._tracker = tracker
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] < first_step]
+        self._began = time.monotonic() - (_elapsed(kept[-1]) if kept else 0.0)
         with atomic_file(self._path) as file:
             file.writelines(_line(metrics).encode() for metrics in kept)
         try:
             self._handle = self._path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+            self._board = TensorBoardRun(folder, first_step=first_step)
         except OSError as error:
             raise storage_error(error, folder, "opening the run's logs") from error
 
@@ -55,29 +61,42 @@ class MetricsLog:
         Raises:
             StorageError: the operating system refused.
         """
+        when = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "elapsed_seconds": round(time.monotonic() - self._began, 3),
+        }
+        scalars = dict(_scalars(metrics))
         try:
-            self._handle.write(_line(metrics))
+            self._handle.write(_line({**metrics, **when}))
             self._handle.flush()
-            for name, value in _scalars(metrics):
-                self._board.add_scalar(name, value, metrics["step"])
+            self._board.log(scalars, metrics["step"])
             if self._tracker is not None:
-                self._tracker.log(dict(_scalars(metrics)), metrics["step"])
+                self._tracker.log(scalars, metrics["step"])
         except OSError as error:
             raise storage_error(error, self._path, "writing metrics") from error
 
-    def write_mixtures(self, step: int, mixtures: Sequence[Tensor | None]) -> None:
-        """The mixing matrix W of each teacher, where it has one, as a TensorBoard image.
+    def write_configuration(self, document: Mapping[str, Any]) -> None:
+        """A run's config document, for TensorBoard.
 
         Raises:
             StorageError: the operating system refused.
         """
         try:
-            for number, mixture in enumerate(mixtures, start=1):
-                if mixture is not None:
-                    pixels = mixture_pixels(mixture.float().cpu().numpy())
-                    self._board.add_image(f"W/{number}", pixels, step, dataformats="HWC")
+            self._board.write_configuration(document)
         except OSError as error:
-            raise storage_error(error, self._path.parent, "writing W as an image") from error
+            raise storage_error(error, self._path.parent, "writing the configuration for TensorBoard") from error
+
+    def write_images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Pictures by name, uint8 (height, width, 3), for TensorBoard.
+
+        Raises:
+            StorageError: the operating system refused.
+        """
+        try:
+            for name, pixels in images.items():
+                self._board.write_image(name, pixels, step)
+        except OSError as error:
+            raise storage_error(error, self._path.parent, "writing pictures for TensorBoard") from error
 
     def close(self) -> None:
         """Flush and close; every line is on its way since it was written, so nothing is lost if this fails."""
@@ -98,6 +117,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 if isinstance(line, dict) and isinstance(line.get("step"), int):
                     lines.append(line)
     return lines
+
+
+def _elapsed(line: Mapping[str, Any]) -> float:
+    """Of a line that an earlier version wrote, or that was changed by hand, nothing is known."""
+    seconds = line.get("elapsed_seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def _scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

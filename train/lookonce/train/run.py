@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from lookonce.shared.atomic import TEMPORARY_MARK, write_json
+from lookonce.shared.atomic import TEMPORARY_MARK
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.lock import LOCK_FILE, exclusive_folder
 from lookonce.train.checkpoints import (
@@ -26,14 +27,17 @@ from lookonce.train.checkpoints import (
     resume_again,
 )
 from lookonce.train.config import TrainingConfig
+from lookonce.train.lengthening import lengthened_document, lengthening_note, require_checkpoint_to_lengthen
 from lookonce.train.metrics import MetricsLog, read_metrics
-from lookonce.train.pictures import draw_loss, draw_mixture
+from lookonce.train.mixtures import draw_mixtures, mixture_images
+from lookonce.train.pictures import draw_loss
+from lookonce.train.run_record import record_start
 from lookonce.train.setup import TrainingSetup, set_up
 from lookonce.train.step_memory import memory_note
 from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
-from lookonce.train.wandb_run import WandbRun
+from lookonce.train.wandb_run import WandbRun, require_wandb
 from lookonce.train.world import ALONE, World, joined_world, started_again
 
 
@@ -53,11 +57,11 @@ class TrainingSummary:
     """Loss of the last logged step."""
     seconds: float
     images_per_second: float | None
-    """Median over the logged steps of this call, or of the run when this call had none."""
+    """Median over the logged steps of this call; None when it had none."""
     input_wait_share: float | None
     """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
     note: str | None
-    """What the caches' token subsets, differing samples or small number meant for the run; None where nothing did."""
+    """What the user should know of the run and its caches, such as samples left out; None where there is nothing."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -65,8 +69,9 @@ class TrainingSummary:
 
 
 def train_student(
-    config: TrainingConfig, *, show_progress: bool = True, stop_asked: Callable[[], bool] = lambda: False
-) -> TrainingSummary:
+    config: TrainingConfig, *, show_progress: bool = True, stop_asked: Callable[[], bool] = lambda: False,
+    command: str | None = None,
+) -> TrainingSummary:  # fmt: skip
     """Train a student from caches; the teacher is never run and its files are not needed.
 
     Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
@@ -76,6 +81,7 @@ def train_student(
         config: the run.
         show_progress: whether the leading process draws a progress bar.
         stop_asked: looked at before each step; True stops the run, in all processes, as Ctrl-C does.
+        command: recorded in ``config.json``; None for what Python was started with.
 
     Raises:
         LookonceError: see ``setup``, ``checkpoints`` and ``trainer``.
@@ -94,30 +100,61 @@ def train_student(
             resumed = trainer.step
             if show_progress:
                 _tell(trainer)
-            logs = world.together(lambda: open_log(trainer) if world.leads else None)
-            with contextlib.closing(logs) if logs else contextlib.nullcontext():
-                trainer.train(logs, run / "checkpoints", show_progress=show_progress, stop_asked=stop_asked)
+            if trainer.unfinished:
+                logs = open_log(trainer, command)
+                with contextlib.closing(logs) if logs else contextlib.nullcontext():
+                    trainer.train(logs, run / "checkpoints", show_progress=show_progress, stop_asked=stop_asked)
             return conclude_run(trainer, resumed, time.perf_counter() - started)
 
 
 def _tell(trainer: Trainer) -> None:
     """What is about to be trained, and what the user should know of it."""
-    config, setup, total = trainer.config, trainer.setup, trainer.schedule.total_steps
+    config, setup, schedule = trainer.config, trainer.setup, trainer.schedule
     caches, begun = setup.caches, f", from step {trainer.step}" if trainer.step else ""
     print(
         f"{config.student} on {setup.device.type} ({setup.precision}): {len(caches.rows)} images, {len(caches.seeds)} "
-        f"seed(s), {total} steps of {config.batch_size} views{begun}",
+        f"seed(s), {schedule.total_steps} steps of {config.batch_size} views{begun}",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-    steps_alone = trainer.step < trainer.schedule.last_step and trainer.world.size == 1
-    for note in (*setup.notes, memory_note(config, setup) if steps_alone else None):
+    memory = memory_note(config, setup) if trainer.unfinished and trainer.world.size == 1 else None
+    for note in (*notes(trainer), memory):
         if note is not None:
             print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def notes(trainer: Trainer) -> list[str]:
+    """What the user should know of a prepared run."""
+    if not trainer.unfinished:
+        return [*lasting_notes(trainer), nothing_left(trainer)]
+    step, last_rate = trainer.step, trainer.state.optimizer.param_groups[0]["lr"]
+    lengthened = lengthening_note(trainer.document, step, last_rate, trainer.schedule.learning_rate(step))
+    return [*lasting_notes(trainer), *([lengthened] if lengthened else [])]
+
+
+def lasting_notes(trainer: Trainer) -> list[str]:
+    """Those that are as true when the run is over."""
+    return trainer.setup.notes + trainer.schedule.notes(trainer.config)
+
+
+def nothing_left(trainer: Trainer) -> str:
+    """Why a run has no step to make."""
+    config, step, total = trainer.config, trainer.step, trainer.schedule.total_steps
+    if step >= total:
+        return (
+            f"{config.out}: all {total} steps ({config.epochs} epochs) were done before, nothing is left to train; to "
+            "train this run further, give more --epochs and --lengthen"
+        )
+    return (
+        f"{config.out}: {step} of {total} steps were done before, no less than --max-steps {config.max_steps}; to go "
+        "on, raise --max-steps or leave it out"
+    )
 
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
     for cache in config.shards:
         require_own_folder(config.out, cache)
+    if config.wandb is not None:
+        require_wandb()
     return set_up(config, world=world)
 
 
@@ -132,40 +169,65 @@ def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALONE) -> Trainer:
-    """The trainer of a run, at its newest (or the wanted) checkpoint; writes ``config.json``.
+    """The trainer of a run, at its newest (or the wanted) checkpoint; writes nothing.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another run, or there is none and the folder holds the student
             of another run.
-        UsageError: ``--resume never`` and the folder holds a run.
+        UsageError: ``--resume never`` and the folder holds a run, or ``--lengthen`` and it holds no checkpoint.
     """
     run, document = config.out, run_document(config, setup)
     trainer = Trainer(config, setup, document, world)
-    found = world.first_says(lambda: find_checkpoint(config.resume, run / "checkpoints"))
+    found = world.first_says(lambda: _wanted_checkpoint(config))
     if found is not None:
         checkpoint = world.together(lambda: _checked_checkpoint(found, trainer))
         trainer.restore(checkpoint, found)
     else:
         world.together(lambda: check_replaceable(run, document) if world.leads else None)
-    world.together(lambda: write_json(run / "config.json", document) if world.leads else None)
     return trainer
+
+
+def _wanted_checkpoint(config: TrainingConfig) -> Path | None:
+    found = find_checkpoint(config.resume, config.out / "checkpoints")
+    if found is None and config.lengthen:
+        require_checkpoint_to_lengthen(config.out)
+    return found
 
 
 def _checked_checkpoint(found: Path, trainer: Trainer) -> Checkpoint:
     checkpoint = load_checkpoint(found)
     check_continues(found, checkpoint, trainer.document, trainer.setup.data_document())
+    trainer.document = lengthened_document(found, checkpoint.config, trainer.document, checkpoint.step)
     return checkpoint
 
 
-def open_log(trainer: Trainer) -> MetricsLog:
-    """Where a prepared run's metrics go.
+def open_log(trainer: Trainer, command: str | None = None) -> MetricsLog | None:
+    """Where a prepared run's metrics go, None in a process that does not lead; every process has to call it.
+
+    ``config.json`` is written first; TensorBoard gets the configuration and W as it is now.
+
+    Args:
+        trainer: the run.
+        command: recorded in ``config.json``; None for what Python was started with.
 
     Raises:
-        UsageError: ``--wandb``, and it is not installed.
+        StorageError: the operating system refused.
     """
-    config, run = trainer.config, trainer.config.out
+    mixtures = trainer.state.mixtures()
+    return trainer.world.together(lambda: _opened_log(trainer, mixtures, command) if trainer.world.leads else None)
+
+
+def _opened_log(trainer: Trainer, mixtures: Sequence[Tensor | None], command: str | None) -> MetricsLog:
+    config, setup, run, step = trainer.config, trainer.setup, trainer.config.out, trainer.step
+    record_start(run, trainer.document, setup.caches, step=step, processes=trainer.world.size, command=command)
     tracker = WandbRun(config.wandb, run, trainer.document) if config.wandb else None
-    return MetricsLog(run, first_step=trainer.step, tracker=tracker)
+    log = MetricsLog(run, first_step=step, tracker=tracker)
+    with contextlib.ExitStack() as unless_ready:
+        unless_ready.callback(log.close)
+        log.write_configuration({**trainer.document, "teachers": " and ".join(setup.teacher_names)})
+        log.write_images(step, mixture_images(setup, mixtures))
+        unless_ready.pop_all()
+    return log
 
 
 def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bool = False) -> TrainingSummary:
@@ -229,19 +291,18 @@ def _leave_student(trainer: Trainer) -> None:
     save_student(student, run / "student.safetensors", weights)
     if trainer.state.average is not None:
         save_student(cast(Student, trainer.state.average.module), run / "student-ema.safetensors")
-    for number, (alignment, mixture) in enumerate(zip(trainer.setup.model.alignments, mixtures, strict=True), start=1):
-        if mixture is not None and alignment.initial_weight is not None:
-            weight, initial = (tensor.detach().float().cpu().numpy() for tensor in (mixture, alignment.initial_weight))
-            name = "alignment.png" if number == 1 else f"alignment-{number}.png"
-            draw_mixture(weight, initial, alignment.teacher_blocks, run / name)
-    draw_loss(_logged(run, trainer.setup.level_names), run / "loss.png")
+    setup = trainer.setup
+    draw_mixtures(setup, mixtures, run)
+    title = f"{setup.model.student.name} learning from {' and '.join(setup.teacher_names)}"
+    lines = _logged(run, setup.level_names)
+    draw_loss(lines, setup.level_labels, run / "loss.png", title=title, loss=trainer.config.loss)
 
 
 def _summary(
     run: Path, trainer: Trainer, setup: TrainingSetup, resumed: int, finished: bool, seconds: float
 ) -> TrainingSummary:
     lines = _logged(run, setup.level_names)
-    here = [line for line in lines if line["step"] >= resumed] or lines
+    here = [line for line in lines if line["step"] >= resumed]
     return TrainingSummary(
         run=str(run),
         student_file=str(run / "student.safetensors") if finished else None,
@@ -253,7 +314,7 @@ def _summary(
         seconds=round(seconds, 3),
         images_per_second=_median(here, "images_per_second"),
         input_wait_share=_median(here, "input_wait_share"),
-        note="; ".join(setup.notes) or None,
+        note="; ".join(lasting_notes(trainer)) or None,
     )
 
 

@@ -10,6 +10,9 @@ from lookonce.train.sample_order import SampleOrder
 
 LEAST_CHECKPOINT_STEPS = 50
 
+EMA_START_AT_MOST = 0.1
+"""Share of the student after the first step in the moving average at the end of a run, above which it is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -39,6 +42,22 @@ class Schedule:
             min_lr=min(config.min_lr, peak),
             checkpoint_steps=config.checkpoint_steps or max(LEAST_CHECKPOINT_STEPS, round(per_epoch)),
         )
+
+    def notes(self, config: TrainingConfig) -> list[str]:
+        """What the user should know of the run's length."""
+        notes = []
+        if config.max_steps is not None and config.max_steps > self.total_steps:
+            notes.append(
+                f"--max-steps {config.max_steps} is more than the run's {self.total_steps} steps ({config.epochs} "
+                "epochs), which end it first; more --epochs make it longer"
+            )
+        if config.ema is not None and (share := config.ema ** (self.total_steps - 1)) > EMA_START_AT_MOST:
+            notes.append(
+                f"--ema {config.ema} averages over about {round(1 / (1 - config.ema)):,} steps and the run has "
+                f"{self.total_steps:,}: {share:.1%} of student-ema.safetensors will be the student as it was after the "
+                f"first step; --ema {0.01 ** (1 / self.total_steps):.2g} would leave 1% of it"
+            )
+        return notes
 
     def learning_rate(self, step: int) -> float:
         """Of a 0-based step."""

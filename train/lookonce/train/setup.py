@@ -55,6 +55,25 @@ class TrainingSetup:
         ]
 
     @property
+    def teacher_names(self) -> list[str]:
+        """Name of each cache's teacher, for people; two caches of one teacher are told apart by their folders."""
+        names = [reader.manifest.recipe.teacher.name.rpartition(":")[2] for reader in self.caches.readers]
+        return [
+            f"{name} ({reader.root.name})" if names.count(name) > 1 else name
+            for name, reader in zip(names, self.caches.readers, strict=True)
+        ]
+
+    @property
+    def level_labels(self) -> dict[str, str]:
+        """What each level of ``level_names`` is called in pictures."""
+        labels = (
+            f"{teacher}, block {block}"
+            for teacher, alignment in zip(self.teacher_names, self.model.alignments, strict=True)
+            for block in alignment.teacher_blocks
+        )
+        return dict(zip(self.level_names, labels, strict=True))
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know before the first step."""
         notes = [self.masks.note] if self.masks.note else []

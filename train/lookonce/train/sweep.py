@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,19 @@ from lookonce.shared.errors import CacheError, Interrupted, NumericalError, Sour
 from lookonce.shared.progress import progress_bar
 from lookonce.train.config import TrainingConfig
 from lookonce.train.interrupts import DeferredInterrupts
-from lookonce.train.run import TrainingSummary, conclude_run, exclusive_run, open_log, prepare_run, require_own_folder
+from lookonce.train.run import (
+    TrainingSummary,
+    conclude_run,
+    exclusive_run,
+    notes,
+    open_log,
+    prepare_run,
+    require_own_folder,
+)
 from lookonce.train.setup import open_run_caches, set_up
 from lookonce.train.sweep_file import read_sweep
 from lookonce.train.trainer import OpenRun, Trainer
+from lookonce.train.wandb_run import require_wandb
 from lookonce.train.world import world_size
 
 
@@ -46,12 +55,10 @@ class _Member:
     open: OpenRun
     resumed: int
 
-    @property
-    def unfinished(self) -> bool:
-        return self.trainer.step < self.trainer.schedule.last_step
 
-
-def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = True) -> SweepSummary:
+def train_sweep(
+    config: TrainingConfig, file: Path, *, show_progress: bool = True, command: str | None = None
+) -> SweepSummary:
     """Train the runs of a sweep file on one device; each goes on from its own newest checkpoint.
 
     The runs see the same samples at the same step: each shard is checked once and what is read once is in memory for
@@ -61,6 +68,7 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
         config: what the runs have in common; its ``out`` is the folder of their folders.
         file: see ``read_sweep``.
         show_progress: whether a progress bar is drawn.
+        command: recorded in each ``config.json``; None for what Python was started with.
 
     Raises:
         UsageError: the file is not a sweep, or there are several processes.
@@ -73,17 +81,18 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
     for run in configs.values():
         for cache in run.shards:
             require_own_folder(run.out, cache)
+        if run.wandb is not None:
+            require_wandb()
     caches = open_run_caches(config)
     setups = {name: set_up(run, caches=caches) for name, run in configs.items()}
-    if show_progress:
-        for note in dict.fromkeys(note for setup in setups.values() for note in setup.notes):
-            print(f"note: {note}", file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         for run in configs.values():
             stack.enter_context(exclusive_run(run.out))
         trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
+        if show_progress:
+            _tell(trainers)
         interrupts = stack.enter_context(DeferredInterrupts())
-        members = [_opened(name, trainer, stack) for name, trainer in trainers.items()]
+        members = [_opened(name, trainer, stack, command) for name, trainer in trainers.items()]
         errors = dict(_train(members, interrupts, show_progress=show_progress))
         seconds = time.perf_counter() - started
         summaries = {
@@ -92,9 +101,20 @@ def train_sweep(config: TrainingConfig, file: Path, *, show_progress: bool = Tru
         return SweepSummary(summaries, errors)
 
 
-def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack) -> _Member:
+def _tell(trainers: Mapping[str, Trainer]) -> None:
+    """What is about to be trained, and what the user should know of it: what concerns several runs is said once."""
+    for name, trainer in trainers.items():
+        total, begun = trainer.schedule.total_steps, f", from step {trainer.step}" if trainer.step else ""
+        print(f"{name}: {trainer.config.student}, {total} steps{begun}", file=sys.stderr, flush=True)
+    for note in dict.fromkeys(note for trainer in trainers.values() for note in notes(trainer)):
+        print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack, command: str | None) -> _Member:
     run = trainer.config.out
-    log = stack.enter_context(contextlib.closing(open_log(trainer)))
+    log = open_log(trainer, command) if trainer.unfinished else None
+    if log is not None:
+        stack.callback(log.close)
     opened = stack.enter_context(trainer.opened(log, run / "checkpoints", show_progress=False))
     return _Member(name, trainer, opened, trainer.step)
 
@@ -106,7 +126,7 @@ def _train(members: list[_Member], interrupts: DeferredInterrupts, *, show_progr
     done = sum(one.trainer.step for one in members)
     with contextlib.closing(progress_bar(total=steps, initial=done, unit="step", show=show_progress)) as bar:
         while True:
-            for one in [one for one in going if not one.unfinished]:
+            for one in [one for one in going if not one.trainer.unfinished]:
                 going.remove(one)
                 yield from _diverging(one, partial(_or_stop_all, one, going, partial(one.trainer.finish, one.open)))
             if not going:

@@ -17,7 +17,7 @@ from lookonce.train.config import TrainingConfig
 SHARED = frozenset(
     {
         "shards", "out", "seeds", "seed", "batch_size", "accumulate", "epochs", "max_steps", "resume", "workers",
-        "images", "check", "readahead", "device", "shuffle", "shuffle_shards",
+        "images", "check", "readahead", "device", "shuffle", "shuffle_shards", "lengthen",
     }
 )  # fmt: skip
 """Fields that all runs of a sweep have in common: they decide which samples are read when, and where."""
@@ -56,7 +56,7 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
     if not runs:
-        raise UsageError(f"{path}: it holds no run; give at least one [[run]] with a name")
+        raise UsageError(f"{path}: holds no run; give at least one [[run]] with a name")
     return runs
 
 
@@ -72,8 +72,21 @@ def _entries(path: Path) -> list[Any]:
     found = content.get("run", []) if path.suffix == ".toml" else content
     unknown = set(content) - {"run"} if path.suffix == ".toml" else set()
     if not isinstance(found, list) or unknown:
-        raise UsageError(f"{path}: expected a list of runs ([[run]] in TOML, a list of objects in JSON)")
+        if path.suffix == ".toml":
+            expected, what = 'a [[run]] for each run, and under it name = "..." and what it changes', _tables(content)
+        else:
+            expected, what = 'a list of runs, such as [{"name": "wide", "adapter": "mlp"}]', f"{content!r:.60}"
+        raise UsageError(f"{path}: is not a sweep: expected {expected}; found {what}")
     return found
+
+
+def _tables(content: Mapping[str, Any]) -> str:
+    """What stands at the top of a TOML file, as it is written there."""
+    kinds = {True: "[[{}]]", False: "[{}]"}
+    return ", ".join(
+        kinds[isinstance(value, list)].format(name) if isinstance(value, list | Mapping) else f"{name} = {value!r:.30}"
+        for name, value in content.items()
+    )
 
 
 def _checked(where: str, field: str, value: Any) -> Any:

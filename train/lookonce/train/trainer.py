@@ -33,6 +33,7 @@ from lookonce.train.diagnosis import FirstBadLoss, blame_step, diverged_at, requ
 from lookonce.train.input_watch import InputWatch
 from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.metrics import MetricsLog
+from lookonce.train.mixtures import mixture_images
 from lookonce.train.optimization import set_learning_rate
 from lookonce.train.parallel import shared_forward
 from lookonce.train.prefetch import prefetched_batches
@@ -97,6 +98,11 @@ class Trainer:
         self._trouble: LookonceError | None = None
         """What went wrong here since the processes last agreed to go on."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether steps are left to make in this call."""
+        return self.step < self.schedule.last_step
+
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of this run; every process has to call it.
 
@@ -135,7 +141,7 @@ class Trainer:
             self.opened(log, checkpoints, show_progress=show_progress) as run,
         ):
             try:
-                while self.step < self.schedule.last_step:
+                while self.unfinished:
                     self.advance(run, interrupts)
                 self.finish(run)
             except EndedElsewhereError:
@@ -249,7 +255,7 @@ class Trainer:
             if state is not None:
                 save_checkpoint(run.checkpoints, replace(checkpoint, state=state))
             if run.log is not None:
-                run.log.write_mixtures(self.step, mixtures)
+                run.log.write_images(self.step, mixture_images(self.setup, mixtures))
         except StorageError as error:
             self._trouble = error
 

@@ -11,8 +11,22 @@ from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.errors import UsageError
 
 
+def require_wandb() -> Any:
+    """The library.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise UsageError(
+            "--wandb: Weights & Biases is not installed; pip install 'lookonce[wandb]', or leave --wandb out"
+        ) from error
+
+
 class WandbRun:
-    """One run of a project; going on with a run goes on with it there.
+    """One run of a project; a resumed run is resumed there.
 
     Args:
         project: its name.
@@ -24,12 +38,7 @@ class WandbRun:
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError as error:
-            raise UsageError(
-                "--wandb: Weights & Biases is not installed; pip install 'lookonce[wandb]', or leave --wandb out"
-            ) from error
+        wandb = require_wandb()
         identity = digest_bytes(str(folder.resolve()).encode()).removeprefix("sha256:")[:16]
         self._run: Any = wandb.init(
             project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=dict(config)
