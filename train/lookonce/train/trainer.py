@@ -43,6 +43,10 @@ from lookonce.train.training_state import TrainingState
 from lookonce.train.world import ALONE, World, exchanging
 
 
+PICTURE_SECONDS = 30.0
+"""Least time between two pictures of W in TensorBoard: one takes 0.2 s of a core."""
+
+
 @dataclass
 class _Clock:
     """Where the time since the last logged step went, seconds."""
@@ -70,6 +74,8 @@ class OpenRun:
     checkpoints: Path
     clock: _Clock
     watch: InputWatch
+    pictured: float
+    """When W was drawn last, by ``time.monotonic``."""
 
 
 class Trainer:
@@ -162,7 +168,7 @@ class Trainer:
         )  # fmt: skip
         bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
         with contextlib.closing(batches), contextlib.closing(bar):
-            yield OpenRun(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch)
+            yield OpenRun(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch, time.monotonic())
 
     def advance(self, run: OpenRun, interrupts: DeferredInterrupts) -> None:
         """One step: gradients of this process's parts of the global batch, one update, perhaps a checkpoint and a log.
@@ -254,7 +260,9 @@ class Trainer:
         try:
             if state is not None:
                 save_checkpoint(run.checkpoints, replace(checkpoint, state=state))
-            if run.log is not None:
+            ended = self.step >= self.schedule.last_step
+            if run.log is not None and (ended or time.monotonic() - run.pictured >= PICTURE_SECONDS):
+                run.pictured = time.monotonic()
                 run.log.write_images(self.step, mixture_images(self.setup, mixtures))
         except StorageError as error:
             self._trouble = error
