@@ -42,7 +42,6 @@ from lookonce.train.setup import TrainingSetup
 from lookonce.train.training_state import TrainingState
 from lookonce.train.world import ALONE, World, exchanging
 
-
 PICTURE_SECONDS = 30.0
 """Least time between two pictures of W in TensorBoard: one takes 0.2 s of a core."""
 
