@@ -16,10 +16,15 @@ import tyro  # noqa: F401 - for the children
 
 import lookonce.extract.run
 import lookonce.train.run  # noqa: F401 - for the children
-from lookonce.commands import extract_features, train_student
+from lookonce.commands import evaluate_student, extract_features, feature_cache, train_student
 from lookonce.extract.teachers.timm_adapter import build_trunk, describe
 
-COMMANDS = {"extract-features": extract_features, "train-student": train_student}
+COMMANDS = {
+    "extract-features": extract_features,
+    "train-student": train_student,
+    "feature-cache": feature_cache,
+    "evaluate-student": evaluate_student,
+}
 
 
 def run_child(request: dict) -> None:

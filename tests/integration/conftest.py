@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,10 +89,10 @@ class Running:
 class Forks:
     """Starts commands by forking a process that has their libraries already."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: str) -> None:
         self._folder, self._count = folder, 0
         script = Path(__file__).with_name("command_forks.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
         self._process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -126,6 +127,20 @@ class Forks:
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     forks = Forks(tmp_path_factory.mktemp("commands"))
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def faulty_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Commands under a library that lets system calls fail as ``FLOCK_ERRNO``, ``MMAP_ERRNO`` and the like say."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the library that plays failing system calls")
+    folder = tmp_path_factory.mktemp("faulty")
+    source = Path(__file__).parents[1] / "helpers" / "fault.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "fault.so", source, "-ldl"], check=True)
+    forks = Forks(folder, LD_PRELOAD=str(folder / "fault.so"))
     yield forks
     forks.close()
 

@@ -278,6 +278,35 @@ class TestCheckpoints:
         torch.save(content, newest)
         fails(command(*arguments), str(newest), "does not hold the parameters of this run")
 
+    def test_that_is_something_else(self, command, training_cache, tmp_path):
+        """Nobody is advised to delete it: it may be the finished student."""
+        cache, run = training_cache(), tmp_path / "run"
+        arguments = ("--shards", cache, "--out", run, *TINY)
+        assert command(*arguments)[0] == 0
+        for name, content in {
+            "page.pt": b"<!DOCTYPE html><html>", "lfs.pt": b"version https://git-lfs.github.com/spec/v1\noid",
+            "0.pt": b"", "notes.txt": b"hello", "cut.pt": (run / "checkpoints" / "step-000000006.pt").read_bytes()[:5000],
+        }.items():  # fmt: skip
+            (tmp_path / name).write_bytes(content)
+        torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+        before = snapshot(tmp_path)
+        for path, named in {
+            run / "student.safetensors": "the student that a run has left, weights alone",
+            run: f"the folder of a run, whose newest checkpoint is {run}/checkpoints/step-000000006.pt",
+            run / "config.json": "a JSON document",
+            cache: "a feature cache",
+            tmp_path / "page.pt": "a web page",
+            tmp_path / "lfs.pt": "the pointer of a git-lfs file",
+            tmp_path / "0.pt": "an empty file",
+            tmp_path / "notes.txt": "a text file",
+            tmp_path / "cut.pt": "a file of torch.save, or another zip archive, that is cut short",
+            tmp_path / "weights.pt": "a file of torch.save by another program, or weights alone",
+        }.items():
+            result = command(*arguments, f"--resume={path}")
+            fails(result, f"{path}: is no checkpoint of train-student: it is {named}", "give --resume a file or folder")
+            assert "delete" not in result[1]
+        assert snapshot(tmp_path) == before
+
     def test_that_is_not_there(self, command, training_cache, tmp_path):
         result = command("--shards", training_cache(), "--out", tmp_path / "run", *TINY, "--resume=nowhere.pt")
         fails(result, "nowhere.pt: no such checkpoint")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,3 +88,63 @@ def test_help_into_a_closed_pipe_is_no_error(command: str) -> None:
         process.stdout.close()
         said = process.stderr.read().decode()
     assert (process.returncode, said) == (0, "")
+
+
+class TestWithoutLocks:
+    """A file system that has none: a file names the holder."""
+
+    @pytest.fixture(autouse=True)
+    def _lockless(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+
+    def test_it_is_held_by_one_and_free_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for _ in range(2):
+            with exclusive_folder(tmp_path, BusyError("busy")):
+                assert json.loads((tmp_path / ".lock-holder").read_text())["process"] == os.getpid()
+                with pytest.raises(BusyError, match="busy"), exclusive_folder(tmp_path, BusyError("busy")):
+                    pass
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert "gives no locks: No locks available (ENOLCK); the file .lock-holder" in capsys.readouterr().err
+
+    def test_a_dead_holder_of_this_machine_is_followed(self, tmp_path: Path) -> None:
+        with exclusive_folder(tmp_path, BusyError("")):
+            holder = json.loads((tmp_path / ".lock-holder").read_text())
+        for other in ({"process": 2**22 + 1}, {"started": "1"}):  # no such process; one that has its number since
+            (tmp_path / ".lock-holder").write_text(json.dumps({**holder, **other}))
+            with exclusive_folder(tmp_path, BusyError("busy")):
+                pass
+
+    def test_of_another_machine_nothing_is_known(self, tmp_path: Path) -> None:
+        there = {"host": "node7", "place": "elsewhere", "process": 12, "started": "1", "since": "2025-11-28 10:00:00"}
+        (tmp_path / ".lock-holder").write_text(json.dumps(there))
+        refused = pytest.raises(BusyError, match=r"process 12 on node7 has been writing here since 2025-11-28 10:00:00")
+        with refused, exclusive_folder(tmp_path, BusyError("busy")):
+            pass
+        assert (tmp_path / ".lock-holder").exists()
+
+    def test_a_holder_that_has_locks_keeps_out_who_has_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of two machines one may have mounted a file system without locks."""
+        with exclusive_folder(tmp_path, BusyError("")):
+            monkeypatch.undo()
+            with pytest.raises(BusyError, match="busy"), exclusive_folder(tmp_path, BusyError("busy")):
+                pass
+
+
+@pytest.mark.parametrize(("code", "advice"), [("EIO", "dmesg"), ("ESTALE", "mount it again"), ("EROFS", "read-only")])
+def test_a_lock_that_fails_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, advice: str
+) -> None:
+    number = getattr(errno, code)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    refused = pytest.raises(StorageError, match=rf"locking the folder failed: .*\({code}\).*{advice}")
+    with refused, exclusive_folder(tmp_path, BusyError("")):
+        pass

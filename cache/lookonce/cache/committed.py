@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookonce.cache.containers import container_of
-from lookonce.cache.layout import ABSENT, CacheLayout
+from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import SchemaError
+from lookonce.shared.os_errors import ABSENT, access_error
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
@@ -38,16 +39,13 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
     Digests are ``feature-cache verify``'s work.
 
     Raises:
-        SchemaError: the operating system does not give a receipt out: it may be sound, and must not be removed.
-        OSError: the same of an object.
+        AccessError: the operating system does not give a receipt or an object out: it may be sound, and must stay.
     """
     if shard >= manifest.shard_count:
         return False
     try:
         receipt = layout.load_receipt(seed, shard)
-    except SchemaError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ABSENT):
-            raise
+    except SchemaError:
         return False
     if misfits(receipt, manifest):
         return False
@@ -62,3 +60,5 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except ABSENT:
         return False
+    except OSError as error:
+        raise access_error(error, path) from error

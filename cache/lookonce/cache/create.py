@@ -11,7 +11,8 @@ from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.atomic import TEMPORARY_MARK, json_bytes, write_json
 from lookonce.shared.errors import CacheError, RecipeMismatchError
-from lookonce.shared.lock import exclusive_folder
+from lookonce.shared.lock import LOCK_FILES, exclusive_folder
+from lookonce.shared.os_errors import ABSENT, access_error
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
 
@@ -28,8 +29,7 @@ def existing_manifest(root: Path) -> Manifest | None:
         return layout.load_manifest()
     if root.exists() and not root.is_dir():
         raise CacheError(f"{root}: is a file; --out needs a folder that is new, empty, or a lookonce cache")
-    ignored = {layout.lock_file.name}
-    foreign = sorted(child.name for child in root.iterdir() if child.name not in ignored) if root.exists() else []
+    foreign = sorted(child.name for child in root.iterdir() if child.name not in LOCK_FILES) if root.exists() else []
     foreign = [name for name in foreign if TEMPORARY_MARK not in name]
     if foreign:
         raise CacheError(
@@ -86,8 +86,10 @@ def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
 def _holds(path: Path, document: dict[str, Any]) -> bool:
     try:
         return path.read_bytes() == json_bytes(document)
-    except OSError:
+    except ABSENT:
         return False
+    except OSError as error:
+        raise access_error(error, path) from error
 
 
 def remove_temporary_files(root: Path) -> int:

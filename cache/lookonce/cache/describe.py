@@ -10,7 +10,7 @@ from typing import Any
 from lookonce.cache.committed import receipt_identity
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.shared.errors import SchemaError
+from lookonce.shared.errors import AccessError, SchemaError
 from lookonce.storage_schemas.manifest import Manifest
 
 FIRST_HOLES = 5
@@ -21,7 +21,8 @@ def describe_cache(root: Path) -> dict[str, Any]:
     """Facts of a cache as a JSON-compatible document.
 
     Receipts are read without validation, which would take most of the time; ``feature-cache verify`` validates. One
-    that cannot be read, or belongs to another cache, is counted as unusable and its shard as missing.
+    that is no receipt, or belongs to another cache, is counted as unusable and its shard as missing; one that the
+    operating system does not give out is among ``not_readable``, with the reason.
 
     Args:
         root: the cache folder; it may be incomplete.
@@ -29,6 +30,7 @@ def describe_cache(root: Path) -> dict[str, Any]:
     Raises:
         CacheError: no cache at ``root``.
         SchemaError: its manifest is not valid.
+        AccessError: the operating system does not give the manifest out.
     """
     layout = CacheLayout(root)
     manifest = layout.load_manifest()
@@ -53,6 +55,7 @@ def describe_cache(root: Path) -> dict[str, Any]:
         "views": tally.views,
         "holes": {"count": tally.hole_count, "first": tally.first_holes},
         "unusable_receipts": tally.unusable,
+        "not_readable": tally.not_readable,
         "classes": list(manifest.classes),
         "pixels": "store" if manifest.stores_pixels else "none",
         "bytes": sum(tally.bytes.values()),
@@ -73,6 +76,7 @@ class _Tally:
     def __init__(self, layout: CacheLayout, manifest: Manifest) -> None:
         self._layout, self._manifest = layout, manifest
         self.views = self.hole_count = self.unusable = 0
+        self.not_readable: list[str] = []
         self.first_holes: list[dict[str, Any]] = []
         self.bytes = dict.fromkeys(container_of(manifest).object_paths(manifest, 0, 0), 0)
         self.versions: collections.defaultdict[str, set[str]] = collections.defaultdict(set)
@@ -92,6 +96,9 @@ class _Tally:
             )
             if usable:
                 self._add(seed, receipt)
+        except AccessError as error:
+            self.not_readable.append(str(error))
+            return False
         except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not of a receipt's form
             usable = False
         self.unusable += not usable

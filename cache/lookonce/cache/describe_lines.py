@@ -43,6 +43,8 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
             lines += [f"{'':<13}seed {hole['seed']}, row {hole['sample']}, {_hole(hole)}" for hole in holes["first"]]
     if facts["unusable_receipts"]:
         lines.append(f"{facts['unusable_receipts']} receipts are unusable: feature-cache verify says which and why")
+    if unread := facts["not_readable"]:
+        lines.append(f"{len(unread)} receipts cannot be read, so their shards are not counted; the first: {unread[0]}")
     return lines
 
 

@@ -12,11 +12,9 @@ from lookonce.cache.advice import RESTORE
 from lookonce.cache.containers.container import seed_folder
 from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError, SchemaError
+from lookonce.shared.os_errors import ABSENT, access_error, os_reason
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
 from lookonce.storage_schemas.receipt import Receipt, parse_receipt
-
-ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""What the operating system says where there is no such file; all else tells nothing of whether there is one."""
 
 _SEED_FOLDER = re.compile(r"seed-(\d{4,})")
 _RECEIPT_FILE = re.compile(r"shard-(\d{5,})\.json")
@@ -32,11 +30,6 @@ class CacheLayout:
     def manifest_file(self) -> Path:
         """``manifest.json``."""
         return self.root / FILE_NAME
-
-    @property
-    def lock_file(self) -> Path:
-        """Held (flock) by the one extraction that may write."""
-        return self.root / ".lock"
 
     def seed_folder(self, seed: int) -> Path:
         """A seed's folder, ``seed-0000``: a zarr group, or tar shards."""
@@ -106,14 +99,16 @@ def load_json(path: Path) -> Any:
     """Decode a JSON file.
 
     Raises:
-        SchemaError: it is not there or not JSON, or (caused by an OSError) the operating system does not give it out.
+        SchemaError: it is not there or not JSON.
+        AccessError: the operating system does not give it out.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
         canonical_json(document)  # refuses what Python reads but JSON has not: NaN, infinity, half characters
         return document
+    except ABSENT as error:
+        raise SchemaError(f"{path}: cannot be read: {os_reason(error)}; {RESTORE}") from error
     except OSError as error:
-        advice = RESTORE if isinstance(error, ABSENT) else "check its permissions and the disk"
-        raise SchemaError(f"{path}: cannot be read: {error.strerror or error}; {advice}") from error
+        raise access_error(error, path) from error
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
         raise SchemaError(f"{path}: cannot be read as JSON: {error}; {RESTORE}") from error

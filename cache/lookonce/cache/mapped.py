@@ -3,70 +3,110 @@
 from __future__ import annotations
 
 import collections
-import errno
+import hashlib
 import mmap
+import os
 import resource
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR, RESUME
-from lookonce.shared.canonical import digest_bytes
-from lookonce.shared.errors import IntegrityError, StorageError
+from lookonce.cache.unmapped import FileBytes, tell_unmapped
+from lookonce.shared.canonical import DIGEST_PREFIX
+from lookonce.shared.errors import IntegrityError
+from lookonce.shared.os_errors import ABSENT, access_error, os_reason
 from lookonce.storage_schemas.receipt import StoredObject
 
 Bytes = NDArray[np.uint8]
 Key = tuple[str, int, int]
 """(object, seed, shard)."""
 
+_BLOCK_BYTES = 1 << 20
+"""Read and digested at a time."""
+
+
+Memory = mmap.mmap | FileBytes
+"""A map, or what stands in for one where files cannot be mapped."""
+
 
 @dataclass(frozen=True)
 class MappedObject:
     """One object in memory."""
 
-    memory: mmap.mmap
+    memory: Memory
     """The map itself, for advice to the kernel."""
-    data: Bytes
+    data: Bytes | FileBytes
     """uint8 (file bytes,), read-only, backed by the file."""
     offsets: Mapping[str, NDArray[np.int64]]
     """By array: int64 (shard size,), where each sample starts; -1 for a hole."""
 
 
-def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> mmap.mmap:
+def bytes_of(memory: Memory) -> Bytes | FileBytes:
+    """What is in an object's memory: uint8 (file bytes,), read-only."""
+    return memory if isinstance(memory, FileBytes) else np.frombuffer(memory, dtype=np.uint8)
+
+
+def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memory:
     """Map an object's file after checking it against its receipt.
+
+    Digested are the bytes as they are read, not as they are mapped: a disk that fails then gives an error, where
+    touching a map would end the process.
 
     Raises:
         IntegrityError: the file is missing, has another size, or (``check_digest``) other bytes.
-        StorageError: this process has too many open files.
+        AccessError: the operating system does not give it out.
     """
     path = root / stored.path
     try:
         with path.open("rb") as handle:
-            size = path.stat().st_size
-            if size != stored.bytes:
+            status = os.fstat(handle.fileno())
+            if status.st_size != stored.bytes:
                 raise IntegrityError(
-                    f"{path} (array {stored.array!r}): {size} bytes, its receipt says {stored.bytes}: "
+                    f"{path} (array {stored.array!r}): {status.st_size} bytes, its receipt says {stored.bytes}: "
                     f"the object is truncated or was replaced; {RESUME}"
                 )
-            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise StorageError(f"{path}: {error.strerror}; raise the limit of open files (ulimit -n)") from error
+            if check_digest and (found := digest_file(handle)) != stored.digest:
+                raise IntegrityError(
+                    f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says "
+                    f"{stored.digest}: the object was changed or damaged; {REPAIR}"
+                )
+            try:
+                return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:  # ENODEV; EACCES or EINVAL of some FUSE file systems
+                memory = FileBytes(path, handle.fileno(), status.st_size)
+                tell_unmapped(path, status.st_dev, error)
+                return memory
+    except ABSENT as error:
         raise IntegrityError(
-            f"{path} (array {stored.array!r}): cannot be opened: {error.strerror or error}; {RESUME}"
+            f"{path} (array {stored.array!r}): cannot be opened: {os_reason(error)}; {RESUME}"
         ) from error
+    except OSError as error:
+        raise access_error(error, path) from error
     except ValueError as error:  # an empty file, or a path with a zero byte
         raise IntegrityError(f"{path} (array {stored.array!r}): cannot be mapped: {error}; {REPAIR}") from error
-    if check_digest and (found := digest_bytes(memoryview(mapped))) != stored.digest:
-        raise IntegrityError(
-            f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says {stored.digest}: "
-            f"the object was changed or damaged; {REPAIR}"
-        )
-    return mapped
+
+
+def digest_file(handle: BinaryIO, tell: Callable[[int], object] = lambda count: None) -> str:
+    """Digest of a file's bytes from where it stands on, ``sha256:...``.
+
+    Args:
+        handle: open for reading.
+        tell: told the bytes of each block.
+
+    Raises:
+        OSError: the operating system does not give them out.
+    """
+    hasher, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    while count := handle.readinto(block):  # type: ignore[attr-defined]  # BinaryIO lacks what every file has
+        hasher.update(block[:count])
+        tell(count)
+    return DIGEST_PREFIX + hasher.hexdigest()
 
 
 class MapPool:

@@ -5,7 +5,6 @@ A reader is thread-safe and picklable (maps are opened again in the other proces
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from lookonce.cache.advice import RESUME
 from lookonce.cache.committed import misfits
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.mapped import MappedObject, MapPool, map_object
+from lookonce.cache.mapped import MappedObject, MapPool, Memory, bytes_of, map_object
 from lookonce.cache.readahead import Readahead, ReadaheadMode
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
 from lookonce.storage_schemas.manifest import Manifest
@@ -61,6 +60,7 @@ class CacheReader:
         CacheError: no cache at ``root``.
         SchemaError: its manifest or a receipt is not valid.
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+        AccessError: the operating system does not give a document out.
     """
 
     def __init__(
@@ -199,6 +199,7 @@ class CacheReader:
 
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
+            AccessError: the operating system does not give an object out.
             ValueError: a position that the axis does not have, or an ``out`` that does not fit.
         """
         spec = self.manifest.array(name)
@@ -282,15 +283,14 @@ class CacheReader:
         self._pool.add((name, seed, shard), mapped)
         return mapped
 
-    def _map(self, name: str, seed: int, shard: int) -> tuple[mmap.mmap, ObjectContent]:
+    def _map(self, name: str, seed: int, shard: int) -> tuple[Memory, ObjectContent]:
         receipt = self._receipts[seed, shard]
         stored = self._stored(name, receipt)
         check_digest = self._check == "first-use" and stored.path not in self._digested
         memory = map_object(self.root, stored, check_digest=check_digest)
         if check_digest:
             self._digested.add(stored.path)
-        data = np.frombuffer(memory, dtype=np.uint8)
-        return memory, ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self.manifest)
+        return memory, ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self.manifest)
 
     def _stored(self, name: str, receipt: Receipt) -> StoredObject:
         expected = self._container.object_paths(self.manifest, receipt.seed, receipt.shard).get(name)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from lookonce.cache.mapped import digest_file
 from lookonce.cache.verify_report import Finding
 from lookonce.cache.verify_shard import ShardCheck, ShardChecker
-from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.storage_schemas.receipt import StoredObject
 
 Progress = Callable[[int, int], None]
@@ -19,8 +18,6 @@ Progress = Callable[[int, int], None]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-_BLOCK_BYTES = 1 << 22
 
 
 def check_digests(
@@ -33,7 +30,8 @@ def check_digests(
     def digest(item: tuple[ShardChecker, StoredObject]) -> Finding | None:
         checker, stored = item
         try:
-            found = _digest(root / stored.path, meter)
+            with (root / stored.path).open("rb", buffering=0) as handle:
+                found = digest_file(handle, meter.add)
         except OSError as error:
             return checker.unreadable(stored, error)
         return None if found == stored.digest else checker.digest_mismatch(stored, found)
@@ -51,15 +49,6 @@ class _Meter:
             self._done += count
             if self._progress is not None:
                 self._progress(self._done, self._total)
-
-
-def _digest(path: Path, meter: _Meter) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb", buffering=0) as handle:
-        while block := handle.read(_BLOCK_BYTES):
-            hasher.update(block)
-            meter.add(len(block))
-    return DIGEST_PREFIX + hasher.hexdigest()
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Kind = Literal["damaged", "not readable"]
+"""Bytes that are missing or wrong; or bytes that the operating system does not give out, which may be sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class Finding:
     """What was found, and what was expected."""
     advice: str
     """What to do."""
+    kind: Kind = "damaged"
 
     def __str__(self) -> str:
         parts = [
@@ -76,13 +80,19 @@ class VerifyReport:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing bad was found."""
+        """Whether nothing bad was found, and everything could be read."""
         return not self.findings
+
+    def count(self, kind: Kind) -> int:
+        """Findings of a kind."""
+        return sum(finding.kind == kind for finding in self.findings)
 
     def document(self) -> dict[str, Any]:
         """The report as a JSON-compatible document."""
         return {
             "whole": self.whole,
+            "damaged": self.count("damaged"),
+            "not_readable": self.count("not readable"),
             "digested": self.digested,
             "seeds": list(self.seeds),
             "shards": self.shards,

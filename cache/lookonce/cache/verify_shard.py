@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import collections
 from dataclasses import dataclass
-
-import numpy as np
+from pathlib import Path
 
 from lookonce.cache.advice import REPAIR
 from lookonce.cache.committed import misfits
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.cache.mapped import map_object
-from lookonce.cache.verify_documents import form_problem, reason
+from lookonce.cache.mapped import bytes_of, map_object
+from lookonce.cache.verify_documents import form_problem, not_readable, reason
 from lookonce.cache.verify_report import Finding
-from lookonce.shared.errors import CacheError
+from lookonce.shared.errors import AccessError, CacheError
+from lookonce.shared.os_errors import ABSENT
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject, parse_receipt, validate_receipt
 
@@ -55,12 +55,17 @@ class ShardChecker:
         path = self._layout.receipt_file(self.seed, self.shard)
         try:
             document = load_json(path)
+        except AccessError as error:
+            return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
         except CacheError as error:
             return ShardCheck(findings=(self._receipt_finding(reason(error, path), ANEW),))
         problems = [str(problem) for problem in validate_receipt(document)]
         receipt = None if problems else parse_receipt(document, self._receipt_path)
         if receipt is not None:
-            changed = form_problem(path, document)
+            try:
+                changed = form_problem(path, document)
+            except AccessError as error:
+                return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
             problems = [*self._identity_problems(receipt), *([changed] if changed else [])]
         if receipt is None or problems:
             return ShardCheck(findings=tuple(self._receipt_finding(problem, ANEW) for problem in problems))
@@ -77,7 +82,9 @@ class ShardChecker:
 
     def unreadable(self, stored: StoredObject, error: OSError) -> Finding:
         """The finding for an object that the operating system does not give out."""
-        return self._object_finding(stored.path, stored.array, f"it cannot be read: {error.strerror or error}")
+        if isinstance(error, ABSENT):
+            return self._object_finding(stored.path, stored.array, "there is no such file")
+        return self._not_readable(error, self._layout.root / stored.path, stored.path, stored.array)
 
     def _identity_problems(self, receipt: Receipt) -> list[str]:
         differing = {"seed": (receipt.seed, self.seed), "shard": (receipt.shard, self.shard)}
@@ -105,7 +112,11 @@ class ShardChecker:
                 findings.append(self._receipt_finding(problem, ANEW, name))
                 continue
             checked += 1
-            found = self._object_problem(stored, receipt)
+            try:
+                found = self._object_problem(stored, receipt)
+            except (AccessError, OSError) as error:
+                findings.append(self._not_readable(error, self._layout.root / path, path, name))
+                continue
             if found is None:
                 sound.append(stored)
             else:
@@ -118,18 +129,15 @@ class ShardChecker:
         path = self._layout.root / stored.path
         try:
             size = path.stat().st_size
-        except FileNotFoundError:
+        except ABSENT:
             return "there is no such file"
-        except OSError as error:
-            return f"it cannot be read: {error.strerror or error}"
         if size != stored.bytes:
             return f"{size} bytes, its receipt says {stored.bytes}: it is truncated or was replaced"
         if size == 0:  # an empty file cannot be mapped
             return "it is empty"
         try:
             memory = map_object(self._layout.root, stored, check_digest=False)
-            data = np.frombuffer(memory, dtype=np.uint8)
-            content = ObjectContent(data=data, stored=stored, receipt=receipt, manifest=self._manifest)
+            content = ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self._manifest)
             self._container.check(content)
         except CacheError as error:
             return str(error).removeprefix(f"{stored.path}: ").removeprefix(f"{path}: ").removesuffix(f"; {REPAIR}")
@@ -140,6 +148,12 @@ class ShardChecker:
 
     def _object_finding(self, path: str, array: str, problem: str) -> Finding:
         return self._finding(path, array, problem, f"delete {self._receipt_path}, then {RESUME}")
+
+    def _not_readable(
+        self, error: AccessError | OSError, path: Path, name: str, array: str | None = None
+    ) -> Finding:  # fmt: skip
+        rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
+        return not_readable(error, path, name, array=array, seed=self.seed, shard=self.shard, rows=rows)
 
     def _finding(self, path: str, array: str | None, problem: str, advice: str) -> Finding:
         rows = (self._rows.start, self._rows.stop - 1) if self._rows else None

@@ -10,6 +10,7 @@ from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.verify_report import Note
 from lookonce.shared.atomic import TEMPORARY_MARK
+from lookonce.shared.lock import LOCK_FILES
 from lookonce.storage_schemas.manifest import Manifest
 
 
@@ -30,7 +31,7 @@ def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -
 
 def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
     root = layout.root
-    container, known = container_of(manifest), {layout.manifest_file.name, layout.lock_file.name}
+    container, known = container_of(manifest), {layout.manifest_file.name, *LOCK_FILES}
     for seed in seeds:
         known |= container.seed_documents(manifest, seed).keys()
         for shard in layout.receipted_shards(seed):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.shared.atomic import storage_error, write_json
+from lookonce.shared.atomic import write_json
+from lookonce.shared.os_errors import storage_error
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Hole, Receipt
 

@@ -15,6 +15,7 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR
+from lookonce.cache.unmapped import FileBytes
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, ArraySpec
 
@@ -43,7 +44,7 @@ def encode_shard_index(offsets: NDArray[np.uint64], lengths: NDArray[np.uint64])
     return entries + int(google_crc32c.value(entries)).to_bytes(_CRC_BYTES, "little")
 
 
-def decode_shard_index(data: memoryview | bytes, inner_chunks: int, where: str) -> NDArray[np.uint64]:
+def decode_shard_index(data: memoryview | bytes | FileBytes, inner_chunks: int, where: str) -> NDArray[np.uint64]:
     """Read the index at the end of a shard.
 
     Returns:
@@ -66,7 +67,7 @@ def decode_shard_index(data: memoryview | bytes, inner_chunks: int, where: str) 
     return table
 
 
-def sample_offsets(data: memoryview, spec: ArraySpec, shard_size: int, where: str) -> NDArray[np.int64]:
+def sample_offsets(data: memoryview | FileBytes, spec: ArraySpec, shard_size: int, where: str) -> NDArray[np.int64]:
     """Byte offset of every sample in a shard of a ``chunking="sample"`` array; -1 for a hole.
 
     Raises:

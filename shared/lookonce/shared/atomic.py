@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import uuid
@@ -11,21 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lookonce.shared.errors import StorageError
+from lookonce.shared.os_errors import storage_error
 
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary file's name; such files are never content and may be deleted when no writer runs."""
-
-
-def storage_error(error: OSError, path: Path, doing: str) -> StorageError:
-    """Our sentence for an operating-system error met while ``doing`` something to ``path``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "the disk is full; what was committed before stays valid: make room, then run the same command again"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "the place is not writable for this user; choose another folder or change its permissions"
-    else:
-        advice = "check the path and the disk, then run the same command again"
-    return StorageError(f"{path}: {doing} failed: {error.strerror or error} ({advice})")
 
 
 @contextlib.contextmanager

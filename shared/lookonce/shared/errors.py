@@ -86,6 +86,12 @@ class StorageError(LookonceError):
     code = "L600"
 
 
+class AccessError(StorageError):
+    """The operating system does not give a file out, which may be sound: mend permissions, mount or network."""
+
+    code = "L601"
+
+
 class Interrupted(LookonceError):  # noqa: N818 - not an error: a clean stop that was asked for
     """Ctrl-C or SIGTERM: stopped cleanly, run the same command again to resume."""
 

@@ -14,8 +14,10 @@ import torch
 
 from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file, write_json
 from lookonce.shared.errors import CheckpointError, UsageError
+from lookonce.shared.os_errors import ABSENT, access_error
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.config import FREE_TO_CHANGE, TrainingConfig
+from lookonce.train.foreign_file import what_it_is
 
 VERSION = 2
 KEPT = 2
@@ -96,14 +98,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU, of a folder of pieces all but the state; only plain values are accepted.
 
     Raises:
-        CheckpointError: it cannot be read, or was written by another version.
+        CheckpointError: there is none, it is something else (which is named) or damaged, or was written by another
+            version.
+        AccessError: the operating system does not give it out.
     """
     try:
-        if path.is_dir():
-            content = {**json.loads((path / _DESCRIPTION).read_text("utf-8")), "state": {}}
-            (path / ".metadata").stat()  # torch misses it with two tracebacks on standard error
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _content(path)
         version = content.pop("version")
         if version != VERSION:
             raise CheckpointError(f"{path}: checkpoint version {version}, this lookonce reads version {VERSION}")
@@ -112,16 +112,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if not isinstance(found := getattr(checkpoint, name), kind):
                 raise TypeError(f"{name} is of type {type(found).__name__}")
         return checkpoint
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
+    except OSError as error:
+        if not isinstance(error, ABSENT):
+            raise access_error(error, path) from error
+        raise _unusable(path, error) from error
     except Exception as error:  # torch.load raises many kinds for damaged or foreign files
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such checkpoint; check --resume") from error
+        raise _unusable(path, error) from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        content = {**json.loads((path / _DESCRIPTION).read_text("utf-8")), "state": {}}
+        (path / ".metadata").stat()  # torch misses it with two tracebacks on standard error
+        return content
+    with path.open("rb") as file:
+        loaded: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return loaded
+
+
+def _unusable(path: Path, error: Exception) -> CheckpointError:
+    if not path.exists():
+        return CheckpointError(f"{path}: no such checkpoint; check --resume")
+    if _NAME.fullmatch(path.name):  # a name that only checkpoints have
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
-            "or delete it to go on from the one before"
-        ) from error
+        return CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({reason}): it is damaged or incomplete; move it elsewhere to go "
+            "on from the one before (or, with train-student, give that one by --resume FILE)"
+        )
+    return CheckpointError(
+        f"{path}: is no checkpoint of train-student: it is {what_it_is(path)}; give --resume a file or folder of "
+        "RUN/checkpoints, such as step-000000100.pt, or leave it out: the newest of --out is taken"
+    )
 
 
 def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:

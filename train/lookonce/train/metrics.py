@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.shared.atomic import atomic_file, storage_error
+from lookonce.shared.atomic import atomic_file
+from lookonce.shared.os_errors import storage_error
 from lookonce.train.tensorboard_run import TensorBoardRun
 
 

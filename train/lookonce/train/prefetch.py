@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lookonce.shared.errors import CacheError
+from lookonce.shared.errors import AccessError, CacheError
 from lookonce.train.batch import Batch
 from lookonce.train.batch_reader import BatchReader
 from lookonce.train.input_watch import InputWatch
@@ -47,7 +47,7 @@ def prefetched_batches(
     def announce(step: int) -> None:
         samples = order.step(step)
         for number in mine:
-            with contextlib.suppress(CacheError):  # a damaged object ends the run when its batch is read
+            with contextlib.suppress(CacheError, AccessError):  # trouble ends the run when its batch is read
                 reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
 
     if threads == 0:

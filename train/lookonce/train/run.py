@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lookonce.shared.atomic import TEMPORARY_MARK
 from lookonce.shared.errors import BusyError, UsageError
-from lookonce.shared.lock import LOCK_FILE, exclusive_folder
+from lookonce.shared.lock import LOCK_FILES, exclusive_folder
 from lookonce.train.checkpoints import (
     Checkpoint,
     check_continues,
@@ -260,7 +260,7 @@ def require_own_folder(run: Path, cache: Path) -> None:
     if run.resolve() == cache.resolve() or cache.resolve() in run.resolve().parents or (run / "receipts").is_dir():
         raise UsageError(f"{run}: is (in) a feature cache; --out needs a folder of its own")
     foreign = (
-        [path for path in run.iterdir() if TEMPORARY_MARK not in path.name and path.name != LOCK_FILE]
+        [path for path in run.iterdir() if TEMPORARY_MARK not in path.name and path.name not in LOCK_FILES]
         if run.is_dir()
         else []
     )

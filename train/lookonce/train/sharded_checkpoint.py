@@ -22,8 +22,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from lookonce.shared.atomic import TEMPORARY_MARK, storage_error, sync_directory
+from lookonce.shared.atomic import TEMPORARY_MARK, sync_directory
 from lookonce.shared.errors import CheckpointError, StorageError
+from lookonce.shared.os_errors import storage_error
 from lookonce.train.checkpoints import Checkpoint, delete_superseded, write_description
 from lookonce.train.world import World
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lookonce.shared.errors import (
+    AccessError,
     CacheError,
     DistributedError,
     EndedElsewhereError,
@@ -210,7 +211,7 @@ class Trainer:
         try:
             interrupts.raise_noted()
             batches = [next(run.batches) for _ in range(self.config.accumulate)]
-        except (Interrupted, CacheError, SourceError) as stopped:
+        except (Interrupted, CacheError, SourceError, AccessError) as stopped:
             self._trouble = self._trouble or stopped
         run.clock.waited += time.perf_counter() - waiting
         run.clock.samples += sum(len(batch.visible_ids) for batch in batches)

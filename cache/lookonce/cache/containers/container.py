@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lookonce.cache.unmapped import FileBytes
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
@@ -23,7 +24,7 @@ Offsets = NDArray[np.int64]
 class ObjectContent:
     """The bytes of one object and what manifest and receipt say about them."""
 
-    data: NDArray[np.uint8]
+    data: NDArray[np.uint8] | FileBytes
     stored: StoredObject
     receipt: Receipt
     manifest: Manifest

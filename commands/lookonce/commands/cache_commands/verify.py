@@ -7,14 +7,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
-from lookonce.commands.command import CommonOptions
+from lookonce.commands.command import EXIT_FAILURE, CommonOptions
 from lookonce.shared.errors import UsageError
 
+if TYPE_CHECKING:
+    from lookonce.cache.verify_report import VerifyReport
+
+EXIT_NOT_READABLE = 3
 _MOST_NOTES = 20
 
 
@@ -39,7 +43,14 @@ def _run(options: Options) -> Mapping[str, Any]:
 
     with _progress_bar() as progress:
         report = verify_cache(options.cache, full=options.full, workers=options.workers, progress=progress)
-    return {"cache": str(options.cache), **report.document(), "exit_code": 0 if report.whole else 1}
+    return {"cache": str(options.cache), **report.document(), "exit_code": _exit_code(report)}
+
+
+def _exit_code(report: VerifyReport) -> int:
+    """0 where all is well, 1 where something is damaged, 3 where nothing is but something cannot be read."""
+    if report.whole:
+        return 0
+    return EXIT_FAILURE if report.count("damaged") else EXIT_NOT_READABLE
 
 
 def _summarise(result: Mapping[str, Any]) -> str:
@@ -52,10 +63,10 @@ def _summarise(result: Mapping[str, Any]) -> str:
         lines.append(f"note: {len(notes) - _MOST_NOTES} more files do not belong to the cache (--json names them)")
     looked = "every byte digested" if result["digested"] else "documents, sizes and indices; --full digests the bytes"
     checked = f"{result['shards']} shards, {result['objects']} objects, {result['bytes'] / 1e6:.1f} MB ({looked})"
-    bad = len(result["findings"])
-    verdict = (
-        f"{result['cache']}: {'whole' if result['whole'] else f'{bad} problem' + 's' * (bad > 1)}; checked {checked}"
-    )
+    bad, unread = result["damaged"], result["not_readable"]
+    found = [f"{bad} problem{'s' * (bad > 1)}"] if bad else []
+    found += [f"{unread} file{'s' * (unread > 1)} not readable, which may be sound"] if unread else []
+    verdict = f"{result['cache']}: {'; '.join(found) or 'whole'}; checked {checked}"
     return "\n".join([*lines, verdict])
 
 
@@ -75,7 +86,8 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
 
 VERIFY = Subcommand(
     name="verify",
-    description="Check a cache and name every bad object, one a line; exits with 1 when there is one.",
+    description="Check a cache and name every bad object, one a line; exits with 1 when there is one, with 3 when "
+    "none is known to be bad but some cannot be read (permissions, network, disk).",
     options=Options,
     run=_run,
     summarise=_summarise,

@@ -24,8 +24,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from lookonce.shared.atomic import atomic_file, storage_error
+from lookonce.shared.atomic import atomic_file
 from lookonce.shared.errors import StorageError
+from lookonce.shared.os_errors import storage_error
 from lookonce.shared.sources.entry_table import CHUNK, ROW, BytesInFile, EntryTable, ListingDigest, packed
 from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder

@@ -10,7 +10,7 @@ from typing import Any
 
 from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, CheckpointError, UsageError
-from lookonce.shared.lock import LOCK_FILE, exclusive_folder
+from lookonce.shared.lock import LOCK_FILES, exclusive_folder
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 
@@ -82,7 +82,9 @@ class EvaluationFolder:
             if self.root.exists():
                 raise UsageError(f"{self.root}: is a file; --out needs a folder")
             return
-        foreign = [path for path in self.root.iterdir() if TEMPORARY_MARK not in path.name and path.name != LOCK_FILE]
+        foreign = [
+            path for path in self.root.iterdir() if TEMPORARY_MARK not in path.name and path.name not in LOCK_FILES
+        ]
         path = self.root / CONFIG
         if not path.exists():
             if foreign:
