@@ -285,7 +285,8 @@ class TestCheckpoints:
         assert command(*arguments)[0] == 0
         for name, content in {
             "page.pt": b"<!DOCTYPE html><html>", "lfs.pt": b"version https://git-lfs.github.com/spec/v1\noid",
-            "0.pt": b"", "notes.txt": b"hello", "cut.pt": (run / "checkpoints" / "step-000000006.pt").read_bytes()[:5000],
+            "0.pt": b"", "notes.txt": b"hello",
+            "cut.pt": (run / "checkpoints" / "step-000000006.pt").read_bytes()[:5000],
         }.items():  # fmt: skip
             (tmp_path / name).write_bytes(content)
         torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")

@@ -6,6 +6,12 @@ import contextlib
 import json
 import os
 import random
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +24,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lookonce.shared.errors import SourceError, UnreadableImageError, UsageError
+from lookonce.shared import stopping
+from lookonce.shared.errors import Interrupted, UnreadableImageError, UsageError
 from lookonce.train.evaluation import finetune
 from lookonce.train.evaluation.finetune import finetune_student
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
@@ -33,7 +40,9 @@ from lookonce.train.evaluation.schedule import Schedule
 from lookonce.train.evaluation.seeded import seeded_generators
 from lookonce.train.evaluation.student_encoder import StudentEncoder
 from lookonce.train.evaluation.training_views import TrainingViews, training_batches
+from lookonce.train.interrupts import DeferredInterrupts
 from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD, Student
+from lookonce.train.student_file import save_student
 
 NAME, SIZE = "test_vit", 32
 CPU = torch.device("cpu")
@@ -278,7 +287,7 @@ def test_a_dead_worker_is_a_sentence(images: LabelledImages, monkeypatch: pytest
         os._exit(9)
 
     monkeypatch.setattr(TrainingViews, "__getitem__", die)
-    with pytest.raises(SourceError, match=r"train: a process that prepares images died .* fewer --workers"):
+    with pytest.raises(MachineError, match=r"a process that prepares images was ended from outside.* fewer --workers"):
         batches(images, workers=1)
 
 
@@ -424,3 +433,44 @@ def test_the_arguments_name_the_pooling(student: Student) -> None:
     assert classifier_arguments(student, 3, "mean") == {
         "model_name": NAME, "img_size": SIZE, "num_classes": 3, "global_pool": "avg",
     }  # fmt: skip
+
+
+SMALL_SHARED_MEMORY = "mount -t tmpfs -o size={size} none /dev/shm && exec {python} -c 'from lookonce.commands.evaluate_student import main; main()' {arguments}"  # noqa: E501
+
+
+@pytest.mark.parametrize("size", ["8k", "160k"])  # too small for semaphores; for batches
+def test_shared_memory_that_is_too_small_is_a_sentence(
+    student: Student, folder: Path, tmp_path: Path, size: str
+) -> None:
+    """A worker that cannot hand over what it made lives on; whoever waits for it notices all the same."""
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small /dev/shm")
+    save_student(student, tmp_path / "student.safetensors")
+    arguments = ["finetune", f"--weights={tmp_path / 'student.safetensors'}", f"--images={folder}", "--device=cpu",
+                 "--train-batch-size=6", "--epochs=2", "--warmup-epochs=0"]  # fmt: skip
+    small = SMALL_SHARED_MEMORY.format(
+        size=size, python=sys.executable, arguments=shlex.join([*arguments, f"--out={tmp_path / 'run'}"])
+    )  # fmt: skip
+    ended = subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True, text=True, timeout=300)
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert (ended.returncode, len(errors)) == (1, 1), ended.stderr
+    for part in ("shared memory is too small", "/dev/shm has", "--workers 0", "--shm-size"):
+        assert part in errors[0]
+    small = small.replace("finetune", "finetune --workers=0", 1)
+    ended = subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_signal_ends_the_wait_for_a_worker_that_hangs(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingViews, "__getitem__", lambda *_: time.sleep(100))
+    monkeypatch.setattr(stopping, "PATIENCE", 0.5)
+    schedule = Schedule(images=15, batch_size=5, epochs=1, warmup_epochs=0, base_lr=1, min_lr=0, seed=0)
+    views = TrainingViews(images.train, SIZE, SHORT)
+    batches = training_batches(views, schedule, 0, even=False, workers=1, device=CPU)
+    with DeferredInterrupts():
+        threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        with pytest.raises(Interrupted):
+            next(batches)
+    batches.close()

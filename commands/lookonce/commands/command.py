@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
+from lookonce.shared.machine_errors import machine_error
+from lookonce.shared.stopping import STOPPED, ending_on_signals
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
@@ -39,7 +40,7 @@ def finish(
     """
     try:
         # What libraries print on the way (Ray does, when a worker dies) must not mix with the result.
-        with _sigterm_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
+        with ending_on_signals(), contextlib.redirect_stdout(sys.stderr):
             result = work()
         if _leads():
             print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
@@ -48,7 +49,7 @@ def finish(
         _forget_standard_output()
         code = 0
     except (KeyboardInterrupt, Interrupted):  # Interrupted: raised by work that stops on its own terms
-        stopped = Interrupted("stopped; what was committed stays valid, run the same command again to resume")
+        stopped = Interrupted(STOPPED)
         code = _report(stopped, options)
     except UsageError as error:
         code = _report(error, options, EXIT_USAGE)
@@ -56,10 +57,9 @@ def finish(
         code = _report(error, options) if options.debug else EXIT_FAILURE
     except LookonceError as error:
         code = _report(error, options)
-    except OSError as error:  # what a path that a user gave leads to: nothing that may be read, or too long a name
-        code = _report(error, options)
-    except Exception as error:
-        code = _report(error, options, unexpected=True)
+    except Exception as error:  # what torch, Ray or the operating system say where this machine lacks something
+        known = machine_error(error, options)
+        code = _report(known or error, options, unexpected=known is None)
     sys.exit(code)
 
 
@@ -76,28 +76,10 @@ def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILU
     if options.debug:
         traceback.print_exception(error)
     sentence = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and isinstance(error.filename, str | bytes | os.PathLike):
-        sentence = f"{os.fsdecode(error.filename)}: {error.strerror}; check the path and its permissions"
     if unexpected:
         sentence = f"unexpected {type(error).__name__}: {sentence} (a bug in lookonce; --debug shows the traceback)"
-    elif not isinstance(error, LookonceError):
-        sentence = f"{type(error).__name__}: {sentence}"
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     return code
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops as cleanly as Ctrl-C does."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt  # no Exception: libraries on the way must not catch it
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def parse_arguments(

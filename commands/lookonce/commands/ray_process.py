@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from lookonce.shared.errors import DistributedError, EndedElsewhereError, LookonceError
+from lookonce.shared.machine_errors import machine_error
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 from lookonce.train.world import RESTART_COUNT
@@ -53,6 +54,8 @@ def train_process(arguments: Mapping[str, Any]) -> None:
         raise
     except LookonceError as error:
         end = {"error": error}
+    except Exception as error:
+        raise machine_error(error, config) or error from error
     finally:
         ended.set()
     if leads:

@@ -25,6 +25,7 @@ from lookonce.extract.ray_cluster import ray_cluster
 from lookonce.extract.ray_head import HeadWatch
 from lookonce.shared.atomic import TEMPORARY_MARK
 from lookonce.shared.errors import DistributedError, Interrupted, LookonceError, UsageError
+from lookonce.shared.stopping import unhurried
 from lookonce.train.config import TrainingConfig
 from lookonce.train.metrics import read_metrics
 from lookonce.train.world import TIMEOUT
@@ -92,8 +93,9 @@ class _Launch:
                 self._head.check()
                 self._report()
         except KeyboardInterrupt as stop:
-            ray.get(self._desk.stop.remote())
-            self._over.wait(STOP_PATIENCE)
+            with unhurried():  # it is bounded
+                ray.get(self._desk.stop.remote())
+                self._over.wait(STOP_PATIENCE)
             raise Interrupted("stopped") from stop
         end: Mapping[str, Any] | None = ray.get(self._desk.end.remote())
         if end is None:

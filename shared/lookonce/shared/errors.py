@@ -92,6 +92,12 @@ class AccessError(StorageError):
     code = "L601"
 
 
+class MachineError(LookonceError):
+    """The machine lacks something: memory, shared memory, threads, a compiler, a free port. Neither side's bug."""
+
+    code = "L602"
+
+
 class Interrupted(LookonceError):  # noqa: N818 - not an error: a clean stop that was asked for
     """Ctrl-C or SIGTERM: stopped cleanly, run the same command again to resume."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -115,9 +116,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (CheckpointError, MemoryError):
         raise
     except OSError as error:
-        if not isinstance(error, ABSENT):
-            raise access_error(error, path) from error
-        raise _unusable(path, error) from error
+        if (
+            isinstance(error, ABSENT) or error.errno == errno.EINVAL
+        ):  # torch looks before the start of what is cut short
+            raise _unusable(path, error) from error
+        raise access_error(error, path) from error
     except Exception as error:  # torch.load raises many kinds for damaged or foreign files
         raise _unusable(path, error) from error
 

@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lookonce.shared.errors import Interrupted
+from lookonce.shared.stopping import forget_signals, note_signal, unhurried
 
 REPEATED_AFTER = 1.0
 """Seconds after which another signal is meant as one more."""
@@ -32,6 +33,7 @@ class DeferredInterrupts:
         self._noted: signal.Signals | None = None
         self._noted_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
+        self._unhurried = unhurried()
 
     def raise_noted(self) -> None:
         """Call between two steps.
@@ -45,6 +47,8 @@ class DeferredInterrupts:
             raise Interrupted("stopped")
 
     def __enter__(self) -> DeferredInterrupts:
+        forget_signals()
+        self._unhurried.__enter__()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -56,8 +60,10 @@ class DeferredInterrupts:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._unhurried.__exit__(None, None, None)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        note_signal()
         if self._noted is None:
             self._noted, self._noted_at = signal.Signals(number), time.monotonic()
         elif time.monotonic() - self._noted_at > REPEATED_AFTER:

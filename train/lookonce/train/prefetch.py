@@ -7,11 +7,15 @@ import contextlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lookonce.shared.errors import AccessError, CacheError
+from lookonce.shared.errors import AccessError, CacheError, Interrupted
+from lookonce.shared.stopping import wait_for, waiting
 from lookonce.train.batch import Batch
 from lookonce.train.batch_reader import BatchReader
 from lookonce.train.input_watch import InputWatch
 from lookonce.train.sample_order import SampleOrder, batch_parts
+
+UNTHREADED_PATIENCE = 60.0
+"""Seconds from a signal in which a batch that is read in the step itself must be there."""
 
 
 def prefetched_batches(
@@ -53,17 +57,23 @@ def prefetched_batches(
     if threads == 0:
         for step in range(first, last):
             for number in mine:
-                yield read(step, number)
+                with waiting(UNTHREADED_PATIENCE):
+                    batch = read(step, number)
+                yield batch
         return
     queue: collections.deque[Future[Batch]] = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
+    stuck = False  # a thread that reads from a dead disk never ends
     try:
         for step in range(first, last):
             for number in mine:
                 queue.append(pool.submit(read, step, number))
                 if len(queue) > threads + 1:
-                    yield queue.popleft().result()
+                    yield wait_for(queue.popleft())
         while queue:
-            yield queue.popleft().result()
+            yield wait_for(queue.popleft())
+    except Interrupted:
+        stuck = True
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not stuck, cancel_futures=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -22,9 +23,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lookonce.shared.errors import DistributedError, EndedElsewhereError, Interrupted, LookonceError, UsageError
+from lookonce.shared.machine_errors import machine_error
+from lookonce.shared.stopping import waiting
 
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for one that lives and does not answer, before it gives up with an error."""
+
+STEP_PATIENCE = 60.0
+"""Seconds from a signal in which arithmetic that exchanges numbers with other processes must be over."""
 
 RESTART_COUNT = "LOOKONCE_RESTART_COUNT"
 """Environment: how often a launcher other than torchrun has started the run again."""
@@ -185,6 +191,7 @@ def _join(backend: str) -> None:
     torchrun keeps one store for all its starts, with the addresses of those that died in it. On one machine they are
     told apart by its count; machines count each for itself, so README tells a run of several to have a store a start.
     """
+    _require_known_address()
     try:
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     except ValueError as error:
@@ -196,6 +203,20 @@ def _join(backend: str) -> None:
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+
+
+def _require_known_address() -> None:
+    """Refuse a MASTER_ADDR that no name server knows: torch would look for it for minutes, in silence."""
+    address = os.environ.get("MASTER_ADDR")
+    if address is None:
+        return
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"MASTER_ADDR={address}: this machine knows no such host ({error}); give all processes the address of "
+            "process 0's machine (torchrun --master-addr, or --rdzv-endpoint HOST:PORT)"
+        ) from error
 
 
 def _require_own_gpu(local_rank: int) -> None:
@@ -220,7 +241,8 @@ def exchanging(doing: str) -> Iterator[None]:
         DistributedError: the connection to another process is gone. All other errors pass as they are.
     """
     try:
-        yield
+        with waiting(STEP_PATIENCE) if dist.is_initialized() else contextlib.nullcontext():
+            yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _NETWORK):
             raise
@@ -235,12 +257,16 @@ _NETWORK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NC
 def _told_apart(doing: str) -> Iterator[None]:
     """Around an exchange alone: torch says that another process is gone with a bare RuntimeError."""
     try:
-        yield
+        with waiting():
+            yield
     except RuntimeError as error:
         raise _lost(doing, error) from error
 
 
-def _lost(doing: str, error: RuntimeError) -> DistributedError:
+def _lost(doing: str, error: RuntimeError) -> LookonceError:
+    known = machine_error(error)  # a port that is taken, an address that is not there
+    if known is not None:
+        return known
     reason = " ".join(str(error).split())[:200]
     return DistributedError(
         f"{doing}: another process of this run does not answer ({reason}); look for its own error above, then "

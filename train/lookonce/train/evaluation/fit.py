@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lookonce.shared.errors import Interrupted, NumericalError, SourceError
+from lookonce.shared.errors import Interrupted, MachineError, NumericalError, SourceError, StorageError
 from lookonce.shared.progress import progress_bar
 from lookonce.train.evaluation.evaluation_folder import EvaluationFolder
 from lookonce.train.evaluation.schedule import Schedule
@@ -128,7 +128,7 @@ class _Fit:
                 try:
                     interrupts.raise_noted()
                     batch = next(batches)
-                except (Interrupted, SourceError):
+                except (Interrupted, SourceError, StorageError, MachineError):
                     self._save()
                     raise
                 self._one_step(batch, bar)
@@ -165,7 +165,7 @@ class _Fit:
         self._require_finite_parameters()
         try:
             found = self.learner.after_epoch(epoch)
-        except SourceError:
+        except (SourceError, StorageError, MachineError):
             self._save()
             raise
         self.line = {

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import signal
+import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.queues import Queue, SimpleQueue
 from typing import Any
 
 import torch
@@ -13,7 +19,9 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lookonce.shared.errors import LookonceError, SourceError
+from lookonce.shared.errors import LookonceError
+from lookonce.shared.machine_errors import machine_error, shared_memory_error
+from lookonce.shared.stopping import raise_if_stopped
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 from lookonce.train.evaluation.schedule import Schedule
@@ -22,6 +30,9 @@ from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD
 
 AUGMENTATION_VERSION = 1
 """Raised whenever the same seed, epoch and key would give timm's transforms other random numbers."""
+
+LOOK = 1.0
+"""Seconds of waiting for a batch between two looks at what may have gone wrong."""
 
 Place = tuple[int, int]
 """Epoch and place in the listing of one image of a batch."""
@@ -84,28 +95,51 @@ def training_batches(
         device: where the batches go.
 
     Raises:
-        SourceError: an image cannot be read, or a process died.
+        SourceError: an image cannot be read.
+        MachineError: a process that prepares images died or failed.
+        Interrupted: a signal came, and no batch for some seconds behind it.
     """
-    loader: DataLoader[Any] = DataLoader(
-        views, batch_sampler=_Places(schedule, first, even=even), collate_fn=_collate, num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_parent, pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-    )  # fmt: skip
-    batches = iter(loader)
+    try:
+        failures: SimpleQueue[str] | None = multiprocessing.SimpleQueue() if workers else None
+        loader: DataLoader[Any] = DataLoader(
+            views, batch_sampler=_Places(schedule, first, even=even), collate_fn=_collate, num_workers=workers,
+            worker_init_fn=partial(_begin_worker, failures), pin_memory=device.type == "cuda",
+            generator=torch.Generator(), timeout=LOOK if workers else 0.0,
+        )  # fmt: skip
+        batches = iter(loader)
+    except OSError as error:
+        if workers and error.errno == errno.ENOSPC:  # semaphores between processes lie in shared memory
+            raise shared_memory_error(error, _Flags()) from error
+        raise
     while True:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            raise SourceError(
-                f"{views.split.name}: a process that prepares images died ({' '.join(str(error).split())[:200]}); "
-                "run again to resume, with fewer --workers if memory is short"
-            ) from error
+        batch = _next(batches, failures)
         if batch is None:
             return
         if isinstance(batch, LookonceError):
             raise batch
         pixels, labels = batch
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _next(batches: Iterator[Any], failures: SimpleQueue[str] | None) -> Any:
+    """The next batch, None behind the last; looks now and then whether a process failed, and for a signal."""
+    began = time.monotonic()
+    while True:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            failed = None if failures is None or failures.empty() else RuntimeError(failures.get())
+            if failed is None and "timed out" in str(error):
+                raise_if_stopped(began)
+                continue
+            raise machine_error(failed or error, _Flags()) or failed or error from error
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Flags that help where such a process fails."""
+
+    workers: None = None
 
 
 class _Places:
@@ -134,7 +168,17 @@ def _collate(items: Sequence[tuple[Tensor, int] | LookonceError]) -> tuple[Tenso
     return torch.stack([pixels for pixels, _ in made]), torch.tensor([label for _, label in made])
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """A terminal's Ctrl-C reaches every process; only the parent stops on it, once its step is whole."""
+def _begin_worker(failures: SimpleQueue[str] | None, _worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process; only the parent stops on it, once its step is whole.
+
+    What a worker makes is handed over by a thread of it, which only prints what goes wrong, as where shared memory is
+    full; the parent would wait for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def fail(error: Exception, _item: object) -> None:
+        if failures is not None:
+            failures.put(str(error))
+
+    Queue._on_queue_feeder_error = staticmethod(fail)  # type: ignore[attr-defined]  # made to be replaced

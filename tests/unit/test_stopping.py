@@ -1,0 +1,92 @@
+"""A signal ends a command within seconds, whatever it waits for, but not work that must become whole."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from lookonce.shared import stopping
+from lookonce.shared.errors import Interrupted
+from lookonce.shared.stopping import STOPPED, forget_signals, note_signal, wait_for
+
+PROGRAM = """
+import ctypes, signal, threading, time
+from lookonce.commands.command import CommonOptions, finish
+from lookonce.shared import stopping
+from lookonce.shared.stopping import unhurried, waiting
+
+stopping.PATIENCE = 1.0
+
+def hang():  # inside of a library, where Python is not told of signals
+    mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+def deaf(number, frame):
+    print("noted", flush=True)
+
+def work():
+    print("ready", flush=True, file=open("/dev/stdout", "w"))
+    {work}
+    return {{}}
+
+finish(work, CommonOptions(), lambda result: "ended by itself")
+"""
+
+
+def end_of(work: str, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str, float]:
+    """Exit code, standard output and error, and seconds from the signal to the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        signalled = time.monotonic()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err, time.monotonic() - signalled
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "work",
+    [
+        "hang()",
+        "time.sleep(100)",
+        "[signal.signal(one, deaf) for one in stopping._SIGNALS]\n    with unhurried(), waiting(1.0): hang()",
+        "threading.Thread(target=hang).start(); time.sleep(100)",
+    ],
+    ids=["in a library", "in Python", "in work that looks after signals", "in a thread"],
+)  # fmt: skip
+def test_a_wait_ends(work: str, number: signal.Signals) -> None:
+    code, out, err, seconds = end_of(work, number)
+    assert (code, out) == (1, "")
+    assert err == f"error: {STOPPED}\n"
+    assert seconds < 20
+
+
+def test_work_becomes_whole() -> None:
+    work = "signal.signal(signal.SIGTERM, deaf)\n    with unhurried():\n        [time.sleep(0.1) for _ in range(40)]"
+    code, out, err, _ = end_of(work)
+    assert (code, out) == (0, "ended by itself\n"), err
+
+
+def test_a_future_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 0.5)
+    forget_signals()
+    never: Future[int] = Future()
+    note_signal()
+    with pytest.raises(Interrupted):
+        wait_for(never)
+    late: Future[int] = Future()
+    forget_signals()
+    threading.Timer(0.5, late.set_result, [3]).start()
+    assert wait_for(late) == 3
