@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lookonce.shared import stopping
-from lookonce.shared.errors import Interrupted, UnreadableImageError, UsageError
+from lookonce.shared.errors import Interrupted, MachineError, UnreadableImageError, UsageError
 from lookonce.train.evaluation import finetune
 from lookonce.train.evaluation.finetune import finetune_student
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
