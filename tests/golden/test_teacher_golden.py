@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lookonce.extract.teachers import Teacher, TeacherSpec, normalise_targets
-from lookonce.extract.teachers.weights import fit_weights
-from lookonce.extract.teachers.weights_file import read_weights
+from lookonce.extract.teachers.weights import architecture_of, fit_weights
+from lookonce.weights.file import open_weights
 
 FOLDER = Path(os.environ.get("LOOKONCE_GOLDEN_DIR", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 
@@ -62,7 +62,8 @@ def test_teacher_reproduces_golden(case: dict[str, Any], golden_dir: Path, tmp_p
     weights = {n.replace("weights.", prefix, 1): v for n, v in golden.items() if n.startswith("weights.")}
     save_file(weights, tmp_path / "weights.safetensors")
     trunk = build_trunk(case)
-    digest = fit_weights(trunk, read_weights(tmp_path / "weights.safetensors"), name="golden", origin="the file")
+    state = open_weights(tmp_path / "weights.safetensors").fitting(architecture_of(trunk, "golden")).state
+    digest = fit_weights(trunk, state, name="golden", origin="the file")
     library = "open_clip" if case["family"] == "clip" else "timm"
     spec = TeacherSpec(
         name="golden", library=library, architecture="golden", tag="", patch_size=case["patch"],

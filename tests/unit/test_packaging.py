@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE_ROOTS = ("extract", "train", "shared", "storage_schemas", "cache", "commands")
+SOURCE_ROOTS = ("extract", "train", "shared", "storage_schemas", "cache", "weights", "commands")
 
 
 @pytest.mark.parametrize("name", SOURCE_ROOTS)

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
-from lookonce.extract.teachers.weights_file import read_weights
+from lookonce.extract.teachers.weights import architecture_of
 from lookonce.shared.errors import TeacherError
+from lookonce.weights.file import open_weights
 
 State = dict[str, Tensor]
 
@@ -83,8 +84,9 @@ def test_full_clip_and_its_image_tower_are_the_same_teacher(tmp_path: Path) -> N
     full = {**{f"visual.{name}": value for name, value in state.items()}, **text, "logit_scale": torch.tensor(1.0)}
     digests = set()
     for name, content in {"tower": state, "full": full}.items():
-        weights = read_weights(saved(content, tmp_path / name))
-        digests.add(fit_weights(OpenClipTrunk(tower(), "clip"), weights, name="clip", origin=name))
+        trunk = OpenClipTrunk(tower(), "clip")
+        weights = open_weights(saved(content, tmp_path / name)).fitting(architecture_of(trunk, "clip")).state
+        digests.add(fit_weights(trunk, weights, name="clip", origin=name))
     assert len(digests) == 1
 
 
@@ -104,7 +106,7 @@ MISFITS: list[tuple[Callable[[State], Any], str]] = [
     ),
     (
         lambda state: {**state, "blocks.12.norm1.weight": torch.zeros(192)},
-        r"blocks\.12\.norm1\.weight, 192, is not in the teacher; give",
+        r"blocks\.12\.norm1\.weight, 192, is not in the model; give",
     ),
     (
         lambda state: {**state, "pos_embed": torch.zeros(1, 15, 192)},
@@ -172,6 +174,7 @@ LOAD = """
 import sys
 from lookonce.extract.teachers import load_teacher, resolve_teacher
 from lookonce.shared.errors import TeacherError
+from lookonce.weights.file import open_weights
 for name in sys.argv[1:]:
     try:
         spec = resolve_teacher(name)
@@ -201,7 +204,10 @@ def test_the_hub_cache_gives_what_the_file_gives_and_what_it_lacks_is_named(tmp_
         env=environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert all(line.startswith("taking the weights of ") for line in done.stderr.splitlines()), done.stderr
+    told = done.stderr.splitlines()
+    normalised = "pixels normalised by mean 0.485 0.456 0.406, std 0.229 0.224 0.225; activation GELU"
+    assert f"timm:deit_tiny_patch16_224: {normalised}" in told
+    assert all(line.startswith("taking the weights of ") for line in told if normalised not in line), done.stderr
     digest, open_clip_imported, timm_says, _, clip_says, _, no_tag, _ = done.stdout.splitlines()
     assert digest == load(path).weights_digest
     assert open_clip_imported == "False"

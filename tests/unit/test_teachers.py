@@ -26,8 +26,9 @@ from lookonce.extract.teachers import (
     resolve_teacher,
 )
 from lookonce.extract.teachers.timm_trunk import EvaTrunk, TimmTrunk
-from lookonce.extract.teachers.weights import fit_weights, interpolate_positions
+from lookonce.extract.teachers.weights import fit_weights
 from lookonce.shared.errors import TeacherError, UsageError
+from lookonce.weights.positions import interpolate_positions
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -27,10 +27,10 @@ from lookonce.extract.teachers import Teacher, known_teachers, load_teacher, res
 from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.table import adapter_of
 from lookonce.extract.teachers.trunk import Trunk
-from lookonce.extract.teachers.weights import fit_weights
-from lookonce.extract.teachers.weights_file import read_weights
+from lookonce.extract.teachers.weights import architecture_of, fit_weights
 from lookonce.storage_schemas.manifest import validate_manifest
 from lookonce.storage_schemas.recipe import Recipe
+from lookonce.weights.file import open_weights
 
 GRID = 4
 VIEW, PATCH = 16 * GRID, 16
@@ -132,13 +132,15 @@ def check(teacher: Teacher, model: Any) -> None:
     assert (importance.sum(1) > 1 - 1e-5).all() if whole else (importance.sum(1) < 1 - 1e-3).all()
 
 
-def cut_teacher(spec: TeacherSpec, depth: int, state: Mapping[str, Tensor]) -> Teacher:
+def cut_teacher(spec: TeacherSpec, depth: int, weights: Mapping[str, Tensor] | Path) -> Teacher:
     """The adapter's trunk at its true architecture, of which the first blocks are kept, with a model's parameters."""
     size = spec.input_size(VIEW, PATCH)
     trunk: Trunk = adapter_of(spec.library).build_trunk(spec, size)
     del blocks_of(trunk.model)[depth:]
     trunk.block_count = depth
-    state = {key: value.clone() for key, value in state.items()}
+    if isinstance(weights, Path):
+        weights = open_weights(weights).fitting(architecture_of(trunk, spec.name)).state
+    state = {key: value.clone() for key, value in weights.items()}
     digest = fit_weights(trunk, state, name=spec.name, origin="the test")
     blocks = tuple(range(1, depth + 1))
     return Teacher(spec, trunk, blocks=blocks, view_size=VIEW, input_size=size, weights_digest=digest)
@@ -212,7 +214,7 @@ def test_a_siglip_checkpoint_of_open_clip_and_of_timm_give_the_same(tmp_path: Pa
     save_file(state, tmp_path / "timm")
     save_file({**{f"visual.trunk.{name}": value for name, value in state.items()}, **text}, tmp_path / "open_clip")
     ours, theirs = (
-        cut_teacher(resolve_teacher(name), 1, read_weights(tmp_path / file))
+        cut_teacher(resolve_teacher(name), 1, tmp_path / file)
         for name, file in (("siglip2-b16", "timm"), ("open_clip:ViT-B-16-SigLIP2/webli", "open_clip"))
     )
     assert ours.weights_digest == theirs.weights_digest

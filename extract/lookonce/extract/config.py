@@ -8,6 +8,7 @@ from typing import Literal
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
+from lookonce.shared.normalisation import RGB, require_rgb
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
@@ -43,6 +44,10 @@ class ExtractionConfig:
     """store: keep the views, so that training needs no images; none: replay them from the images by crop and flip."""
     teacher_weights: Path | None = None
     """Weights file (safetensors, or a checkpoint that loads without code); otherwise the hub cache or the hub."""
+    mean: RGB | None = None
+    """What is subtracted from the teacher's pixels (RGB, 0 to 1); default: what its weights are known to want."""
+    std: RGB | None = None
+    """What its pixels are then divided by (RGB, above 0); default: likewise."""
     limit: int | None = None
     """Only the first N images of the sorted listing."""
     relist: bool = False
@@ -101,6 +106,7 @@ class ExtractionConfig:
             )
         if self.workers != "auto" and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
+        require_rgb(self.mean, self.std)
         get_precision(self.precision)
         parse_seeds(self.seeds)
         self.token_subset  # noqa: B018 - refuses what cannot be read

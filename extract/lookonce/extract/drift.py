@@ -27,6 +27,7 @@ from lookonce.extract.prepare import resolve_device
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.shared.errors import CacheMismatchError, NumericalError
+from lookonce.shared.normalisation import RGB, Normalisation
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
@@ -42,6 +43,10 @@ class DriftRequest:
     """Cache folder; seeds that are not whole are left out."""
     teacher_weights: Path | None = None
     """Weights file; None for the hub cache or the hub."""
+    mean: RGB | None = None
+    """What is subtracted from the teacher's pixels; None for what the cache was made with."""
+    std: RGB | None = None
+    """What they are then divided by; None likewise."""
     images: str | None = None
     """Images the cache was made from; needed only where it does not store whole views."""
     views: int = 32
@@ -111,6 +116,7 @@ def _rebuild(recipe: Recipe, request: DriftRequest) -> Teacher:
         blocks=",".join(map(str, cached.blocks)),
         device=resolve_device(request.device),
         precision=cast("ComputePrecision", cached.compute_precision),
+        normalisation=Normalisation(mean=cached.mean, std=cached.std).replaced(request.mean, request.std),
     )
     found, expected = (teacher.block_count, teacher.width), (cached.block_count, cached.width)
     if found != expected:

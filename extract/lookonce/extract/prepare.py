@@ -25,6 +25,7 @@ from lookonce.extract.teachers.compiled import choose_forward
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
 from lookonce.shared.errors import CacheError, UsageError
+from lookonce.shared.normalisation import Normalisation
 from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe
@@ -122,21 +123,30 @@ def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
     return batch_size or BATCH_SIZES[device.type]
 
 
-def load_config_teacher(config: ExtractionConfig, device: torch.device) -> Teacher:
+def load_config_teacher(config: ExtractionConfig, device: torch.device, *, quiet: bool = False) -> Teacher:
     """The teacher of a config, on a device.
+
+    Args:
+        config: names it.
+        device: where it runs.
+        quiet: say nothing on standard error: another process has.
 
     Raises:
         UsageError: unknown name or blocks.
         TeacherError: its weights cannot be had or do not fit.
     """
+    spec = resolve_teacher(config.teacher)
+    own = Normalisation(mean=spec.mean, std=spec.std)
     return load_teacher(
-        resolve_teacher(config.teacher),
+        spec,
         weights=config.teacher_weights,
         view_size=config.view_size,
         patch_size=config.patch_size,
         blocks=config.layers,
         device=device,
         precision=resolve_compute_precision(config.compute_precision, device),
+        normalisation=own.replaced(config.mean, config.std),
+        quiet=quiet,
     )
 
 

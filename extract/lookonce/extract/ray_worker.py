@@ -67,7 +67,7 @@ class ExtractionWorker:
 
     def _load(self) -> ShardExtractor:
         config, wanted = self._config, self._manifest.recipe.teacher.weights_digest
-        teacher = load_config_teacher(config, resolve_device(config.device))
+        teacher = load_config_teacher(config, resolve_device(config.device), quiet=True)
         if teacher.weights_digest != wanted:
             raise RecipeMismatchError(
                 f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "

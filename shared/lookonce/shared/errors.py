@@ -116,6 +116,12 @@ class CheckpointError(LookonceError):
     code = "L900"
 
 
+class WeightsError(TeacherError, CheckpointError):
+    """A file of weights cannot be read or does not fit, a teacher's or a student's: give another file."""
+
+    code = "L201"
+
+
 class BusyError(LookonceError):
     """Another process is writing to the same place: wait for it, or choose another place."""
 

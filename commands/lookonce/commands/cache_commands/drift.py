@@ -12,6 +12,7 @@ import tyro
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.normalisation import RGB, require_rgb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,10 @@ class Options(CommonOptions):
     """Cache folder; seeds that are not whole are left out."""
     teacher_weights: Path | None = None
     """Weights file of the teacher that made the cache; otherwise the hub cache or the hub."""
+    mean: RGB | None = None
+    """What is subtracted from the teacher's pixels (RGB, 0 to 1); default: what the cache was made with."""
+    std: RGB | None = None
+    """What its pixels are then divided by (RGB, above 0); default: likewise."""
     images: str | None = None
     """Images the cache was made from; needed only where it does not store whole views (--pixels none, --tokens)."""
     views: int = 32
@@ -42,6 +47,7 @@ class Options(CommonOptions):
         for flag, value in (("--views", self.views), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise UsageError(f"{flag}: expected at least 1, found {value}")
+        require_rgb(self.mean, self.std)
 
 
 def _run(options: Options) -> Mapping[str, Any]:
@@ -52,6 +58,8 @@ def _run(options: Options) -> Mapping[str, Any]:
     request = DriftRequest(
         cache=options.cache,
         teacher_weights=options.teacher_weights,
+        mean=options.mean,
+        std=options.std,
         images=options.images,
         views=options.views,
         sample_seed=options.sample_seed,

@@ -13,6 +13,7 @@ from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.normalisation import RGB
 from lookonce.shared.seeds import parse_seeds
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class Options(CommonOptions):
     """With --teacher: the images that it looks at; a folder."""
     teacher_weights: Path | None = None
     """With --teacher: its weights file; otherwise the hub cache or the hub."""
+    mean: RGB | None = None
+    """With --teacher: what is subtracted from its pixels (RGB, 0 to 1); default: what its weights are known to want."""
+    std: RGB | None = None
+    """With --teacher: what its pixels are then divided by (RGB, above 0); default: likewise."""
     layers: str | None = None
     """With --teacher: blocks to judge on, top5, all, or 1-based numbers such as 8,10,12; default: top5."""
     view_size: int | None = None
@@ -71,7 +76,7 @@ class Options(CommonOptions):
         if self.teacher is not None and self.images is None:
             raise UsageError("--teacher needs --images SOURCE: what it shall look at")
         if self.teacher is None:
-            for name in ("images", "teacher_weights", "layers", "view_size", "patch_size"):
+            for name in ("images", "teacher_weights", "mean", "std", "layers", "view_size", "patch_size"):
                 if getattr(self, name) is not None:
                     flag = name.replace("_", "-")
                     raise UsageError(f"--{flag} goes with --teacher; {self.cache} holds what it was extracted with")
@@ -119,6 +124,8 @@ def _reference(options: Options) -> Reference:
         images=str(options.images),
         out=Path(),  # nothing is written
         teacher_weights=options.teacher_weights,
+        mean=options.mean,
+        std=options.std,
         calibration_views=options.calibration_views,
         compute_precision="fp32",
         device=options.device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.table import adapter_of
 from lookonce.extract.teachers.teacher import HALF, Precision, Teacher
 from lookonce.extract.teachers.trunk import Trunk
-from lookonce.extract.teachers.weights import fit_weights
-from lookonce.extract.teachers.weights_file import read_weights
+from lookonce.extract.teachers.weights import architecture_of, fit_weights
 from lookonce.shared.errors import TeacherError, UsageError
+from lookonce.shared.normalisation import Normalisation
+from lookonce.weights.described import described_normalisation
+from lookonce.weights.file import open_weights
 
 
 def load_teacher(
@@ -28,17 +31,21 @@ def load_teacher(
     blocks: str,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
+    normalisation: Normalisation | None = None,
+    quiet: bool = False,
 ) -> Teacher:
     """The teacher with its weights, ready on a device; never with random ones.
 
     Args:
         spec: from ``resolve_teacher``.
-        weights: safetensors file or torch checkpoint; None takes the hub cache, or the hub.
+        weights: safetensors file or torch checkpoint (see ``open_weights``); None takes the hub cache, or the hub.
         view_size: side of the square views, pixels.
         patch_size: side of the *student's* patch, pixels; the teacher's input follows from its grid.
         blocks: ``top5``, ``all`` or 1-based numbers like ``8,10,12``.
         device: where it runs.
         precision: of the blocks' arithmetic.
+        normalisation: of the pixels, in place of the spec's.
+        quiet: say nothing on standard error of the weights, the normalisation and the activation in use.
 
     Raises:
         UsageError: the patch size does not divide the view, or the blocks or the precision do not exist.
@@ -56,10 +63,24 @@ def load_teacher(
             f"student's {(view_size // patch_size) ** 2}"
         )
     wanted = resolve_blocks(blocks, trunk.block_count)
+    own = Normalisation(mean=spec.mean, std=spec.std)
+    used = normalisation or own
+    notes = [f"{spec.name}: pixels normalised by {used}" + (f" (its own: {own})" if used != own else "")
+             + f"; activation {trunk.activation}"]  # fmt: skip
     if weights is None:
         state, origin = _pretrained(spec), f"what the hub holds under '{spec.tag}'"
     else:
-        state, origin = read_weights(weights), f"the weights file {weights}"
+        file = open_weights(weights)
+        found = file.fitting(architecture_of(trunk, spec.name))
+        state, origin = found.state, f"the weights file {file.path}"
+        said = described_normalisation(file.path, file.metadata)
+        if said is not None and said != used:
+            notes.append(f"{file.path} says that its pixels are normalised by {said}: {said.flags} takes that")
+        notes += [*found.notes, *adapter_of(spec.library).activation_notes(spec)]
+    if not quiet:
+        for note in notes:
+            print(note, file=sys.stderr, flush=True)
+    spec = replace(spec, mean=used.mean, std=used.std)
     digest = fit_weights(trunk, state, name=spec.name, origin=origin)
     teacher = Teacher(
         spec,

@@ -151,3 +151,15 @@ def weights_home(spec: TeacherSpec) -> str:
     weights = open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
     hub = str(weights.get("hf_hub") or "").rstrip("/")
     return f"the hub repository {hub}" if hub else str(weights.get("url") or f"open_clip's tag {spec.tag}")
+
+
+def activation_notes(spec: TeacherSpec) -> list[str]:
+    """What to know of a weights file's activation: the architecture with the other GELU, in words."""
+    quick = "-quickgelu"
+    if spec.architecture.endswith(quick):
+        twin, this, other = spec.architecture.removesuffix(quick), "QuickGELU", "GELU"
+    else:
+        twin, this, other = spec.architecture + quick, "GELU", "QuickGELU (OpenAI's CLIP, DFN, MetaCLIP)"
+    if open_clip.get_model_config(twin) is None:
+        return []
+    return [timm_adapter.twin_note(spec.name, this, f"open_clip:{twin}", other)]

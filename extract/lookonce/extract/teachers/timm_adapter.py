@@ -112,3 +112,19 @@ def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
 def weights_home(spec: TeacherSpec) -> str:
     """Where the weights can be had, in words; empty when timm knows of none."""
     return f"the hub repository timm/{spec.architecture}.{spec.tag}" if spec.tag else ""
+
+
+def activation_notes(spec: TeacherSpec) -> list[str]:
+    """What to know of a weights file's activation: the model with the other GELU that timm has, in words."""
+    if "_clip_quickgelu" in spec.architecture:
+        twin, this, other = spec.architecture.replace("_clip_quickgelu", "_clip", 1), "QuickGELU", "GELU"
+    else:
+        twin, this, other = spec.architecture.replace("_clip", "_clip_quickgelu", 1), "GELU", "QuickGELU"
+    if twin == spec.architecture or not timm.is_model(twin):
+        return []
+    return [twin_note(spec.name, this, f"timm:{twin}", other)]
+
+
+def twin_note(name: str, activation: str, twin: str, other: str) -> str:
+    """Two architectures that the same file fits, and that give other features."""
+    return f"{name} has {activation}; weights trained with {other} load into it, but give wrong features: use {twin}"

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+ACTIVATIONS = frozenset({"GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish", "ReLU", "Mish"})
+"""Classes of torch, timm and open_clip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PositionEmbedding:
@@ -65,6 +68,12 @@ class Trunk(nn.Module, ABC):
         Returns:
             The query, and keys (B, heads, any prefix + N, head_dim) with the patches' last.
         """
+
+    @property
+    def activation(self) -> str:
+        """Name of the non-linearity of the blocks, such as GELU or QuickGELU."""
+        names = (type(module).__name__ for module in self.model.modules())
+        return next((name for name in names if name in ACTIVATIONS), "of timm's own")
 
     def compute_buffers(self) -> None:
         """Compute what no file holds (tables of positions); called when the parameters are in."""

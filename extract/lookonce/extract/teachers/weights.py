@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lookonce.extract.teachers.trunk import Trunk
 from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
 from lookonce.shared.errors import TeacherError
+from lookonce.weights.positions import interpolate_positions
+from lookonce.weights.selection import Architecture
+
+
+def architecture_of(trunk: Trunk, name: str) -> Architecture:
+    """The parameters of a trunk, as files hold them: with heads beside, and positions of any grid."""
+    position = trunk.position_embedding
+    return Architecture(
+        name=name,
+        tensors=trunk.model.state_dict(),
+        any_shape=frozenset({position.parameter} if position is not None else ()),
+        beside=trunk.not_of_the_trunk,
+    )
 
 
 def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin: str) -> str:
@@ -42,42 +54,13 @@ def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin:
     if position is not None and position.parameter in fitted:
         embedding = fitted[position.parameter]
         fitted[position.parameter] = interpolate_positions(embedding, position.prefix, trunk.patch_count)
-    problems = [
-        f"{key} should be {_shape(shape)} and is {_shape(fitted[key].shape) if key in fitted else 'missing'}"
-        for key, shape in expected.items()
-        if key not in fitted or fitted[key].shape != shape
-    ]
-    problems += [
-        f"{key}, {_shape(found[key].shape)}, is not in the teacher" for key in sorted(found) if key not in expected
-    ]
+    problems = replace(architecture_of(trunk, name), any_shape=frozenset()).misfits(fitted)
     if problems:
         others = f", and {len(problems) - 1} other parameters do not fit" if len(problems) > 1 else ""
         raise TeacherError(f"{origin} does not fit {name}: {problems[0]}{others}; give weights of that architecture")
     trunk.model.load_state_dict({key: value.contiguous() for key, value in fitted.items()}, assign=True)
     trunk.compute_buffers()
     return weights_digest(found)
-
-
-def interpolate_positions(embedding: Tensor, prefix: int, patch_count: int) -> Tensor:
-    """Position embedding on another square grid: bicubic, ``align_corners=False``, no antialiasing.
-
-    Args:
-        embedding: (..., prefix + patches, channels) float32.
-        prefix: leading rows to keep as they are.
-        patch_count: patches of the wanted square grid.
-
-    Returns:
-        (..., prefix + patch_count, channels); the input itself when it fits already or its grid is not square.
-    """
-    have = embedding.shape[-2] - prefix if embedding.ndim >= 2 else 0
-    side, wanted = math.isqrt(max(have, 0)), math.isqrt(patch_count)
-    if have == patch_count or have < 1 or side * side != have or wanted * wanted != patch_count:
-        return embedding
-    rows = embedding.reshape(-1, embedding.shape[-1])
-    grid = rows[prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = functional.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False, antialias=False)
-    patches = grid.permute(0, 2, 3, 1).reshape(patch_count, -1)
-    return torch.cat([rows[:prefix], patches]).reshape(*embedding.shape[:-2], prefix + patch_count, -1)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -92,7 +75,3 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         hasher.update(canonical_json([name, list(state[name].shape)]) + b"\n")
         hasher.update(np.ascontiguousarray(state[name].to(torch.float32).numpy(), dtype="<f4").data)
     return DIGEST_PREFIX + hasher.hexdigest()
-
-
-def _shape(shape: torch.Size) -> str:
-    return "x".join(str(size) for size in shape) or "a single number"
