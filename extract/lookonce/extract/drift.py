@@ -98,6 +98,8 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
         teacher=teacher.spec.name,
         compute_precision=teacher.precision,
         stored_precision=manifest.encoding.precision,
+        normalisation=str(Normalisation(mean=teacher.spec.mean, std=teacher.spec.std)),
+        activation=teacher.trunk.activation,
         device=teacher.mean.device.type,
         views=len(sampled),
         batch_sizes=(request.batch_size, request.control_batch_size),
@@ -117,6 +119,7 @@ def _rebuild(recipe: Recipe, request: DriftRequest) -> Teacher:
         device=resolve_device(request.device),
         precision=cast("ComputePrecision", cached.compute_precision),
         normalisation=Normalisation(mean=cached.mean, std=cached.std).replaced(request.mean, request.std),
+        announce=False,  # the report says it
     )
     found, expected = (teacher.block_count, teacher.width), (cached.block_count, cached.width)
     if found != expected:

@@ -68,6 +68,10 @@ class DriftReport:
     teacher: str
     compute_precision: str
     stored_precision: str
+    normalisation: str
+    """Of the teacher's pixels, in words."""
+    activation: str
+    """Of the teacher's blocks."""
     device: str
     views: int
     batch_sizes: tuple[int, int]

@@ -93,13 +93,6 @@ class WeightsFile:
                 f"the weights file {self.path}: {wrong}: expected floating-point numbers of 16 bits or more; quantised "
                 "and integer tensors are no weights without their scales: give the floating-point weights"
             )
-        for name in architecture.tensors:
-            value = chosen.state.get(name)
-            if value is not None and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise WeightsError(
-                    f"the weights file {self.path}: {name} holds NaN or infinity: the training had diverged, or the "
-                    "file was converted to too few bits; give other weights"
-                )
 
     def _notes(self, chosen: WeightSet, found: list[WeightSet], architecture: Architecture) -> list[str]:
         notes = []
@@ -117,7 +110,16 @@ class WeightsFile:
         coarse = sorted(str(kind).removeprefix("torch.") for kind in kinds if kind.is_floating_point)
         if coarse and coarse != ["float32"]:
             notes.append(f"{self.path}: weights stored as {', '.join(coarse)} are converted to float32")
+        bad = [name for name in architecture.tensors if name in chosen.state and not _is_finite(chosen.state[name])]
+        if bad:
+            notes.append(
+                f"{self.path}: {bad[0]} and {len(bad) - 1} others hold NaN or infinity: the training had diverged"
+            )
         return notes
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def open_weights(path: Path) -> WeightsFile:

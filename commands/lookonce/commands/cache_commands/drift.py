@@ -92,7 +92,7 @@ def _summarise(result: Mapping[str, Any]) -> str:
     lines.append(
         f"allowed mean: {rule['factor']:g} times the control's, at least {rule['floor']:.0e} "
         f"({result['compute_precision']}); {result['teacher']} on {result['device']}, batches of {sizes[0]}, "
-        f"control {sizes[1]}"
+        f"control {sizes[1]}; pixels normalised by {result['normalisation']}; activation {result['activation']}"
     )
     return "\n".join([*lines, _verdict(result)])
 

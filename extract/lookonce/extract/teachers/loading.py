@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lookonce.extract.teachers.blocks import resolve_blocks
+from lookonce.extract.teachers.hub import reason_and_advice
 from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.table import adapter_of
 from lookonce.extract.teachers.teacher import HALF, Precision, Teacher
@@ -19,7 +20,7 @@ from lookonce.extract.teachers.weights import architecture_of, fit_weights
 from lookonce.shared.errors import TeacherError, UsageError
 from lookonce.shared.normalisation import Normalisation
 from lookonce.weights.described import described_normalisation
-from lookonce.weights.file import open_weights
+from lookonce.weights.file import WeightsFile, open_weights
 
 
 def load_teacher(
@@ -32,6 +33,7 @@ def load_teacher(
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
     normalisation: Normalisation | None = None,
+    announce: bool = True,
     quiet: bool = False,
 ) -> Teacher:
     """The teacher with its weights, ready on a device; never with random ones.
@@ -45,7 +47,8 @@ def load_teacher(
         device: where it runs.
         precision: of the blocks' arithmetic.
         normalisation: of the pixels, in place of the spec's.
-        quiet: say nothing on standard error of the weights, the normalisation and the activation in use.
+        announce: print normalisation and activation in use on standard error.
+        quiet: print neither these nor what there is to know of the weights file.
 
     Raises:
         UsageError: the patch size does not divide the view, or the blocks or the precision do not exist.
@@ -65,21 +68,19 @@ def load_teacher(
     wanted = resolve_blocks(blocks, trunk.block_count)
     own = Normalisation(mean=spec.mean, std=spec.std)
     used = normalisation or own
-    notes = [f"{spec.name}: pixels normalised by {used}" + (f" (its own: {own})" if used != own else "")
-             + f"; activation {trunk.activation}"]  # fmt: skip
+    notes: list[str] = []
+    if announce:
+        instead = f" (its own: {own})" if used != own else ""
+        notes.append(f"{spec.name}: pixels normalised by {used}{instead}; activation {trunk.activation}")
     if weights is None:
         state, origin = _pretrained(spec), f"what the hub holds under '{spec.tag}'"
     else:
         file = open_weights(weights)
         found = file.fitting(architecture_of(trunk, spec.name))
         state, origin = found.state, f"the weights file {file.path}"
-        said = described_normalisation(file.path, file.metadata)
-        if said is not None and said != used:
-            notes.append(f"{file.path} says that its pixels are normalised by {said}: {said.flags} takes that")
-        notes += [*found.notes, *adapter_of(spec.library).activation_notes(spec)]
-    if not quiet:
-        for note in notes:
-            print(note, file=sys.stderr, flush=True)
+        notes += [*_said_of_pixels(file, used), *found.notes, *adapter_of(spec.library).activation_notes(spec)]
+    for note in () if quiet else notes:
+        print(note, file=sys.stderr, flush=True)
     spec = replace(spec, mean=used.mean, std=used.std)
     digest = fit_weights(trunk, state, name=spec.name, origin=origin)
     teacher = Teacher(
@@ -92,6 +93,13 @@ def load_teacher(
         precision=precision,
     )
     return teacher.to(device)
+
+
+def _said_of_pixels(file: WeightsFile, used: Normalisation) -> list[str]:
+    said = described_normalisation(file.path, file.metadata)
+    if said is None or said == used:
+        return []
+    return [f"{file.path} says that its pixels are normalised by {said}: {said.flags} takes that"]
 
 
 def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
@@ -112,9 +120,8 @@ def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = adapter.pretrained_state(spec)
     except Exception as error:  # hub, network and file errors of three libraries; all mean that there are no weights
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        why = reason_and_advice(error, *adapter.hub_files(spec))
         raise TeacherError(
-            f"cannot get the weights of {spec.name} from {home} ({type(error).__name__}: {reason:.200}): "
-            "download them from there where there is a network, and give them with --teacher-weights FILE"
+            f"cannot get the weights of {spec.name} from {home}: {why}; or give the file with --teacher-weights FILE"
         ) from error
     return state

@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.extract.teachers import timm_adapter
+from lookonce.extract.teachers.hub import fetch_first
 from lookonce.extract.teachers.silence import silent_library
 from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
 from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
@@ -138,10 +141,25 @@ def build_trunk(spec: TeacherSpec, input_size: int) -> Trunk:
 
 def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
     """Parameters of the pretrained tower at its own input size, from the hub or its cache; raises as open_clip does."""
+    repository, files = hub_files(spec)
     with silent_library():
+        if repository:
+            fetch_first(repository, files)  # open_clip swallows why a file cannot be had
         model: Any = open_clip.create_model(spec.architecture, pretrained=spec.tag, require_pretrained=True)
     state: dict[str, Tensor] = getattr(model.visual, "trunk", model.visual).state_dict()
     return state
+
+
+def hub_files(spec: TeacherSpec) -> tuple[str, tuple[str, ...]]:
+    """The hub repository that holds the weights, and the names that they have there; empty for weights from elsewhere.
+
+    The names are in the order in which open_clip tries them.
+    """
+    weights = open_clip.get_pretrained_cfg(spec.architecture, spec.tag) if spec.tag else {}
+    repository, _, file = str(weights.get("hf_hub") or "").rpartition("/")
+    file = file or HF_WEIGHTS_NAME
+    safe = HF_SAFE_WEIGHTS_NAME if file == HF_WEIGHTS_NAME else str(Path(file).with_suffix(".safetensors"))
+    return repository, (safe, file) if file.endswith((".bin", ".pth")) else (file,)
 
 
 def weights_home(spec: TeacherSpec) -> str:

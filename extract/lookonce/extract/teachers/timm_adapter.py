@@ -12,6 +12,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from lookonce.extract.teachers.hub import TIMM_FILES
 from lookonce.extract.teachers.silence import silent_library
 from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
 from lookonce.extract.teachers.timm_trunk import TimmTrunk, trunk_of
@@ -109,9 +110,20 @@ def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
     return state
 
 
+def hub_files(spec: TeacherSpec) -> tuple[str, tuple[str, ...]]:
+    """The hub repository that holds the weights, and the names that they have there; empty when timm knows of none."""
+    if not spec.tag:
+        return "", ()
+    config: Any = timm.models.get_pretrained_cfg(f"{spec.architecture}.{spec.tag}")
+    named = getattr(config, "hf_hub_filename", None)
+    repository = getattr(config, "hf_hub_id", None) or f"timm/{spec.architecture}.{spec.tag}"
+    return str(repository), (named,) if named else TIMM_FILES
+
+
 def weights_home(spec: TeacherSpec) -> str:
     """Where the weights can be had, in words; empty when timm knows of none."""
-    return f"the hub repository timm/{spec.architecture}.{spec.tag}" if spec.tag else ""
+    repository, _ = hub_files(spec)
+    return f"the hub repository {repository}" if repository else ""
 
 
 def activation_notes(spec: TeacherSpec) -> list[str]:
