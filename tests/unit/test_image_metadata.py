@@ -21,8 +21,9 @@ CHUNKS = {
     b"tEXt": b"key\0text", b"zTXt": b"key\0\0" + zlib.compress(b"text"), b"iTXt": b"key\0\0\0\0\0text",
     b"iCCP": b"key\0\0" + zlib.compress(b"profile"), b"gAMA": struct.pack(">I", 45455), b"cHRM": bytes(32),
     b"sRGB": b"\0", b"bKGD": bytes(6), b"sBIT": b"\x08\x08\x08", b"hIST": bytes(4), b"tIME": bytes(7),
-    b"pHYs": bytes(9), b"eXIf": b"MM\0*\0\0\0\x08\0\0", b"sPLT": b"key\0\x08", b"acTL": struct.pack(">II", 1, 0), b"fcTL": bytes(26),
-    b"cICP": bytes(4), b"oFFs": bytes(9), b"vpAg": bytes(9), b"prIv": b"whose?",
+    b"pHYs": bytes(9), b"eXIf": b"MM\0*\0\0\0\x08\0\0", b"sPLT": b"key\0\x08",
+    b"acTL": struct.pack(">II", 1, 0), b"fcTL": bytes(26), b"cICP": bytes(4), b"oFFs": bytes(9),
+    b"vpAg": bytes(9), b"prIv": b"whose?",
 }  # fmt: skip
 
 

@@ -10,12 +10,16 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from lookonce.shared.errors import SourceError, UsageError
+from lookonce.shared.images import FORMATS, decode_rgb
 from lookonce.shared.sources import NO_LABEL, ImageFolder, ImageSource, Listing, ListingEntry, hugging_face, open_source
+from lookonce.shared.sources.image_names import EXTENSIONS, begins_like_image
 
 FILES = {
     "b/two.jpg": b"22",
@@ -172,15 +176,92 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert [entry.label for entry in listing.entries] == [0, 0, 0, 1, 1]
 
 
-def test_one_image_outside_the_class_folders_means_no_labels(tmp_path: Path) -> None:
-    listing = ImageFolder(write(tmp_path, FILES | {"cover.jpg": b"0"})).listing()
+def test_images_outside_the_class_folders_cost_a_line_and_not_the_labels(tmp_path: Path) -> None:
+    stray = {"cover.jpg": b"0", "a.jpg": b"0"}
+    for make in (TestImageFolder().make, TestTarShards().make):
+        listing = make(tmp_path / make.__qualname__, FILES | stray).listing()
+        assert listing.classes == ("a", "b")
+        assert {entry.key for entry in listing.entries if entry.label == NO_LABEL} == set(stray)
+        assert listing.notes == ("without a label, as they lie beside the class folders: a.jpg, cover.jpg",)
+
+
+def test_a_folder_beside_most_images_is_no_class(tmp_path: Path) -> None:
+    listing = ImageFolder(write(tmp_path, dict.fromkeys(("more/1.jpg", "1.jpg"), b"1"))).listing()
     assert listing.classes == ()
-    assert {entry.label for entry in listing.entries} == {NO_LABEL}
+    assert listing.labels.tolist() == [NO_LABEL] * 2
+    assert listing.notes == ()
 
 
 def test_a_class_without_images_is_no_class(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert ImageFolder(write(tmp_path, {"a/x.jpg": b"", "notes/y.txt": b""})).listing().classes == ("a",)
+    (tmp_path / ".hidden").mkdir()
+    listing = ImageFolder(
+        write(tmp_path, {"a/x.jpg": b"", "notes/y.txt": b"", "notes/z": b"x", "a/l.txt": b""})
+    ).listing()
+    assert listing.classes == ("a",)
+    assert listing.notes == (
+        "left out: 3 files that are not listed as images (2 .txt, 1 without extension)",
+        "not among the classes, as no image is in them: the folders empty, notes",
+    )
+
+
+def test_folders_named_like_parts_of_a_data_set_are_pointed_out(tmp_path: Path) -> None:
+    def notes(*names: str) -> tuple[str, ...]:
+        root = tmp_path / "-".join(names)
+        return ImageFolder(write(root, {f"{name}/cat/1.jpg": b"" for name in names})).listing().notes
+
+    (note,) = notes("train", "test")
+    assert note.startswith("the folders test, train look like the parts of a data set, not like classes; all of them")
+    assert "--images (.../test)" in note
+    for names in (("Train", "VAL"), ("validation",), ("train", "valid", "extra")):
+        assert len(notes(*names)) == 1, names
+    for names in (("test", "rose"), ("cat", "dog")):  # a class may well be called so
+        assert notes(*names) == (), names
+
+
+PICTURE = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+
+
+def encoded(format: str) -> bytes:
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_decoded_is_listed(tmp_path: Path, format: str) -> None:
+    """By each name that Pillow knows, and with none; in a folder and in a tar."""
+    data = encoded(format)
+    names = [name for name, known in Image.registered_extensions().items() if known == format]
+    keys = [f"{number}{name}" for number, name in enumerate(names)]
+    keys += [] if format in ("PCX", "DIB", "SGI") else ["bare"]  # too little tells these from other files
+    files = {f"a/{key}": data for key in keys}
+    for make in (TestImageFolder().make, TestTarShards().make):
+        listing = make(tmp_path / make.__qualname__, files | {"a/README": b"words", "a/b.txt": b"words"}).listing()
+        assert [entry.key for entry in listing.entries] == sorted(files)
+        assert listing.notes == ("left out: 2 files that are not listed as images (1 .txt, 1 without extension)",)
+    assert decode_rgb(data, "here").size == (8, 8)
+
+
+def test_the_table_of_names_is_pillows() -> None:
+    known = {name for name, format in Image.registered_extensions().items() if format in (*FORMATS, "MPO")}
+    assert known <= EXTENSIONS
+    assert EXTENSIONS - known == {".dib"} - known  # Pillow writes DIB under BMP's names in some versions
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"P", b"P5", b"Plain text", b"BMW and others, which begin with two letters", b"RIFF....AVI ", b"\xff\xd8"],
+)
+def test_other_beginnings_are_no_images(head: bytes) -> None:
+    assert not begins_like_image(head)
+
+
+def test_many_kinds_are_counted_in_one_short_line(tmp_path: Path) -> None:
+    files = {f"a/{number}.{number:03}": b"" for number in range(100)} | {"a/1.jpg": b""}
+    (note,) = ImageFolder(write(tmp_path, files)).listing().notes
+    assert note.startswith("left out: 100 files that are not listed as images (1 .000, ")
+    assert note.endswith("1 .007, 92 of 92 other kinds)")
 
 
 def test_extensions_in_any_case_and_hidden_names(tmp_path: Path) -> None:
@@ -212,7 +293,7 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{tmp_path}: .*found no files at all"):
         ImageFolder(tmp_path).listing()
     write(tmp_path, {"a.txt": b"", "b/c.TXT": b"", "d.npy": b"", "README": b""})
-    with pytest.raises(SourceError, match=r"found 4 other files \(1 \.npy, 2 \.txt, 1 without extension\)"):
+    with pytest.raises(SourceError, match=r"found 4 other files \(2 \.txt, 1 \.npy, 1 without extension\)"):
         ImageFolder(tmp_path).listing()
 
 
@@ -302,6 +383,33 @@ def test_head_keeps_the_order_and_the_classes() -> None:
     assert listing.head(2).digest != listing.digest
     with pytest.raises(UsageError, match="at least 1 image, found 0"):
         listing.head(0)
+
+
+def spread(labels: list[int], limit: int) -> list[int]:
+    entries = tuple(ListingEntry(f"{place:05}", label, 1) for place, label in enumerate(labels))
+    return [int(entry.key) for entry in Listing(entries, ("x", "y", "z")).spread(limit).entries]
+
+
+def test_a_limit_is_spread_over_the_classes() -> None:
+    labels = [0] * 5 + [1] * 5 + [2] * 2
+    assert spread(labels, 1) == [0]
+    assert spread(labels, 3) == [0, 5, 10]
+    assert spread(labels, 7) == [0, 1, 2, 5, 6, 10, 11]
+    assert spread(labels, 9) == [0, 1, 2, 3, 5, 6, 7, 10, 11]  # the third class has no more
+    assert spread(labels, 12) == spread(labels, 99) == list(range(12))
+    assert spread([-1] * 5, 3) == [0, 1, 2]
+    assert spread([1, -1, 0, 1, -1, 0], 3) == [0, 1, 2]
+    many = np.random.default_rng(0).integers(0, 3, 20_000).tolist()
+    chosen = spread(many, 9_000)
+    assert [many[place] for place in chosen].count(2) == 3_000
+    with pytest.raises(UsageError, match="at least 1 image, found 0"):
+        spread(labels, 0)
+
+
+def test_the_same_images_without_labels(tmp_path: Path) -> None:
+    listing = ImageFolder(write(tmp_path, FILES)).listing()
+    bare = listing.without_labels()
+    assert (bare.digest, bare.classes, set(bare.labels)) == (listing.digest, (), {NO_LABEL})
 
 
 @pytest.mark.parametrize(("keys", "problem"), [("aa", "'a' twice"), ("ba", "'b' out of order, before 'a'")])

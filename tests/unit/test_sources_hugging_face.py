@@ -58,12 +58,70 @@ def test_labels(datasets: Any, tmp_path: Path) -> None:
     assert [entry.label for entry in listing.entries] == [1, 0, NO_LABEL]
     images(datasets, 2, fine=(names, [1, 2])).save_to_disk(tmp_path / "only")
     assert [entry[1] for entry in entries(f"hf:{tmp_path}/only")] == [1, 2]
-    images(datasets, 2, fine=(names, [1, 2]), coarse=(names, [0, 0])).save_to_disk(tmp_path / "two")
-    assert open_source(f"hf:{tmp_path}/two").listing().classes == ()
-    images(datasets, 2, label=(datasets.Value("int64"), [3, 1])).save_to_disk(tmp_path / "numbers")
-    assert [entry[1] for entry in entries(f"hf:{tmp_path}/numbers")] == [3, 1]
-    images(datasets, 2, label=(datasets.Value("string"), ["b", "a"])).save_to_disk(tmp_path / "names")
-    assert open_source(f"hf:{tmp_path}/names").listing().classes == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_labels_of_every_integer_type(datasets: Any, tmp_path: Path, kind: str) -> None:
+    images(datasets, 3, label=(datasets.Value(kind), [3, 1, None])).save_to_disk(tmp_path / "x")
+    assert [entry[1] for entry in entries(f"hf:{tmp_path}/x")] == [3, 1, NO_LABEL]
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_labels_of_every_text_type(datasets: Any, tmp_path: Path, kind: str) -> None:
+    images(datasets, 3, label=(datasets.Value(kind), ["b", "a", None])).save_to_disk(tmp_path / "x")
+    listing = open_source(f"hf:{tmp_path}/x").listing()
+    assert (listing.classes, listing.labels.tolist()) == (("a", "b"), [1, 0, NO_LABEL])
+
+
+def test_truth_values_are_names(datasets: Any, tmp_path: Path) -> None:
+    images(datasets, 2, label=(datasets.Value("bool"), [True, False])).save_to_disk(tmp_path / "x")
+    listing = open_source(f"hf:{tmp_path}/x").listing()
+    assert (listing.classes, listing.labels.tolist()) == (("False", "True"), [1, 0])
+
+
+def test_a_column_that_cannot_be_labels_is_refused_by_name(datasets: Any, tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["cat", "ant"])
+    for number, (feature, values) in enumerate(
+        [
+            (datasets.Value("float32"), [0.5, 1.0]), (datasets.Value("binary"), [b"a", b"b"]),
+            (datasets.List(names), [[0], [1]]), ({"a": datasets.Value("int64")}, [{"a": 1}, {"a": 2}]),
+        ]
+    ):  # fmt: skip
+        images(datasets, 2, label=(feature, values)).save_to_disk(tmp_path / str(number))
+        with pytest.raises(SourceError, match=rf"hf:{tmp_path}/{number}: the column label holds .*remove_columns"):
+            entries(f"hf:{tmp_path}/{number}")
+
+
+def test_several_columns_of_labels_are_never_chosen_from_silently(datasets: Any, tmp_path: Path) -> None:
+    names, number = datasets.ClassLabel(names=["cat", "ant", "x"]), datasets.Value("int64")
+
+    def listed(name: str, **columns: Any) -> tuple[list[int], tuple[str, ...]]:
+        images(datasets, 2, **columns).save_to_disk(tmp_path / name)
+        listing = open_source(f"hf:{tmp_path}/{name}").listing()
+        return listing.labels.tolist(), listing.notes
+
+    fine, coarse = (names, [1, 2]), (names, [0, 0])
+    labels, (note,) = listed("two", fine=fine, coarse=coarse)
+    assert labels == [NO_LABEL] * 2
+    assert note.startswith(
+        "no labels are taken, as there are several columns of classes; the one that counts of fine, coarse"
+    )
+    assert listed("named", label=fine, coarse=coarse) == (
+        [1, 2],
+        ("labels are those of the column label, not of coarse",),
+    )
+    labels, (note,) = listed("other", target=(number, [1, 2]))
+    assert labels == [NO_LABEL] * 2
+    assert "no column called label; the one that counts of target must be called label (rename_column)" in note
+    assert listed("one", fine=fine, size=(number, [1, 2])) == ([1, 2], ())
+
+
+def test_the_cases_that_were_reported(datasets: Any) -> None:
+    for name in ("uint8", "large_string", "control_int64"):
+        folder = Path(__file__).resolve().parents[3] / "shared" / "cases" / "labels" / name
+        if not folder.is_dir():
+            pytest.skip(f"needs {folder}")
+        assert (open_source(f"hf:{folder}").listing().labels >= 0).all()
 
 
 def test_rows_that_were_added_keep_the_keys(datasets: Any, tmp_path: Path) -> None:

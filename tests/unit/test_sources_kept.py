@@ -137,7 +137,7 @@ def test_a_damaged_listing_is_made_anew(small: Path, folder: Path, damage: str) 
     if damage == "flip":
         data[5] ^= 1
     elif damage == "other version":
-        data = data.replace(b'"version": 3', b'"version": 2')
+        data = data.replace(b'"version": 4', b'"version": 3')
     file.unlink()  # the first listing still reads it
     file.write_bytes({"cut": data[:-9], "empty": b""}.get(damage, data))
     again = ImageFolder(folder).listing()

@@ -135,6 +135,51 @@ def test_names_of_classes_and_folders_of_classes(tmp_path: Path) -> None:
     assert labelled(folders) == ({"ant/2.jpg": 0, "cat/1.jpg": 1}, ("ant", "cat"))
 
 
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "labels"
+
+LABELS: list[tuple[list[tuple[str, bytes]], dict[str, int]]] = [
+    ([("photo.v2.jpg", b""), ("photo.v2.cls", b"3"), ("b.jpg", b""), ("b.cls", b"1")], {"photo.v2.jpg": 3, "b.jpg": 1}),
+    ([("0.input.jpg", b""), ("0.output.cls", b"2")], {"0.input.jpg": 2}),
+    ([("0.jpg", b""), ("0.output.cls", b"2")], {"0.jpg": 2}),
+    ([("0.v2.jpg", b""), ("0.cls", b"2"), ("0.old.cls", b"1")], {"0.v2.jpg": 2}),
+    ([("0.v2.jpg", b""), ("0.v2.cls", b"2"), ("0.cls", b"1")], {"0.v2.jpg": 2}),
+    ([("0.v2.jpg", b""), ("0.v2.json", b'{"label": 2}')], {"0.v2.jpg": 2}),
+    ([("0.jpg", b""), ("0.size.json", b"{}"), ("0.about.json", b'{"label": 2}')], {"0.jpg": 2}),
+    ([("1.jpg", b""), ("1.json", b'{"label": 3.0}')], {"1.jpg": 3}),
+    ([("1.jpg", b""), ("1.json", b'{"label": -1.0}')], {"1.jpg": NO_LABEL}),
+    ([("1.jpg", b""), ("1.json", b'{"label": null}')], {"1.jpg": NO_LABEL}),
+    ([("7", b"GIF89a"), ("7.cls", b"1")], {"7": 1}),
+]
+
+
+@pytest.mark.parametrize(("members", "expected"), LABELS)
+def test_which_label_belongs_to_an_image(
+    tmp_path: Path, members: list[tuple[str, bytes]], expected: dict[str, int]
+) -> None:
+    assert labelled(pack(tmp_path / "x.tar", members))[0] == expected
+
+
+@pytest.mark.parametrize(("name", "labels"), [("dots", 2), ("inout", 2)])
+def test_the_cases_that_were_reported(name: str, labels: int) -> None:
+    tar = CASES / f"{name}.tar"
+    if not tar.is_file():
+        pytest.skip(f"needs {tar}")
+    assert (open_source(str(tar)).listing().labels >= 0).sum() == labels
+
+
+def test_images_that_are_not_taken_are_counted(tmp_path: Path) -> None:
+    members = [
+        ("a/1.jpg", b""), ("a/1.png", b""), ("a/1.depth.pgm", b""), ("a/1.txt", b"words"),
+        ("b/2.txt", b"words"), ("b/3", b"words"),
+    ]  # fmt: skip
+    listing = open_source(str(pack(tmp_path / "x.tar", members))).listing()
+    assert [entry.key for entry in listing.entries] == ["a/1.jpg"]
+    assert listing.notes == (
+        "left out: 4 files that are not listed as images (1 .pgm, 1 .png, 1 .txt, 1 without extension)",
+        "not among the classes, as no image is in them: the folders b",
+    )
+
+
 def test_a_folder_and_its_tar_have_the_same_listing(tmp_path: Path) -> None:
     for name in ("b/1.jpg", "a/2.png", "a/deep/3.photo.jpg", "a/ü.gif"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,6 +229,18 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
         ([("a.1.jpg", b""), ("a.2.jpg", b"")], r"expected one image of the sample 'a', found 2 \(1\.jpg, 2\.jpg\)"),
         ([("a.jpg", b""), ("a.JPG", b"")], r"expected one a\.JPG, found two"),
         ([("a.jpg", b""), ("a.json", b"{")], r"a\.json: expected a label"),
+        (
+            [("a.jpg", b""), ("a.json", b'{"label": [4]}')],
+            r"a\.json: expected a label, found \[4\] in its field 'label'",
+        ),
+        ([("a.jpg", b""), ("a.json", b'{"label": 3.5}')], r"a\.json: expected a label, found 3\.5 in"),
+        ([("a.jpg", b""), ("a.json", b'{"label": NaN}')], r"a\.json: expected a label, found NaN in"),
+        ([("a.jpg", b""), ("a.json", b'{"label": true}')], r"a\.json: expected a label, found true in"),
+        (
+            [("a.jpg", b""), ("a.x.cls", b"1"), ("a.y.cls", b"2")],
+            r"one label of the sample 'a', found 2 \(x\.cls, y\.cls\)",
+        ),
+        ([("b.x.cls", b"1"), ("a.jpg", b"")], r"behind 'b\.x\.cls', found none"),
         ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"x" * 201)], r"a\.cls: expected a class, found a text of 201 characters"),
         (
@@ -194,7 +251,7 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
             [("a.jpg", b""), ("b.jpg", b""), ("a.json", b'{"label": 1}'), ("b.json", b'{"label": 2}')],
             r"behind 'a\.json', found none.*--sort=name",
         ),
-        ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars"),
+        ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars, but 1 \.txt; give"),
     ],
 )
 def test_samples_that_cannot_be_listed(tmp_path: Path, members: list[tuple[str, bytes]], problem: str) -> None:

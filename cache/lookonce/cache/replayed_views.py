@@ -56,8 +56,8 @@ class ReplayedViews:
             raise CacheMismatchError(
                 f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
                 "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes otherwise than "
-                f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}), or it is a "
-                "deep or signed TIFF that was read wrongly then (see CHANGELOG.md); install that version, or extract "
+                f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}), or it is "
+                "a deep or signed TIFF that was read wrongly then (see CHANGELOG.md); install that version, or extract "
                 "anew, with --pixels store to need no images"
             )
         return patches

@@ -49,7 +49,7 @@ class ExtractionConfig:
     std: RGB | None = None
     """What its pixels are then divided by (RGB, above 0); default: likewise."""
     limit: int | None = None
-    """Only the first N images of the sorted listing."""
+    """Only N images, evenly over the classes, of each the first ones by name."""
     relist: bool = False
     """List the images anew, also where they look unchanged since their listing was stored (10,000 images and more)."""
     view_size: int = 224

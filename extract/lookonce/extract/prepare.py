@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lookonce.cache.committed import is_committed
 from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.reader import CacheReader
+from lookonce.extract.asked_images import asked_images, labels_sentence
 from lookonce.extract.cached_images import CachedImages
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
@@ -76,10 +76,7 @@ def open_extraction(config: ExtractionConfig) -> Extraction:
             return _without_images(config, view, earlier)
     source = open_source(config.images or "")
     everything = source.listing(anew=config.relist)
-    if everything.stored_at is not None:
-        listed = time.strftime("%Y-%m-%d %H:%M", time.localtime(everything.stored_at))
-        print(f"{len(everything)} images, as listed on {listed} (--relist looks again)", file=sys.stderr, flush=True)
-    listing = everything if config.limit is None else everything.head(config.limit)
+    listing = asked_images(config, everything)
     dataset = DatasetIdentity(samples=len(listing), digest=listing.digest)
     reuse = compare_images(earlier, everything, config.images or "") if earlier is not None else None
     return Extraction(config, view, source, listing, dataset, reuse)
@@ -95,7 +92,9 @@ def _without_images(config: ExtractionConfig, view: ViewRecipe, earlier: CacheRe
         )
     source, dataset = CachedImages.of(earlier), earlier.manifest.recipe.dataset
     reuse = Reuse(root=earlier.root, seeds=earlier.seeds, samples=dataset.samples, unchanged=True)
-    return Extraction(config, view, source, source.listing(), dataset, reuse)
+    listing = source.listing()
+    print(labels_sentence(listing), file=sys.stderr, flush=True)
+    return Extraction(config, view, source, listing, dataset, reuse)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -15,6 +15,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Protocol, SupportsIndex, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
 from lookonce.shared.errors import StorageError
 
@@ -23,6 +26,9 @@ NO_LABEL = -1
 
 ROW = struct.Struct("<QqqqiI")
 """An entry: end of its key among all keys' bytes, byte count, offset, time of change, label, part; little-endian."""
+
+_ROW_FIELDS = np.dtype([("key_end", "<u8"), ("bytes", "<i8"), ("offset", "<i8"), ("modified", "<i8"), ("label", "<i4"),
+                        ("part", "<u4")])  # fmt: skip
 
 CHUNK = 4096
 """Entries that are made at a time when all are wanted."""
@@ -145,6 +151,22 @@ class EntryTable(Sequence[ListingEntry]):
 
     def __hash__(self) -> int:
         return hash(len(self))
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Label of each entry, int32 (entries,)."""
+        rows = self._rows.read(self._span.start * ROW.size, self._span.stop * ROW.size)
+        return np.frombuffer(rows, _ROW_FIELDS)["label"].copy()
+
+    def at(self, places: NDArray[np.int64]) -> EntryTable:
+        """A table in memory of the entries at some places, ascending."""
+        found: list[ListingEntry] = []
+        for start in range(0, len(self), CHUNK):
+            inside = places[np.searchsorted(places, start) : np.searchsorted(places, start + CHUNK)]
+            if len(inside):
+                some = list(self[start : start + CHUNK])
+                found += [some[place - start] for place in inside.tolist()]
+        return EntryTable.of(found)
 
     def __reduce__(self) -> tuple[object, ...]:
         rows, keys, _ = packed(list(self), 0)

@@ -28,10 +28,10 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class HuggingFaceImages:
-    """The image column of a dataset; a ``ClassLabel`` column gives labels. Images are read as they are stored.
+    """The image column of a dataset and its labels. Images are read as they are stored.
 
     The column is the only one of the feature type ``Image``, or the one called ``image``; labels are those of the
-    column ``label``, or of the only ``ClassLabel``.
+    column ``label``, whole numbers, names or a ``ClassLabel``, or of the only ``ClassLabel``.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class HuggingFaceImages:
 
     def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
         opened = _opened(self.dataset, self.split)
-        builder = ListingBuilder(runs, classes=opened.classes, class_folders=False)
+        builder = ListingBuilder(runs, classes=opened.classes, class_folders=False, notes=opened.notes)
         for file in opened.files:
             watch(file)
         if not len(opened.rows):
@@ -107,6 +107,7 @@ class _Opened:
     split: str
     files: tuple[str, ...]
     classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
 
     @property
     def prefix(self) -> str:
@@ -122,7 +123,8 @@ class _Opened:
             if size is None:  # the dataset holds where the image lies, not the image
                 sizes[row] = os.path.getsize(_path(images[row].as_py(), start + row))
         labels = table.column(1).to_pylist() if table.num_columns > 1 else [None] * len(sizes)
-        return [(size, self._name(label)) for size, label in zip(sizes, labels, strict=True)]
+        named = enumerate(zip(sizes, labels, strict=True), start)
+        return [(size, self._name(label, row)) for row, (size, label) in named]
 
     def image(self, row: int) -> bytes:
         value = self.rows[row : row + 1].column(0)[0].as_py()
@@ -137,10 +139,17 @@ class _Opened:
                 f"{path}: expected the image of row {row}, found no readable file ({error.strerror})"
             ) from error
 
-    def _name(self, label: Any) -> str | None:
+    def _name(self, label: Any, row: int) -> str | None:
         if label is None or label == -1:
             return None
-        return str(label) if self.classes is None else self.classes[label]
+        if self.classes is None:
+            return str(label)
+        if not 0 <= label < len(self.classes):
+            raise SourceError(
+                f"row {row}: expected a label from 0 to {len(self.classes) - 1}, as its ClassLabel has "
+                f"{len(self.classes)} names, found {label}; correct it"
+            )
+        return self.classes[label]
 
 
 def _path(value: Any, row: int) -> str:
@@ -173,10 +182,10 @@ def _opened(dataset: str, split: str | None) -> _Opened:
         )
     features = loaded.features
     image = _column(dataset, features, "image", library.Image)
-    label = _label_column(features, library.ClassLabel)
+    label, notes = _label_column(dataset, features, library)
     chosen = loaded.select_columns([image] if label is None else [image, label]).with_format("arrow")
     classes = tuple(features[label].names) if label and isinstance(features[label], library.ClassLabel) else None
-    return _Opened(chosen, split or "", tuple(file["filename"] for file in loaded.cache_files), classes)
+    return _Opened(chosen, split or "", tuple(file["filename"] for file in loaded.cache_files), classes, notes)
 
 
 def _library() -> Any:
@@ -199,9 +208,35 @@ def _column(dataset: str, features: Any, wanted: str, kind: type) -> str:
     )
 
 
-def _label_column(features: Any, kind: type) -> str | None:
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    plain = getattr(features.get("label"), "dtype", "")
-    if "label" in found or plain.startswith("int") or plain == "string":
-        return "label"
-    return found[0] if len(found) == 1 else None
+def _label_column(dataset: str, features: Any, library: Any) -> tuple[str | None, tuple[str, ...]]:
+    """The column of the labels, if there is one, and what is to say of those that are not taken.
+
+    Raises:
+        SourceError: the column ``label`` holds something else.
+    """
+    possible = [name for name, feature in features.items() if _gives_labels(feature, library)]
+    named = [name for name in possible if isinstance(features[name], library.ClassLabel)]
+    if "label" in possible:
+        others = [name for name in named if name != "label"]
+        return "label", ((f"labels are those of the column label, not of {', '.join(others)}",) if others else ())
+    if "label" in features and getattr(features["label"], "dtype", "") != "null":
+        raise SourceError(
+            f"hf:{dataset}: the column label holds {features['label']}, where labels are whole numbers, names or a "
+            "ClassLabel; make it one of these (cast_column), or leave it out (remove_columns), to have no labels"
+        )
+    if len(named) == 1:
+        return named[0], ()
+    if not possible:
+        return None, ()
+    found = "several columns of classes" if named else "no column called label"
+    return None, (
+        f"no labels are taken, as there {'are' if named else 'is'} {found}; the one that counts of "
+        f"{', '.join(named or possible)} must be called label (rename_column)",
+    )
+
+
+def _gives_labels(feature: Any, library: Any) -> bool:
+    if isinstance(feature, library.ClassLabel):
+        return True
+    kind = feature.dtype if isinstance(feature, library.Value) else ""
+    return kind in ("string", "large_string", "string_view", "bool") or kind.startswith(("int", "uint"))

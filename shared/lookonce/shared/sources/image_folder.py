@@ -12,13 +12,12 @@ from pathlib import Path
 
 from lookonce.shared.errors import SourceError
 from lookonce.shared.sources.entry_table import ListingEntry
+from lookonce.shared.sources.image_names import EXTENSIONS, HEAD_BYTES, begins_like_image
 from lookonce.shared.sources.kept_listing import Watch, kept_listing
 from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.listing_notes import by_kind
 from lookonce.shared.sources.sorted_runs import SortedRuns
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-"""What counts as an image, in any case of letters."""
 
 RESTORE = "restore it, or list anew (extract-features --relist)"
 """What to do about an image that is not as it was listed."""
@@ -29,7 +28,8 @@ class ImageFolder:
     """Every image below ``root``; keys are relative POSIX paths with extension.
 
     Hidden files and folders (names that begin with a dot) are ignored. Links are followed, except into a folder that
-    the link itself lies in. When every image lies in a sub-folder, the first part of its key is its class.
+    the link itself lies in. Where more images lie in sub-folders than beside them, the first part of their keys is
+    their class. A file without extension is an image if it begins like one.
     """
 
     root: Path
@@ -47,16 +47,16 @@ class ImageFolder:
 
     def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
         builder = ListingBuilder(runs)
-        others: Counter[str] = Counter()
-        for key, file in _walk(self.root, watch):
+        for key, file in _walk(self.root, watch, builder.folders):
             extension = os.path.splitext(key)[1].lower()
-            status = _file_status(file) if extension in EXTENSIONS else None
+            is_image = extension in EXTENSIONS or (not extension and _begins_like_image(file))
+            status = _file_status(file) if is_image else None
             if status is None:
-                others[extension or "without extension"] += 1
+                builder.left_out[extension or "without extension"] += 1
             else:
                 builder.add(_text(key, file), status.st_size, modified_ns=status.st_mtime_ns)
         if not len(builder):
-            raise SourceError(self._nothing_found(others))
+            raise SourceError(self._nothing_found(builder.left_out))
         return builder
 
     def read(self, entry: ListingEntry) -> bytes:
@@ -98,14 +98,16 @@ class ImageFolder:
         )
 
     def _nothing_found(self, others: Counter[str]) -> str:
-        counts = ", ".join(f"{count} {extension}" for extension, count in sorted(others.items()))
-        found = f"{others.total()} other files ({counts})" if others else "no files at all"
+        found = f"{others.total()} other files ({by_kind(others)})" if others else "no files at all"
         known = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         return f"{self.root}: expected images ({known}), found {found}; give the folder that holds the images"
 
 
-def _walk(root: Path, watch: Watch) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in no special order."""
+def _walk(root: Path, watch: Watch, top: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in no special order.
+
+    The names of the folders at the top are put into ``top``.
+    """
     identity = os.stat(root)
     pending = [(str(root), "", frozenset({(identity.st_dev, identity.st_ino)}))]
     while pending:
@@ -123,6 +125,8 @@ def _walk(root: Path, watch: Watch) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     identity_of_child = (status.st_dev, status.st_ino)
                     if identity_of_child not in above:  # else a link that leads back up: following it would not end
                         pending.append((child.path, f"{prefix}{child.name}/", above | {identity_of_child}))
+                        if not prefix:
+                            top.add(child.name)
         except OSError as error:
             raise SourceError(
                 f"{error.filename or folder}: cannot be listed ({error.strerror}); correct or remove it"
@@ -133,6 +137,17 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
     try:
         return child.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _begins_like_image(file: os.DirEntry[str]) -> bool:
+    """Of a file without extension; what cannot be looked at is none."""
+    try:
+        if not file.is_file():  # opening a pipe would not end
+            return False
+        with open(file.path, "rb", buffering=0) as opened:
+            return begins_like_image(opened.read(HEAD_BYTES))
+    except OSError:
         return False
 
 

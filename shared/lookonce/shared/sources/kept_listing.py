@@ -32,7 +32,7 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
 from lookonce.shared.sources.sorted_runs import SortedRuns
 
-VERSION = 3
+VERSION = 4
 """Raised when the file or what a source makes of its files changes: older listings are made anew."""
 
 KEPT_FROM = 10_000
@@ -77,9 +77,9 @@ def kept_listing(
             watched.write(json.dumps([place, size, changed]).encode() + b"\n")
 
         builder = look(runs, watch)
-        about["classes"] = builder.classes
+        about["classes"], about["notes"] = builder.classes, builder.notes
         if len(builder) < KEPT_FROM:
-            return Listing(EntryTable.of(list(builder.entries())), builder.classes)
+            return Listing(EntryTable.of(list(builder.entries())), builder.classes, notes=builder.notes)
         if last_change < about["listed_at_ns"] - SETTLED_NS:
             with contextlib.suppress(StorageError), atomic_file(path) as kept:
                 _write(kept, about, builder, watched)
@@ -193,4 +193,5 @@ def _footer(descriptor: int) -> dict[str, Any]:
 def _listing(descriptor: int, footer: dict[str, Any], stored_at: float | None = None) -> Listing:
     rows, samples = BytesInFile(descriptor, 0), footer["samples"]
     keys = BytesInFile(descriptor, samples * ROW.size)
-    return Listing(EntryTable(rows, keys, range(samples), footer["digest"]), tuple(footer["classes"]), stored_at)
+    table = EntryTable(rows, keys, range(samples), footer["digest"])
+    return Listing(table, tuple(footer["classes"]), stored_at, tuple(footer["notes"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import cast
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.shared.errors import SourceError, UsageError
-from lookonce.shared.sources.entry_table import EntryTable, ListingEntry
+from lookonce.shared.sources.entry_table import NO_LABEL, EntryTable, ListingEntry
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Listing:
     """Class names by label; empty where the source has no labels."""
     stored_at: float | None = field(default=None, compare=False)
     """When the source was looked at, where this is a stored listing that is used again; Unix seconds."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a user should know of the images, a sentence each: what was left out, images without a class."""
 
     def __post_init__(self) -> None:
         if isinstance(self.entries, EntryTable):
@@ -41,6 +43,11 @@ class Listing:
     def digest(self) -> str:
         """``sha256:`` over the (key, byte count) pairs in key order: the data's identity, wherever it lies."""
         return cast(EntryTable, self.entries).digest
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Label of each entry, int32 (entries,)."""
+        return cast(EntryTable, self.entries).labels
 
     def positions(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where the entries of some keys are, int64 (keys,); -1 for a key that is not listed."""
@@ -62,4 +69,27 @@ class Listing:
         """
         if limit < 1:
             raise UsageError(f"limit: expected at least 1 image, found {limit}")
-        return self if limit >= len(self) else Listing(self.entries[:limit], self.classes, self.stored_at)
+        return self if limit >= len(self) else replace(self, entries=self.entries[:limit])
+
+    def spread(self, limit: int) -> Listing:
+        """``limit`` entries, evenly over the labels (no label counts as one), of each the first; see ``head``.
+
+        Labels with fewer images than their share leave the rest to the others; what does not divide evenly goes to the
+        lower labels.
+
+        Raises:
+            UsageError: ``limit`` is below 1.
+        """
+        if limit < 1 or limit >= len(self):
+            return self.head(limit)
+        labels = self.labels
+        _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        rank = np.empty(len(labels), np.int64)  # place of an image among those of its label
+        order = np.argsort(group, kind="stable")
+        rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+        taken = np.lexsort((group, rank))[:limit]
+        return replace(self, entries=cast(EntryTable, self.entries).at(np.sort(taken)))
+
+    def without_labels(self) -> Listing:
+        """The same images, without classes."""
+        return replace(self, entries=tuple(replace(entry, label=NO_LABEL) for entry in self.entries), classes=())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lookonce.shared.errors import SourceError
+from lookonce.shared.sources import listing_notes
 from lookonce.shared.sources.entry_table import NO_LABEL, ListingEntry
 from lookonce.shared.sources.sorted_runs import SortedRuns
 
@@ -22,7 +24,13 @@ class ListingBuilder:
         runs: sorts them.
         parts: names of the files that hold the images, where there are many.
         classes: names of the classes, where the source knows them itself; every label is one of them.
-        class_folders: whether, where no image has a label, the first part of a key is its class.
+        class_folders: whether, where no image has a label, the first part of a key is its class. It is, where more
+            images lie in folders than beside them.
+        notes: what the source has to say.
+
+    Attributes:
+        left_out: files that are not listed as images, counted by the ends of their names.
+        folders: names of all folders at the top, also of those without an image; filled by the source.
     """
 
     def __init__(
@@ -32,11 +40,16 @@ class ListingBuilder:
         parts: Sequence[str] = (),
         classes: tuple[str, ...] | None = None,
         class_folders: bool = True,
+        notes: Sequence[str] = (),
     ) -> None:
         self._runs, self._parts, self._given, self._class_folders = runs, parts, classes, class_folders
         self._labels: dict[str, int] = {}
-        self._folders: set[str] = set()
-        self._loose = False
+        self._with_images: set[str] = set()
+        self._in_folders = self._loose = 0
+        self._first_loose: list[str] = []
+        self._notes = tuple(notes)
+        self.left_out: Counter[str] = Counter()
+        self.folders: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -49,21 +62,38 @@ class ListingBuilder:
         number = NO_LABEL if label is None else self._labels.setdefault(label, len(self._labels))
         folder, slash, _ = key.partition("/")
         if slash:
-            self._folders.add(folder)
+            self._with_images.add(folder)
+            self._in_folders += 1
         else:
-            self._loose = True
+            self._loose += 1
+            if len(self._first_loose) < SHOWN:
+                self._first_loose.append(key)
         self._runs.add((key, byte_count, number, part, offset, modified_ns))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names: the given ones; those of the labels; those of the folders, when every image lies in one."""
+        """Class names: the given ones; those of the labels; those of the folders, when most images lie in one."""
         if self._given is not None:
             return self._given
         if self._labels:
             numbers = [_class_number(label) for label in self._labels]
             known = [number for number in numbers if number is not None]
             return tuple(map(str, range(max(known) + 1))) if len(known) == len(numbers) else tuple(sorted(self._labels))
-        return tuple(sorted(self._folders)) if self._class_folders and not self._loose else ()
+        return tuple(sorted(self._with_images)) if self._by_folder else ()
+
+    @property
+    def _by_folder(self) -> bool:
+        return self._given is None and not self._labels and self._class_folders and self._in_folders > self._loose
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the images, a sentence each."""
+        found = [*self._notes, *listing_notes.left_out(self.left_out)]
+        if self._by_folder:
+            found += listing_notes.empty_folders(self.folders, self._with_images)
+            found += listing_notes.loose(self._loose, sorted(self._first_loose))
+            found += listing_notes.splits(self.classes)
+        return tuple(found)
 
     def entries(self) -> Iterator[ListingEntry]:
         """All images, sorted by key.
@@ -74,12 +104,15 @@ class ListingBuilder:
         number_of = {name: number for number, name in enumerate(self.classes)}
         by_label = {number: number_of[_plain(label) if label not in number_of else label]
                     for label, number in self._labels.items()}  # fmt: skip
-        by_folder = number_of if not self._labels and self._given is None else {}
+        by_folder = number_of if self._by_folder else {}
         previous: ListingEntry | None = None
         twice: list[str] = []
         count = 0
         for key, byte_count, number, part, offset, modified_ns in self._runs:
-            label = by_label.get(number, NO_LABEL) if by_label else by_folder.get(key.split("/", 1)[0], NO_LABEL)
+            folder, slash, _ = key.partition("/")
+            label = (
+                by_label.get(number, NO_LABEL) if by_label else by_folder.get(folder, NO_LABEL) if slash else NO_LABEL
+            )
             entry = ListingEntry(key, label, byte_count, part, offset, modified_ns)
             if previous is not None and previous.key == key:
                 count += 1

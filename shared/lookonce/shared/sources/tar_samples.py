@@ -1,10 +1,12 @@
 """From a tar's members to samples, as the webdataset library groups them: an image, and perhaps its label.
 
 Members that follow one another and share a name up to the first dot are one sample (webdataset's ``__key__``); what
-comes after that dot tells what a member is. The image is the first of jpg, jpeg, png, webp, bmp, gif, tif, tiff and ppm
-that is there, else the one member whose name ends so (``photo.v2.jpg``). The label is what ``.cls`` holds, else the
-field ``label`` of ``.json``: a class's number or its name; -1 is none. The sample's key in the listing is the image's
-name in the tar, so that a folder and the tar of that folder have the same keys and, with them, the same views.
+comes after that dot tells what a member is. The image is the first of ``IMAGES`` that is there, else the one member
+whose name ends so (``photo.v2.jpg``), else the same of ``RARER_IMAGES``, else a member without extension that begins
+like an image. The label is what ``.cls`` holds, else the field ``label`` of ``.json``: a class's number or its name; -1
+is none. Of several, the one called like the image counts (``photo.v2.cls``), then ``.cls`` itself, then the only other
+(``000.output.cls`` beside ``000.input.jpg``). The sample's key in the listing is the image's name in the tar, so that a
+folder and the tar of that folder have the same keys and, with them, the same views.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
 from lookonce.shared.errors import SourceError
 from lookonce.shared.sources.entry_table import NO_LABEL
+from lookonce.shared.sources.image_names import HEAD_BYTES, IMAGES, RARER_IMAGES, begins_like_image
 from lookonce.shared.sources.tar_members import Member, tar_members
-
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-"""What an image may be called, the first one is taken."""
 
 LONGEST_LABEL = 200
 """Characters of a class's name."""
@@ -29,7 +30,12 @@ LONGEST_LABEL = 200
 LONGEST_DOCUMENT = 1 << 20
 """Bytes of a ``.json`` without an image that is still looked into for a label."""
 
-_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
+SHOWN = 60
+"""Characters of a field that an error shows."""
+
+ALL_IMAGES = frozenset(IMAGES + RARER_IMAGES)
+
+_NAME = re.compile(r"((?:.*/)?[^./]+)(?:\.([^/]*))?", re.DOTALL)
 _HIDDEN = re.compile(r"(.*/)?\.|__[^/]*__(/|$)", re.DOTALL)
 
 
@@ -41,15 +47,20 @@ class TarSample(NamedTuple):
     label: str | None
 
 
-def tar_samples(path: str) -> Iterator[TarSample]:
+def tar_samples(path: str, left_out: Counter[str], folders: set[str]) -> Iterator[TarSample]:
     """The samples of a tar that have an image, in their order.
+
+    Args:
+        path: the tar.
+        left_out: gets the members of samples without an image and the images beside one that is taken, by their ends.
+        folders: gets the names of all folders at the top.
 
     Raises:
         SourceError: the tar or a label is damaged, a sample has several images, one of them is a link, or a label is
             not beside its image.
     """
     named = ((_NAME.fullmatch(_plain(member.name, path)), member) for member in tar_members(path))
-    visible = ((match[1], match[2], member) for match, member in named if match and not _HIDDEN.match(match[0]))
+    visible = ((match[1], match[2] or "", member) for match, member in named if match and not _HIDDEN.match(match[0]))
     with open(path, "rb", buffering=0) as file:
         for key, group in groupby(visible, key=lambda one: one[0]):
             members: dict[str, Member] = {}
@@ -58,10 +69,16 @@ def tar_samples(path: str) -> Iterator[TarSample]:
                     _require_other(path, extension, member)
                 elif members.setdefault(extension.lower(), member) is not member:
                     raise SourceError(f"{path}: expected one {key}.{extension}, found two; give each a name of its own")
-            extension = _image(path, key, members)
+            folder, slash, _ = key.partition("/")
+            if slash:
+                folders.add(folder)
+            extension = _image(path, key, members, file.fileno())
+            beside = [name for name in members if name != extension and (extension is None or _end(name) in ALL_IMAGES)]
+            if beside:
+                left_out.update(f".{_end(name)}" if name else "without extension" for name in beside)
             if extension is not None:
-                image = members[extension]
-                yield TarSample(_plain(image.name, path), image, _label(path, file.fileno(), members))
+                image, label = members[extension], _label(path, file.fileno(), key, extension, members)
+                yield TarSample(_plain(image.name, path), image, label)
             elif (stray := _stray_label(path, file.fileno(), members)) is not None:
                 raise SourceError(
                     f"{path}: expected an image before or behind {stray.name!r}, found none: its label would "
@@ -71,7 +88,7 @@ def tar_samples(path: str) -> Iterator[TarSample]:
 
 def _require_other(path: str, extension: str, member: Member) -> None:
     """Refuse a link that stands for an image or a label: left out, its sample would be missing without a word."""
-    if extension.lower().rpartition(".")[2] in (*IMAGES, "cls", "json"):
+    if _end(extension.lower()) in (*ALL_IMAGES, "cls", "json"):
         raise SourceError(
             f"{path}: expected the file {member.name!r}, found a link to {member.link!r}; pack what links lead to "
             "(tar --dereference --hard-dereference)"
@@ -88,47 +105,89 @@ def _plain(name: str, path: str) -> str:
     return name
 
 
-def _image(path: str, key: str, members: dict[str, Member]) -> str | None:
-    for extension in IMAGES:
-        if extension in members:
-            return extension
-    endings = [extension for extension in members if extension.rpartition(".")[2] in IMAGES]
-    if len(endings) > 1:
-        raise SourceError(
-            f"{path}: expected one image of the sample {key!r}, found {len(endings)} ({', '.join(endings)}); a sample "
-            "is what shares a name up to the first dot: leave other dots out of the images' names"
-        )
-    return endings[0] if endings else None
+def _end(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
-def _label(path: str, descriptor: int, members: dict[str, Member]) -> str | None:
-    named = members.get("cls") or members.get("json")
-    if named is None:
-        return None
-    data = os.pread(descriptor, named.size, named.offset)
+def _image(path: str, key: str, members: dict[str, Member], descriptor: int) -> str | None:
+    for names in (IMAGES, RARER_IMAGES):
+        for extension in names:
+            if extension in members:
+                return extension
+        endings = [extension for extension in members if _end(extension) in names]
+        if len(endings) > 1:
+            raise SourceError(
+                f"{path}: expected one image of the sample {key!r}, found {len(endings)} ({', '.join(endings)}); a "
+                "sample is what shares a name up to the first dot: leave other dots out of the images' names"
+            )
+        if endings:
+            return endings[0]
+    bare = members.get("")
+    if bare is not None and begins_like_image(os.pread(descriptor, min(bare.size, HEAD_BYTES), bare.offset)):
+        return ""
+    return None
+
+
+def _label(path: str, descriptor: int, key: str, image: str, members: dict[str, Member]) -> str | None:
+    """The label of a sample whose image is the member ``image``."""
+    for kind, field_of in (("cls", _text), ("json", _field)):
+        like_image = f"{image.rpartition('.')[0]}.{kind}".removeprefix(".")
+        named = [name for name in (like_image, kind) if name in members][:1]
+        named = named or [name for name in members if _end(name) == kind]
+        labels = {name: _read(path, descriptor, members[name], field_of) for name in named}
+        if kind == "json" and len(labels) > 1:  # the others are about something else
+            labels = {name: label for name, label in labels.items() if label is not None}
+        if len(labels) > 1:
+            raise SourceError(
+                f"{path}: expected one label of the sample {key!r}, found {len(labels)} ({', '.join(labels)}); call "
+                f"the one that counts like the image, {like_image}"
+            )
+        if labels:
+            return next(iter(labels.values()))
+    return None
+
+
+def _read(path: str, descriptor: int, member: Member, field_of: Callable[[bytes], str | None]) -> str | None:
     try:
-        label = data.decode() if "cls" in members else _field(json.loads(data))
+        label = field_of(os.pread(descriptor, member.size, member.offset))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: {named.name}: expected a label, found {error}; correct it and pack anew") from error
+        raise SourceError(
+            f"{path}: {member.name}: expected a label, found {error}; correct it and pack anew"
+        ) from error
     label = label and label.strip()
     if label and len(label) > LONGEST_LABEL:
-        raise SourceError(f"{path}: {named.name}: expected a class, found a text of {len(label)} characters")
+        raise SourceError(f"{path}: {member.name}: expected a class, found a text of {len(label)} characters")
     return None if label == str(NO_LABEL) else label or None
 
 
 def _stray_label(path: str, descriptor: int, members: dict[str, Member]) -> Member | None:
     """What holds the label of a sample without an image; a ``.json`` may as well be about something else."""
-    if "cls" in members:
-        return members["cls"]
+    for name, member in members.items():
+        if _end(name) == "cls":
+            return member
     document = members.get("json")
     if document is None or document.size > LONGEST_DOCUMENT:
         return None
     try:
-        return document if _label(path, descriptor, members) else None
+        return document if _read(path, descriptor, document, _field) else None
     except SourceError:
         return None
 
 
-def _field(document: object) -> str | None:
+def _text(data: bytes) -> str:
+    return data.decode()
+
+
+def _field(data: bytes) -> str | None:
+    """The field ``label`` of a JSON document, None where it has none; 3.0 is 3."""
+    document = json.loads(data)
     label = document.get("label") if isinstance(document, dict) else None
-    return str(label) if isinstance(label, int | str) and not isinstance(label, bool) else None
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if label is None or isinstance(label, str):
+        return label
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise ValueError(
+            f"{json.dumps(label)[:SHOWN]} in its field 'label', which is neither a whole number nor a name"
+        )
+    return str(label)

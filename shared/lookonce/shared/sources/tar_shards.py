@@ -11,19 +11,21 @@ from braceexpand import braceexpand
 from lookonce.shared.canonical import digest_document
 from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources.entry_table import ListingEntry
+from lookonce.shared.sources.image_names import IMAGES
 from lookonce.shared.sources.kept_listing import Watch, kept_listing, stamp
 from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.listing_notes import by_kind
 from lookonce.shared.sources.sorted_runs import SortedRuns
-from lookonce.shared.sources.tar_samples import IMAGES, tar_samples
+from lookonce.shared.sources.tar_samples import tar_samples
 
 
 @dataclass(frozen=True)
 class TarShards:
     """Every image of some tars; keys are the images' names in the tars, over all tars no key may come twice.
 
-    Where no sample has a label and every image lies in a folder of its tar, the first part of its key is its class.
-    Tars are indexed by their headers once; an image is then read by its place, in any process and thread.
+    Where no sample has a label and most images lie in folders of their tars, the first part of their keys is their
+    class. Tars are indexed by their headers once; an image is then read by its place, in any process and thread.
     """
 
     pattern: str
@@ -63,13 +65,14 @@ class TarShards:
         builder = ListingBuilder(runs, parts=self.paths)
         for part, path in enumerate(self.paths):
             watch(path)
-            for sample in tar_samples(path):
+            for sample in tar_samples(path, builder.left_out, builder.folders):
                 builder.add(sample.key, sample.image.size, label=sample.label, part=part, offset=sample.image.offset)
             self._require_unchanged(part, _stamp(path), self.pattern)
         if not len(builder):
+            found = f", but {by_kind(builder.left_out)}" if builder.left_out else ""
             raise SourceError(
-                f"{self.pattern}: expected images ({' '.join(IMAGES)}), found none in {len(self.paths)} tars; give "
-                "tars that hold image files"
+                f"{self.pattern}: expected images ({' '.join(IMAGES)} ...), found none in {len(self.paths)} "
+                f"tars{found}; give tars that hold image files"
             )
         return builder
 

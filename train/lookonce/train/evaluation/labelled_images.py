@@ -15,7 +15,7 @@ from PIL import Image
 
 from lookonce.shared.errors import SourceError
 from lookonce.shared.images import decode_rgb
-from lookonce.shared.sources import ImageSource, Listing, open_source
+from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 
 TRAIN, TEST = "train", "test"
@@ -160,8 +160,8 @@ def _open_split(folder: Path, name: str) -> LabelledSplit:
         )
     source = open_source(str(folder / name))
     listing = source.listing()
-    if not listing.classes:
-        loose = next(entry.key for entry in listing.entries if "/" not in entry.key)
+    if not listing.classes or (listing.labels == NO_LABEL).any():
+        loose = next(entry.key for entry in listing.entries if entry.label == NO_LABEL)
         raise SourceError(
             f"{folder / name}: expected every image in a class folder ({name}/CLASS/image), found {loose} outside of "
             "one; move images into a folder for each class"

@@ -1,0 +1,40 @@
+"""Which files are images: by the ends of their names, as Pillow registers them, or, without one, by their first bytes.
+
+A table, so that a listing is the same on every machine, whatever its Pillow was built with; a test compares it with
+Pillow's own.
+"""
+
+from __future__ import annotations
+
+import re
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+"""What most images are called; in a tar, the first one that a sample has is taken."""
+
+RARER_IMAGES = (
+    "jpe", "jfif", "mpo", "apng", "avif", "avifs", "dib", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "j2c", "jpc", "jpf",
+    "jpx", "qoi", "sgi", "rgb", "rgba", "bw", "pcx",
+)  # fmt: skip
+"""What the others are called; in a tar they are looked at where there is none of ``IMAGES``."""
+
+EXTENSIONS = frozenset(f".{name}" for name in IMAGES + RARER_IMAGES)
+"""What counts as an image, in any case of letters."""
+
+HEAD_BYTES = 32
+"""Bytes that ``begins_like_image`` needs."""
+
+_BEGINNING = re.compile(
+    rb"""\xff\xd8\xff | \x89PNG\r\n\x1a\n | GIF8[79]a | RIFF....WEBP | (II[*+]\0|MM\0[*+])
+    | BM.{8}....(\x0c|[\x28\x34\x38\x40\x6c\x7c])\0\0\0 | P[1-6Ff]\s+[#0-9] | ....ftyp(avif|avis)
+    | \0\0\0\x0cjP\ \ \r\n\x87\n | \xff\x4f\xff\x51 | qoif""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def begins_like_image(head: bytes) -> bool:
+    """Whether the first ``HEAD_BYTES`` of a file are those of a format that is decoded; BMP's are judged by its header.
+
+    >>> begins_like_image(b"P5 64 48 255 ..."), begins_like_image(b"PRINCE, n."), begins_like_image(b"")
+    (True, False, False)
+    """
+    return _BEGINNING.match(head) is not None

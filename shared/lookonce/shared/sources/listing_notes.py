@@ -1,0 +1,64 @@
+"""What a user should know of a listing: what is left out, classes without an image, images without a class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
+"""What folders of a data set's parts are called."""
+
+_SHOWN = 8
+
+
+def left_out(kinds: Counter[str]) -> list[str]:
+    """One line about files that are no images, by the ends of their names.
+
+    >>> left_out(Counter({".txt": 2, "without extension": 1}))
+    ['left out: 3 files that are not listed as images (2 .txt, 1 without extension)']
+    """
+    if not kinds:
+        return []
+    files = kinds.total()
+    return [f"left out: {files} file{'s' * (files != 1)} that are not listed as images ({by_kind(kinds)})"]
+
+
+def by_kind(kinds: Counter[str]) -> str:
+    """Counts by kind, the most frequent ones first."""
+    ordered = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
+    shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:_SHOWN])
+    rest = sum(count for _, count in ordered[_SHOWN:])
+    return shown + (f", {rest} of {len(ordered) - _SHOWN} other kinds" if rest else "")
+
+
+def empty_folders(folders: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """One line about folders that would be classes, had they an image."""
+    missing = sorted(set(folders) - set(classes))
+    if not missing:
+        return []
+    return [f"not among the classes, as no image is in them: the folders {shown(missing)}"]
+
+
+def splits(classes: Sequence[str]) -> list[str]:
+    """One line where the classes are called like the parts of a data set."""
+    found = [name for name in classes if name.lower() in SPLITS]
+    if not found or (len(found) < 2 and len(classes) > 1):
+        return []
+    return [
+        f"the folders {shown(found)} look like the parts of a data set, not like classes; all of them are listed "
+        f"together, each as one class: name one in --images (.../{found[0]}) to have that part and its classes"
+    ]
+
+
+def loose(count: int, first: Sequence[str]) -> list[str]:
+    """One line about images that lie beside the class folders."""
+    if not count:
+        return []
+    names = shown(first) + (f" and {count - len(first)} more" if count > len(first) else "")
+    return [f"without a label, as {'they lie' if count > 1 else 'it lies'} beside the class folders: {names}"]
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
