@@ -149,7 +149,7 @@ class _Opened:
                 f"row {row}: expected a label from 0 to {len(self.classes) - 1}, as its ClassLabel has "
                 f"{len(self.classes)} names, found {label}; correct it"
             )
-        return self.classes[label]
+        return self.classes[int(label)]
 
 
 def _path(value: Any, row: int) -> str:
