@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exact_resume import assert_same_run, numbers
 
 from lookonce.shared.errors import CheckpointError, UsageError
+from lookonce.testing import check_same, logged_numbers, student_run
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import TrainingSummary, train_student
 from lookonce.train.sweep import train_sweep
@@ -42,17 +42,17 @@ def test_more_epochs_follow_the_new_schedule_from_the_last_checkpoint_on(
     finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache, run = finished
-    before = numbers(run)
+    before = logged_numbers(run)
     with pytest.raises(CheckpointError, match=r"the run has 4 epochs, now --epochs 8; to train it further.*--lengthen"):
         train(cache, run, epochs=8)
     summary = train_student(config(cache, run, epochs=8, lengthen=True))
     assert (summary.resumed_from_step, summary.steps, summary.total_steps) == (11, 22, 22)
-    after, whole = numbers(run), tmp_path / "whole"
+    after, whole = logged_numbers(run), tmp_path / "whole"
     assert after[:11] == before
     train(cache, whole, epochs=8)
-    assert [line["lr"] for line in after[11:]] == [line["lr"] for line in numbers(whole)[11:]]
+    assert [line["lr"] for line in after[11:]] == [line["lr"] for line in logged_numbers(whole)[11:]]
     note = capsys.readouterr().err
-    assert "note: --lengthen: the run of 4 epochs becomes one of 8. From step 11 on" in note
+    assert "note: --lengthen: a run of 4 becomes one of 8 epochs. From step 11 on" in note
     assert f"it was {before[-1]['lr']:.2e} in the last step and is {after[11]['lr']:.2e} in the next" in note
     document = json.loads((run / "config.json").read_text())
     assert document["epochs"] == 8
@@ -66,7 +66,7 @@ def test_a_lengthened_run_is_resumed_exactly_by_either_command(finished: tuple[P
     train(cache, run, epochs=6, lengthen=True, max_steps=13)
     train(cache, run, epochs=6, lengthen=True, max_steps=15)  # the same command again
     train(cache, run, epochs=6)  # and without the flag, which the checkpoint does not need any more
-    assert_same_run(run, whole)
+    check_same(student_run(run), student_run(whole))
     train(cache, run, epochs=8, lengthen=True)
     lengthened = json.loads((run / "config.json").read_text())["lengthened"]
     assert [(one["at_step"], one["to_epochs"]) for one in lengthened] == [(11, 6), (17, 8)]
@@ -98,7 +98,7 @@ def test_a_sweep_is_lengthened_as_its_runs_are(training_cache: Callable[..., Pat
         train_sweep(config(cache, tmp_path / "sweep", epochs=6), file, show_progress=False)
     train_sweep(config(cache, tmp_path / "sweep", epochs=6, lengthen=True), file, show_progress=False)
     train(cache, tmp_path / "alone", epochs=6, lengthen=True, mask="random")
-    assert_same_run(tmp_path / "sweep" / "random", tmp_path / "alone")
+    check_same(student_run(tmp_path / "sweep" / "random"), student_run(tmp_path / "alone"))
 
 
 def test_a_finished_run_says_so_and_changes_no_file(
@@ -107,7 +107,9 @@ def test_a_finished_run_says_so_and_changes_no_file(
     cache, run = finished
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     summary = train_student(config(cache, run))
-    assert "all 11 steps (4 epochs) were done before, nothing is left to train" in capsys.readouterr().err
+    assert (
+        ": finished, all 11 steps (--epochs 4) were made before; to train this run further" in capsys.readouterr().err
+    )
     assert (summary.images_per_second, summary.input_wait_share) == (None, None)  # nothing was measured
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files  # TensorBoard's, too
 
@@ -119,8 +121,11 @@ def test_max_steps_may_be_raised_and_is_told_where_it_ends_nothing(
     assert train(cache, run, max_steps=3).steps == 3
     assert train(cache, run, max_steps=5).steps == 5
     train_student(config(cache, run, max_steps=4))
-    assert "5 of 11 steps were done before, no less than --max-steps 4; to go on, raise" in capsys.readouterr().err
+    assert (
+        "5 of 11 steps were made before, which is not less than --max-steps 4; to go on, raise"
+        in capsys.readouterr().err
+    )
     train_student(config(cache, run, max_steps=50))
-    assert "note: --max-steps 50 is more than the run's 11 steps (4 epochs)" in capsys.readouterr().err
+    assert "note: --max-steps 50 is more than the 11 steps of --epochs 4, where the run ends" in capsys.readouterr().err
     train(cache, tmp_path / "whole")
-    assert_same_run(run, tmp_path / "whole")
+    check_same(student_run(run), student_run(tmp_path / "whole"))

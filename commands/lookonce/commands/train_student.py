@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _sweep_summary(result: Mapping[str, Any]) -> str:
-    parts = []
+    parts = [f"{len(result['runs'])} runs, which took turns: the images/s of each count the time of all"]
     for name, run in result["runs"].items():
         parts.append(f"{name}: {_summary(run)}" + (f"\nerror    {run['error']}" if run["error"] else ""))
     return "\n".join(parts)
@@ -83,7 +83,8 @@ def _summary(result: Mapping[str, Any]) -> str:
     if result["final_loss"] is not None:
         reached += f", loss {result['first_loss']:.4f} -> {result['final_loss']:.4f}"
     if result["images_per_second"] is not None:
-        reached += f", {result['images_per_second']:.1f} images/s, input wait {result['input_wait_share']:.1%}"
+        waited = f"{result['input_wait_share']:.1%} of the time waiting for input"
+        reached += f", {result['images_per_second']:.1f} images/s, {waited}"
     lines = [reached, f"run      {result['run']}"]
     if result["student_file"]:
         lines.append(f"student  {result['student_file']}")

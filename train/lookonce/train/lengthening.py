@@ -73,7 +73,7 @@ def lengthening_note(document: Mapping[str, Any], step: int, last_rate: float, n
         return None
     before, now = history[-1]["epochs"], history[-1]["to_epochs"]
     return (
-        f"--lengthen: the run of {before} epochs becomes one of {now}. From step {step} on, the learning rate follows "
+        f"--lengthen: a run of {before} becomes one of {now} epochs. From step {step} on, the learning rate follows "
         f"the schedule of {now} epochs: it was {last_rate:.2e} in the last step and is {next_rate:.2e} in the next, so "
         f"the result is not that of {now} epochs from the start. student.safetensors is replaced at the end; copy it "
         "to keep the present one"

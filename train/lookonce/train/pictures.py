@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lookonce.shared.atomic import atomic_file
@@ -116,8 +118,9 @@ def draw_loss(
     axes.plot(
         steps, [line["loss"] for line in metrics], color="black", linewidth=2.0, marker=marker, label="loss of the run"
     )
-    axes.set_title(title, fontsize=10)
+    axes.set_title(textwrap.fill(title, 72), fontsize=10)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"loss ({loss})")
     axes.grid(alpha=0.3)
     rate = axes.twinx()

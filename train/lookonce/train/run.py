@@ -141,12 +141,12 @@ def nothing_left(trainer: Trainer) -> str:
     config, step, total = trainer.config, trainer.step, trainer.schedule.total_steps
     if step >= total:
         return (
-            f"{config.out}: all {total} steps ({config.epochs} epochs) were done before, nothing is left to train; to "
-            "train this run further, give more --epochs and --lengthen"
+            f"{config.out}: finished, all {total} steps (--epochs {config.epochs}) were made before; to train this run "
+            "further, give more --epochs and --lengthen"
         )
     return (
-        f"{config.out}: {step} of {total} steps were done before, no less than --max-steps {config.max_steps}; to go "
-        "on, raise --max-steps or leave it out"
+        f"{config.out}: {step} of {total} steps were made before, which is not less than --max-steps "
+        f"{config.max_steps}; to go on, raise --max-steps or leave it out"
     )
 
 

@@ -48,8 +48,8 @@ class Schedule:
         notes = []
         if config.max_steps is not None and config.max_steps > self.total_steps:
             notes.append(
-                f"--max-steps {config.max_steps} is more than the run's {self.total_steps} steps ({config.epochs} "
-                "epochs), which end it first; more --epochs make it longer"
+                f"--max-steps {config.max_steps} is more than the {self.total_steps} steps of --epochs "
+                f"{config.epochs}, where the run ends; more --epochs make it longer"
             )
         if config.ema is not None and (share := config.ema ** (self.total_steps - 1)) > EMA_START_AT_MOST:
             notes.append(
