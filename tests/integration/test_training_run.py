@@ -47,6 +47,9 @@ def test_a_run_leaves_what_it_promises(training_cache: Callable[..., Path], tmp_
         "device": "cpu", "precision": "fp32", "seeds": [0, 1], "student": "test_vit", "mask_ratio": 0.7
     }  # fmt: skip
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    files = {path.name for path in run.iterdir()} - {".lock"}
+    rows = (Path(__file__).parents[2] / "README.md").read_text().partition("| file | content |")[2].partition("\n\n")[0]
+    assert {name for name in files if f"`{name}" not in rows} == set()
     for picture in ("alignment.png", "loss.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
 
