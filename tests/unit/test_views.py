@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +178,35 @@ def test_a_crop_outside_the_image_is_refused(change: dict[str, int]) -> None:
 def test_recipes_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="expected"):
         ViewRecipe(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"crop_scale": "0.5,0.5"}, {"scale": (0.5, 0.5)}),
+        ({"crop_scale": " 1/4, 1"}, {"scale": (0.25, 1)}),
+        ({"crop_ratio": "0.75,1.33333"}, {}),
+        ({"crop_ratio": "0.6667,1.5"}, {"ratio": (2 / 3, 1.5)}),
+        ({"crop_ratio": "0.75,1.33"}, {"ratio": (0.75, 1.33)}),
+        ({"flip": 0}, {"flip_probability": 0}),
+    ],
+)
+def test_recipes_from_options(change: dict[str, Any], expected: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"size": 224, "crop_scale": "0.2,1", "crop_ratio": "3/4,4/3", "flip": 0.5, **change}
+    assert ViewRecipe.parse(**options) == ViewRecipe(**expected)
+    assert ViewRecipe.parse(**options).document() == ViewRecipe(**expected).document()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("crop_scale", value) for value in ("", "0.2", "1,0.2", "0,1", "0.2,1.1", "0.2,1,2", "a,b", "nan,1", "1/0,1")]
+    + [("crop_ratio", value) for value in ("0,1", "4/3,3/4", "-1,1", "1,1e400", "1 1")]
+    + [("flip", value) for value in (-0.1, 1.1, float("nan"))],
+)
+def test_options_that_are_no_recipe(option: str, value: Any) -> None:
+    options: dict[str, Any] = {"size": 224, "crop_scale": "0.2,1", "crop_ratio": "3/4,4/3", "flip": 0.5, option: value}
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} {value}: must be"):
+        ViewRecipe.parse(**options)
 
 
 def test_the_recipes_document_holds_all_that_changes_a_view() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lookonce.shared.view_recipe import view_sentence
+
 _FIRST_TOKEN = {"class": "the class token", "patch-mean": "the mean of the patches"}
 
 
@@ -23,6 +25,7 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         "precision": facts["precision"],
         "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
         f"{facts['patch_size']} px, pixels {'stored' if facts['pixels'] == 'store' else 'not stored'}",
+        "crops": view_sentence(view),
         "tokens": _tokens(facts),
         "importance": facts["importance"],
         "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, SourceError
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images import decoded_rgb
 from lookonce.shared.patches import patchify
 from lookonce.shared.sources import open_source
 from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
@@ -48,8 +48,8 @@ class ReplayedViews:
         """
         entry = self._listing.entries[self._positions[row]]
         recipe = self._reader.manifest.recipe
-        image = decode_rgb(self._source.read(entry), entry.key)
-        pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
+        with decoded_rgb(self._source.read(entry), entry.key) as image:
+            pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
         patches = patchify(pixels, recipe.patch_size)
         expected = self._reader.read("pixel_digest", [seed], [row])[0]
         if not np.array_equal(pixel_digest(patches), expected):

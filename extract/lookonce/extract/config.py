@@ -10,6 +10,7 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
 from lookonce.shared.normalisation import RGB, require_rgb
 from lookonce.shared.seeds import parse_seeds
+from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
@@ -54,6 +55,12 @@ class ExtractionConfig:
     """List the images anew, also where they look unchanged since their listing was stored (10,000 images and more)."""
     view_size: int = 224
     """Side of a view in pixels."""
+    crop_scale: str = "0.2,1"
+    """Least and greatest share of an image's area that a view is cut from."""
+    crop_ratio: str = "3/4,4/3"
+    """Least and greatest width / height of what a view is cut from."""
+    flip: float = 0.5
+    """Share of views that are mirrored: 0 none, 1 all."""
     patch_size: int = 16
     """Side of the student's patches in pixels; the teacher is fed an input with the same grid."""
     batch_size: int | None = None
@@ -110,6 +117,18 @@ class ExtractionConfig:
         get_precision(self.precision)
         parse_seeds(self.seeds)
         self.token_subset  # noqa: B018 - refuses what cannot be read
+        self.view_recipe  # noqa: B018 - likewise
+
+    @property
+    def view_recipe(self) -> ViewRecipe:
+        """What the view size, the crop options and ``--flip`` say.
+
+        Raises:
+            UsageError: one of them cannot be read or is out of its range.
+        """
+        return ViewRecipe.parse(
+            size=self.view_size, crop_scale=self.crop_scale, crop_ratio=self.crop_ratio, flip=self.flip
+        )
 
     @property
     def token_subset(self) -> TokenSubset:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.shared.errors import UnreadableImageError
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images import decoded_rgb
 from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view
 
@@ -66,14 +66,15 @@ def image_views(
             the image: were it a hole, a folder that is unmounted during a run would leave nothing but holes.
     """
     try:
-        image = decode_rgb(source.read(entry), entry.key)
+        with decoded_rgb(source.read(entry), entry.key) as image:
+            drawn = [
+                draw_view(recipe, key=entry.key, seed=seed, source_height=image.height, source_width=image.width)
+                for seed in seeds
+            ]
+            pixels = np.stack([apply_view(image, parameters, recipe.size) for parameters in drawn])
+            del image  # before its place in memory is given to another
     except UnreadableImageError as error:
         return ImageViews(row, None, None, error)
-    drawn = [
-        draw_view(recipe, key=entry.key, seed=seed, source_height=image.height, source_width=image.width)
-        for seed in seeds
-    ]
-    pixels = np.stack([apply_view(image, parameters, recipe.size) for parameters in drawn])
     return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
 
 

@@ -68,7 +68,7 @@ def open_extraction(config: ExtractionConfig) -> Extraction:
         CacheError: the cache to reuse is missing, incomplete or damaged, or holds nothing of what is asked for.
         UsageError: without images, a seed that the cache to reuse does not hold.
     """
-    view, earlier = ViewRecipe(size=config.view_size), None
+    view, earlier = config.view_recipe, None
     if config.reuse is not None:
         root = config.reuse.expanduser().absolute()
         earlier = open_earlier(root, parse_seeds(config.seeds), view, config.patch_size)

@@ -65,6 +65,13 @@ class TiffLayout:
         """Samples of a pixel that are looked at: the colours, and alpha where there is one."""
         return self.colours + (self.alpha is not None)
 
+    @property
+    def bytes_a_pixel(self) -> int:
+        """What decoding, and cutting a view as large as the image, hold at most."""
+        sample = next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)
+        one_chunk = self.samples * (sample + (self.bits + 7) // 8)
+        return self.wanted * (sample + 1 + 4 * (self.alpha is not None)) + one_chunk + 8
+
 
 def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
     """The tags of the first page of a TIFF.

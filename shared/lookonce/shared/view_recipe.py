@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +42,28 @@ class ViewRecipe:
         if not 0 <= self.flip_probability <= 1:
             raise UsageError(f"flip probability: expected 0 to 1, found {self.flip_probability}")
 
+    @classmethod
+    def parse(cls, *, size: int, crop_scale: str, crop_ratio: str, flip: float) -> ViewRecipe:
+        """The recipe that command-line options name.
+
+        Args:
+            size: side of the view, pixels.
+            crop_scale: least and greatest share of the area, such as ``0.2,1``.
+            crop_ratio: least and greatest width / height, such as ``3/4,4/3``; 1.3333 is 4/3.
+            flip: share of mirrored views.
+
+        Raises:
+            UsageError: with the option, what was given and what is allowed.
+
+        >>> ViewRecipe.parse(size=224, crop_scale="0.2,1", crop_ratio="0.75,1.3333", flip=0.5) == ViewRecipe()
+        True
+        """
+        scale = _two_numbers("--crop-scale", crop_scale, "0.2,1", most=1)
+        ratio = _two_numbers("--crop-ratio", crop_ratio, "3/4,4/3", most=1000)
+        if not 0 <= flip <= 1:
+            raise UsageError(f"--flip {flip}: must be the share of mirrored views, from 0 (none) to 1 (all)")
+        return cls(size=size, scale=scale, ratio=ratio, flip_probability=flip)
+
     def document(self) -> dict[str, Any]:
         """The JSON object that stands for this recipe in a fingerprint.
 
@@ -55,6 +79,39 @@ class ViewRecipe:
             "ratio": [float(bound) for bound in self.ratio],
             "flip_probability": float(self.flip_probability),
         }
+
+
+def view_sentence(document: Mapping[str, Any]) -> str:
+    """How a recipe's document crops and mirrors, for people.
+
+    >>> view_sentence(ViewRecipe().document())
+    'crops of 20 to 100 % of the area, 3/4 to 4/3 as wide as high, 50 % mirrored'
+    """
+    scale, ratio = document["scale"], [str(Fraction(bound).limit_denominator(1000)) for bound in document["ratio"]]
+    return (
+        f"crops of {100 * scale[0]:.4g} to {100 * scale[1]:.4g} % of the area, {ratio[0]} to {ratio[1]} as wide as high"
+        f", {100 * document['flip_probability']:.4g} % mirrored"
+    )
+
+
+def _two_numbers(flag: str, text: str, example: str, *, most: int) -> tuple[float, float]:
+    try:
+        least, greatest = (_number(part) for part in text.split(","))
+        if 0 < least <= greatest <= most:
+            return least, greatest
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise UsageError(
+        f"{flag} {text}: must be the least and the greatest value, above 0 and at most {most}, such as {example}"
+    )
+
+
+def _number(text: str) -> float:
+    """A decimal or a fraction; thirds that are written with four decimals or more are thirds."""
+    exact = Fraction(text.strip())
+    near = exact.limit_denominator(3)
+    decimals = len(text.strip().partition(".")[2])
+    return float(near if decimals >= 4 and round(near, decimals) == exact else exact)
 
 
 @dataclass(frozen=True, kw_only=True)

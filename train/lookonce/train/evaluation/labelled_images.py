@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookonce.shared.errors import SourceError
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images import decoded_rgb
 from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 
@@ -47,14 +48,14 @@ class LabelledSplit:
         entries = self.listing.entries[start:stop]
         return replace(self, listing=Listing(entries, self.listing.classes, self.listing.stored_at))
 
-    def image(self, row: int) -> Image.Image:
-        """One image, upright, mode RGB.
+    def image(self, row: int) -> AbstractContextManager[Image.Image]:
+        """One image, upright, mode RGB, for as long as the block lasts.
 
         Raises:
             SourceError: it cannot be read: an accuracy over the others would be another number.
         """
         entry = self.listing.entries[row]
-        return decode_rgb(self.source.read(entry), f"{self.name}/{entry.key}")
+        return decoded_rgb(self.source.read(entry), f"{self.name}/{entry.key}")
 
     def batches(self, view_size: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
         """Centre views of all images in listing order, uint8 (B, view_size, view_size, 3).
@@ -66,7 +67,12 @@ class LabelledSplit:
         Raises:
             SourceError: an image cannot be read.
         """
-        return _ahead(lambda row: center_view(self.image(row), view_size), range(len(self)), batch_size)
+
+        def view(row: int) -> NDArray[np.uint8]:
+            with self.image(row) as image:
+                return center_view(image, view_size)
+
+        return _ahead(view, range(len(self)), batch_size)
 
     def drawn_batches(
         self, rows: Sequence[int], recipe: ViewRecipe, batch_size: int, *, purpose: str, seed: int
@@ -85,10 +91,10 @@ class LabelledSplit:
         """
 
         def view(row: int) -> NDArray[np.uint8]:
-            image = self.image(row)
             key = f"{purpose}\x1f{self.listing.entries[row].key}"
-            drawn = draw_view(recipe, key=key, seed=seed, source_height=image.height, source_width=image.width)
-            return apply_view(image, drawn, recipe.size)
+            with self.image(row) as image:
+                drawn = draw_view(recipe, key=key, seed=seed, source_height=image.height, source_width=image.width)
+                return apply_view(image, drawn, recipe.size)
 
         return _ahead(view, rows, batch_size)
 

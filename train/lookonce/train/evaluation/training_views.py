@@ -64,13 +64,13 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
     def __getitem__(self, place: Place) -> tuple[Tensor, int] | LookonceError:
         """Normalised pixels, float32 (3, view, view), and class; or why there are none."""
         epoch, row = place
+        key = self.split.listing.entries[row].key
+        drawn = seeded_generators("finetune view", AUGMENTATION_VERSION, self.seed, epoch, key)
         try:
-            image = self.split.image(row)
+            with self.split.image(row) as image, drawn:
+                return self.transform(image), self.labels[row]
         except LookonceError as error:  # torch would wrap one that is raised in another process into its own text
             return error
-        key = self.split.listing.entries[row].key
-        with seeded_generators("finetune view", AUGMENTATION_VERSION, self.seed, epoch, key):
-            return self.transform(image), self.labels[row]
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:

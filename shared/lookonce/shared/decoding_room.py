@@ -1,0 +1,130 @@
+"""How much memory the images that are being decoded may take together, over all threads of a process."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+Admit = Callable[[int], None]
+"""Called with the bytes that decoding an image takes at most, before they are taken; may wait."""
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class DecodingRoom:
+    """Room for images; threads that find none wait, and are let in in the order they came.
+
+    An image that needs more than all room is let in when nobody else is there: it is decoded alone.
+
+    Args:
+        size: bytes.
+        memory: bytes that there are at all; an image that needs more is refused.
+    """
+
+    def __init__(self, size: int, memory: int) -> None:
+        self.size, self.memory, self.taken = size, memory, 0
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[object] = collections.deque()
+
+    def enter(self, needed: int) -> None:
+        """Wait for room, and take it."""
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._fits(needed))
+                self.taken += needed
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def leave(self, needed: int) -> None:
+        """Give room back."""
+        with self._changed:
+            self.taken -= needed
+            self._changed.notify_all()
+
+    def place(self) -> Place:
+        """A place for one image, given back when its block is left."""
+        return Place(self)
+
+    def _fits(self, needed: int) -> bool:
+        return self.taken == 0 or self.taken + needed <= self.size
+
+
+class Place:
+    """What one image takes of a room, from when it is known until the block is left; used by one thread."""
+
+    def __init__(self, room: DecodingRoom) -> None:
+        self._room, self._taken = room, 0
+
+    def admit(self, needed: int) -> None:
+        """Wait until there is room for an image.
+
+        Raises:
+            ValueError: this machine has less memory than it takes.
+        """
+        memory = self._room.memory
+        if needed > memory:
+            raise ValueError(
+                f"decoding it takes up to {needed / 1e9:.1f} GB, and there are {memory / 1e9:.1f} GB of memory for "
+                "this process; make it smaller, or decode it where there is more"
+            )
+        if needed > self._taken:  # a second try, without metadata, takes what the first took
+            self._give_back()  # nobody waits while holding room: two might wait for each other
+            self._room.enter(needed)
+            self._taken = needed
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._taken:
+            self._room.leave(self._taken)
+            self._taken = 0
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use at most: the machine's, or its container's."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in _CGROUP_LIMITS:
+        try:
+            found.append(int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such controller, or "max"
+            continue
+    return min(found)
+
+
+def room_for(memory: int) -> int:
+    """Bytes of room where there is so much memory: an eighth of it, from 1 to 8 GiB."""
+    return min(max(memory // 8, 1 << 30), 8 << 30)
+
+
+def _new_room() -> DecodingRoom:
+    memory = machine_memory()
+    return DecodingRoom(room_for(memory), memory)
+
+
+_room = _new_room()
+
+
+def shared_room() -> DecodingRoom:
+    """The room of this process."""
+    return _room
+
+
+def _empty_in_child() -> None:
+    global _room
+    _room = _new_room()  # threads that were within do not live on
+
+
+os.register_at_fork(after_in_child=_empty_in_child)
