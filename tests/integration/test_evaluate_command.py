@@ -179,12 +179,54 @@ def test_bad_usage_exits_with_2(
     assert message in err
 
 
-def test_another_view_size_than_the_weights_own_exits_with_2(
+def test_another_view_size_than_the_weights_own_interpolates_positions(
     capsys: pytest.CaptureFixture[str], images: Path, weights: Path
 ) -> None:
-    code, _, err = run(capsys, "knn", "--images", images, "--weights", weights, "--view-size", 48)
-    assert code == 2
-    assert "was trained on views of 32 px" in err
+    code, out, err = run(capsys, "knn", "--images", images, "--weights", weights, "--view-size", 48, "--json")
+    assert code == 0, err
+    assert json.loads(out)["evaluated"]["view_size"] == 48
+    assert f"{weights} was trained on views of 32 px: position embeddings are interpolated to 48 px" in err
+
+
+def test_the_normalisation_in_use_is_said(capsys: pytest.CaptureFixture[str], images: Path, weights: Path) -> None:
+    code, out, err = run(capsys, "knn", "--images", images, "--weights", weights, "--json")
+    assert (code, json.loads(out)["normalisation"]["mean"]) == (0, [0.485, 0.456, 0.406])
+    assert err.splitlines()[-1] == (
+        "test_vit: pixels normalised by mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (as the file says)"
+    )
+    halves = ("--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5)
+    code, out, err = run(capsys, "knn", "--images", images, "--weights", weights, "--json", *halves)
+    document = json.loads(out)
+    assert document["normalisation"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert document["evaluated"]["mean"] == [0.5] * 3
+
+
+def test_one_class_is_no_question(capsys: pytest.CaptureFixture[str], weights: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "red").mkdir(parents=True)
+        Image.new("RGB", (40, 40), "red").save(tmp_path / split / "red" / "0.png")
+    code, out, err = run(capsys, "knn", "--images", tmp_path, "--weights", weights)
+    assert (code, out) == (2, "")
+    assert "k-NN: expected at least 2 classes, found 1 (red): with one, every answer is right" in err
+
+
+def test_what_probing_and_tuning_leave_can_be_evaluated_again(
+    capsys: pytest.CaptureFixture[str], images: Path, weights: Path, tmp_path: Path
+) -> None:
+    common = ("--images", images, "--device", "cpu")
+    linear = ("--weights", weights, "--epochs", 2, "--pool", "mean", "--out", tmp_path / "probed")
+    finetune = ("--weights", tmp_path / "probed", "--epochs", 1, "--train-batch-size", 6, "--workers", 0)
+    for measure, arguments in (
+        ("linear", linear),
+        ("finetune", (*finetune, "--out", tmp_path / "tuned")),  # one epoch: the warm-up's default is shorter
+        ("knn", ("--weights", tmp_path / "tuned" / "model.safetensors")),
+    ):
+        code, out, err = run(capsys, measure, *common, *arguments, "--json")
+        assert code == 0, err
+        assert json.loads(out)["evaluated"]["name"] == STUDENT
+    for folder in ("probed", "tuned"):
+        model = timm.create_model(f"local-dir:{tmp_path / folder / 'model'}", pretrained=True)
+        assert (model.num_classes, model.pretrained_cfg["label_names"]) == (3, list(COLOURS))
 
 
 def test_failures_exit_with_1_and_one_sentence(
@@ -219,7 +261,7 @@ def test_fine_tuning_a_student(capsys: pytest.CaptureFixture[str], images: Path,
     assert (document["steps"], document["recipe"]["epochs"]) == (18, 6)
     assert 0 <= document["accuracy"] <= 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock") == [
-        "checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "results.json", "tensorboard",
+        "checkpoints", "config.json", "metrics.jsonl", "model", "model.safetensors", "results.json", "tensorboard",
     ]  # fmt: skip
     code, out, _ = run(capsys, *flags)
     assert code == 0

@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from lookonce.extract.teachers import load_teacher, resolve_teacher
 from lookonce.shared.errors import CheckpointError, NumericalError, UsageError
+from lookonce.shared.normalisation import IMAGENET
 from lookonce.shared.sources import ImageFolder, Listing, ListingEntry
 from lookonce.train.evaluation.encoder import encode_split
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 from lookonce.train.evaluation.pooling import POOLS, Pool, pool_tokens
 from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
 from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
-from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD, Student
+from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 
 NAME = "test_vit"
@@ -76,7 +77,7 @@ def test_a_student_encodes_as_timm_does_with_its_weights(weights: Path, pool: Po
     encoder = StudentEncoder(load_student(weights), pool=pool, weights=weights)
     model = timm.create_model(NAME, img_size=SIZE, num_classes=0)
     model.load_state_dict(load_file(weights))
-    expected = pool_tokens(last_block(model, some_views(), IMAGENET_MEAN, IMAGENET_STD), pool)
+    expected = pool_tokens(last_block(model, some_views(), IMAGENET.mean, IMAGENET.std), pool)
     features = encoder(some_views())
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     assert features.dtype == torch.float32

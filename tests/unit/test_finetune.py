@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lookonce.shared import stopping
 from lookonce.shared.errors import Interrupted, MachineError, UnreadableImageError, UsageError
+from lookonce.shared.normalisation import IMAGENET
 from lookonce.train.evaluation import finetune
 from lookonce.train.evaluation.finetune import finetune_student
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
@@ -41,7 +42,7 @@ from lookonce.train.evaluation.seeded import seeded_generators
 from lookonce.train.evaluation.student_encoder import StudentEncoder
 from lookonce.train.evaluation.training_views import TrainingViews, training_batches
 from lookonce.train.interrupts import DeferredInterrupts
-from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD, Student
+from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 
 NAME, SIZE = "test_vit", 32
@@ -102,7 +103,7 @@ def test_the_classifier_sees_what_the_student_does(student: Student, pool: Finet
     """Its features before norm and head are the student's last block."""
     model = classifier(student, 3, pool, drop_path=0.5, seed=0).eval()
     views = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8))
-    pixels = (views.float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    pixels = (views.float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     kept: list[Tensor] = []
     model.blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output))  # type: ignore[index, union-attr]
     with torch.inference_mode():
@@ -314,7 +315,7 @@ def test_the_tuned_model_is_timms(student: Student, images: LabelledImages, tmp_
     model = timm.create_model(**result["files"]["timm"]).eval()
     model.load_state_dict(load_file(tmp_path / "run/model.safetensors"))
     views = torch.from_numpy(np.concatenate(list(images.test.batches(SIZE, 9))))
-    pixels = (views.float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    pixels = (views.float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     with torch.inference_mode():
         predicted = model(pixels.permute(0, 3, 1, 2)).argmax(1)
     right = (predicted == torch.from_numpy(images.test.labels)).float().mean().item()
@@ -400,7 +401,7 @@ def test_pairs_need_two_images_a_step(student: Student, images: LabelledImages, 
         ({"label_smoothing": -0.1}, r"--label-smoothing -0\.1"),
         ({"random_erasing": 1.1}, r"--random-erasing 1\.1: must be from 0 to 1"),
         ({"layer_decay": 0.0}, r"--layer-decay 0\.0: must be above 0 and at most 1"),
-        ({"epochs": 5}, r"--warmup-epochs 5\.0: must be fewer than the 5 epochs"),
+        ({"epochs": 5, "warmup_epochs": 5}, r"--warmup-epochs 5: must be fewer than the 5 epochs"),
         ({"rand_augment": "rand-x3"}, "--rand-augment 'rand-x3': expected none, or timm's form"),
         ({"rand_augment": "rand-p.5"}, r"--rand-augment 'rand-p\.5'"),  # timm takes the '.' for a part of the name
         ({"rand_augment": "augmix-m5"}, "--rand-augment 'augmix-m5'"),

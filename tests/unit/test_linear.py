@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lookonce.shared.errors import CheckpointError, NumericalError, UnreadableImageError, UsageError
+from lookonce.shared.normalisation import IMAGENET
 from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.train.evaluation.encoder import encode_split
 from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
@@ -27,7 +28,7 @@ from lookonce.train.evaluation.pooling import Pool
 from lookonce.train.evaluation.probe_config import LinearProbeConfig
 from lookonce.train.evaluation.stored_features import encode_in_parts
 from lookonce.train.evaluation.student_encoder import StudentEncoder
-from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD, Student
+from lookonce.train.student import Student
 
 SMALL = LinearProbeConfig(optimizer="sgd", epochs=25, probe_batch_size=8, base_lr=3.0)
 FRESH = LinearProbeConfig(optimizer="lars", epochs=4, probe_batch_size=7, base_lr=40.0)
@@ -197,7 +198,7 @@ def test_a_students_probe_loads_into_timm_as_its_head(
     if model_is_there:
         model = timm.create_model(**result["files"]["timm"])
         model.load_state_dict(load_file(tmp_path / "model.safetensors"))
-        pixels = (torch.from_numpy(views).float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+        pixels = (torch.from_numpy(views).float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
         with torch.inference_mode():
             torch.testing.assert_close(model.eval()(pixels.permute(0, 3, 1, 2)), scores, atol=2e-3, rtol=2e-3)
         with safe_open(tmp_path / "model.safetensors", framework="pt") as file:

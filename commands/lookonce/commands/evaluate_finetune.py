@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lookonce.commands.evaluation_options import StudentOptions, build_student
+from lookonce.commands.evaluation_options import StudentOptions, build_student, with_normalisation
 from lookonce.shared.errors import UsageError
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
 
@@ -50,10 +50,12 @@ def run_finetune(options: FinetuneOptions) -> Mapping[str, Any]:
 
     images = open_labelled_images(options.images)
     config = FinetuneConfig(**{field.name: getattr(options, field.name) for field in fields(FinetuneConfig)})
-    return finetune_student(
-        build_student(options, options.pool), images, config, out=options.out, pool=options.pool,
+    encoder = build_student(options, options.pool)
+    result = finetune_student(
+        encoder, images, config, out=options.out, pool=options.pool,
         batch_size=options.batch_size, workers=options.workers, checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
+    return with_normalisation(result, encoder)
 
 
 def summarise_finetune(result: Mapping[str, Any]) -> str:

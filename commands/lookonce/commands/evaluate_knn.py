@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder
+from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
 from lookonce.shared.errors import UsageError
 
 DESCRIPTION = """Classify the images of test/ by their nearest neighbours among those of train/ (cosine of frozen
@@ -51,7 +51,9 @@ def run_knn(options: KnnOptions) -> Mapping[str, Any]:
     from lookonce.train.evaluation.labelled_images import open_labelled_images
 
     images = open_labelled_images(options.images)
-    return evaluate_knn(build_encoder(options), images, k=parse_neighbours(options.k), batch_size=options.batch_size)
+    encoder = build_encoder(options)
+    result = evaluate_knn(encoder, images, k=parse_neighbours(options.k), batch_size=options.batch_size)
+    return with_normalisation(result, encoder)
 
 
 def summarise_knn(result: Mapping[str, Any]) -> str:

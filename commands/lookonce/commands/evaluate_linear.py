@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder
+from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
 from lookonce.shared.errors import UsageError
 from lookonce.train.evaluation.probe_config import LinearProbeConfig
 
@@ -45,10 +45,12 @@ def run_linear(options: LinearOptions) -> Mapping[str, Any]:
 
     images = open_labelled_images(options.images)
     config = LinearProbeConfig(**{field.name: getattr(options, field.name) for field in fields(LinearProbeConfig)})
-    return evaluate_linear(
-        build_encoder(options), images, config, batch_size=options.batch_size, out=options.out,
+    encoder = build_encoder(options)
+    result = evaluate_linear(
+        encoder, images, config, batch_size=options.batch_size, out=options.out,
         checkpoint_seconds=options.checkpoint_seconds,
     )  # fmt: skip
+    return with_normalisation(result, encoder)
 
 
 def summarise_linear(result: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
+from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoder import Encoder
@@ -25,7 +28,7 @@ class StudentOptions(CommonOptions):
     images: Path
     """Folder with train/CLASS/... and test/CLASS/... images."""
     weights: Path | None = None
-    """Evaluate a student: student.safetensors of a run."""
+    """Evaluate a student: student.safetensors of a run, a tuned or probed model.safetensors, or a run's folder."""
     student: str | None = None
     """timm name of the student; needed with --untrained, and with weights that do not name it themselves."""
     untrained: bool = False
@@ -33,7 +36,12 @@ class StudentOptions(CommonOptions):
     seed: int = 0
     """Seed of the untrained student's weights."""
     view_size: int | None = None
-    """Side of the views in pixels; default: what the student was trained on, 224 for teacher and untrained student."""
+    """Side of the views in pixels; default: what the student was trained on, 224 for teacher and untrained student.
+    At another size than the weights' own, position embeddings are interpolated."""
+    mean: RGB | None = None
+    """What is subtracted from the pixels (RGB, 0 to 1); default: what the weights say, or are known to want."""
+    std: RGB | None = None
+    """What they are then divided by (RGB, above 0); default: likewise."""
     batch_size: int = 64
     """Images a forward pass that learns nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -58,6 +66,7 @@ class StudentOptions(CommonOptions):
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: must not be negative")
         self._require_at_least_one("view_size", "batch_size")
+        require_rgb(self.mean, self.std)
 
     def _models(self) -> dict[str, tuple[str, Any]]:
         """Flag -> what it takes, and what was given: the ways to say which model is evaluated."""
@@ -120,18 +129,22 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
 
     device = resolve_device(options.device)
     keep_freed_memory(device.type)
+    spec = resolve_teacher(options.teacher)
+    own = Normalisation(mean=spec.mean, std=spec.std)
+    used = own.replaced(options.mean, options.std)
     teacher = load_teacher(
-        resolve_teacher(options.teacher), weights=options.teacher_weights,
-        view_size=options.view_size or DEFAULT_VIEW_SIZE, patch_size=options.patch_size, blocks="top1", device=device,
+        spec, weights=options.teacher_weights, view_size=options.view_size or DEFAULT_VIEW_SIZE,
+        patch_size=options.patch_size, blocks="top1", device=device, normalisation=used,
     )  # fmt: skip
-    return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights)
+    instead = used if used != own else None
+    return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights, instead=instead)
 
 
 def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
-    """The student that the options name, as an encoder.
+    """The student that the options name, as an encoder; what its pixels are normalised by goes to standard error.
 
     Raises:
-        UsageError: unknown model, or a view size that is not the student's.
+        UsageError: unknown model, or one that does not fit the view size.
         CheckpointError: the weights cannot be read or do not fit.
     """
     from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
@@ -141,12 +154,20 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
     device = resolve_device(options.device)
     keep_freed_memory(device.type)
     if options.weights is None:
-        student = Student(options.student or "", img_size=options.view_size or DEFAULT_VIEW_SIZE, seed=options.seed)
+        normalisation = IMAGENET.replaced(options.mean, options.std)
+        student = Student(
+            options.student or "", img_size=options.view_size or DEFAULT_VIEW_SIZE, seed=options.seed,
+            normalisation=normalisation,
+        )  # fmt: skip
+        print(f"{student.name}: pixels normalised by {normalisation}", file=sys.stderr, flush=True)
         return StudentEncoder(student, pool=pool, device=device)
-    student = load_student(options.weights, name=options.student)
-    if options.view_size not in (None, student.img_size):
-        raise UsageError(
-            f"--view-size {options.view_size}: {options.weights} was trained on views of {student.img_size} px, which "
-            "its position embedding is for; leave --view-size out"
-        )
+    student = load_student(
+        options.weights, name=options.student, view_size=options.view_size, mean=options.mean, std=options.std,
+        say=lambda note: print(note, file=sys.stderr, flush=True),
+    )  # fmt: skip
     return StudentEncoder(student, pool=pool, device=device, weights=options.weights)
+
+
+def with_normalisation(result: Mapping[str, Any], encoder: Encoder) -> Mapping[str, Any]:
+    """The result of an evaluation with the mean and std in use."""
+    return {**result, "normalisation": encoder.normalisation.document()}

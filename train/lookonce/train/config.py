@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
+from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.names import (
@@ -37,6 +38,13 @@ class TrainingConfig(AlignmentConfig):
     """Weight of each cache's teacher in the loss, in the order of --shards; default: alike, with sum 1."""
     student: str = "vit_base_patch16_224"
     """timm name of a plain vision transformer with the cache's patch size."""
+    init_weights: Path | None = None
+    """Start the student from the weights of this file (timm's names; safetensors or a checkpoint) or run's folder, not
+    from scratch; a run that resumes does not read it again."""
+    mean: RGB | None = None
+    """What is subtracted from the student's pixels (RGB, 0 to 1); default: ImageNet's 0.485 0.456 0.406."""
+    std: RGB | None = None
+    """What they are then divided by (RGB, above 0); default: ImageNet's 0.229 0.224 0.225."""
     mask: MaskName | None = None
     """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or the
     one that a cache of visible tokens was made with."""
@@ -110,7 +118,8 @@ class TrainingConfig(AlignmentConfig):
             UsageError: with the flag, the value and what is allowed.
         """
         convert_fields(self, _paths, "shards")
-        convert_fields(self, Path, "out")
+        convert_fields(self, Path, "out", "init_weights")
+        require_rgb(self.mean, self.std)
         convert_fields(self, str, "seeds", "images", "resume")
         if not self.shards:
             raise UsageError("--shards: give at least one cache")
@@ -149,11 +158,17 @@ class TrainingConfig(AlignmentConfig):
         """The part that says how features are compared."""
         return AlignmentConfig(**{field.name: getattr(self, field.name) for field in fields(AlignmentConfig)})
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the student's pixels."""
+        return IMAGENET.replaced(self.mean, self.std)
+
     def document(self) -> dict[str, Any]:
         """The run as a JSON-compatible document, for ``config.json``."""
         document = asdict(self)
         document["shards"] = [str(path) for path in self.shards]
         document["out"] = str(self.out)
+        document["init_weights"] = None if self.init_weights is None else str(self.init_weights)
         return document
 
 

@@ -113,7 +113,8 @@ def _tell(trainer: Trainer) -> None:
     caches, begun = setup.caches, f", from step {trainer.step}" if trainer.step else ""
     print(
         f"{config.student} on {setup.device.type} ({setup.precision}): {len(caches.rows)} images, {len(caches.seeds)} "
-        f"seed(s), {schedule.total_steps} steps of {config.batch_size} views{begun}",
+        f"seed(s), {schedule.total_steps} steps of {config.batch_size} views{begun}; pixels normalised by "
+        f"{config.normalisation}",
         file=sys.stderr, flush=True,
     )  # fmt: skip
     memory = memory_note(config, setup) if trainer.unfinished and trainer.world.size == 1 else None

@@ -17,9 +17,11 @@ from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment import DynamicAlignment
 from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.batch_reader import BatchReader, PixelSource, StoredPixels
+from lookonce.train.checkpoints import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.decoding import TargetDecoder
 from lookonce.train.host_memory import HostMemory
+from lookonce.train.initial_weights import start_from_weights
 from lookonce.train.joined_caches import JoinedCaches, open_caches
 from lookonce.train.masks import MaskChoice, choose_masks
 from lookonce.train.names import TargetNorm
@@ -43,6 +45,8 @@ class TrainingSetup:
     """What ``auto`` came to: fp32 or bf16."""
     masks: MaskChoice
     """What the caches allow and the config wants."""
+    started_from: Sequence[str] = ()
+    """What the user should know of the weights that the student starts from."""
 
     @property
     def level_names(self) -> list[str]:
@@ -76,7 +80,7 @@ class TrainingSetup:
     @property
     def notes(self) -> list[str]:
         """What the user should know before the first step."""
-        notes = [self.masks.note] if self.masks.note else []
+        notes = [*self.started_from, *([self.masks.note] if self.masks.note else [])]
         notes += [
             f"{count} samples of {reader.root} are not in every cache and are left out"
             for reader, count in zip(self.caches.readers, self.caches.left_out, strict=True)
@@ -149,7 +153,7 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
     recipe = caches.first.manifest.recipe
     student = Student(
         config.student, img_size=recipe.view_size, seed=config.seed,
-        activation_checkpointing=config.activation_checkpointing,
+        activation_checkpointing=config.activation_checkpointing, normalisation=config.normalisation,
     )  # fmt: skip
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
@@ -157,6 +161,7 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
             f"student {config.student} has patches of {student.patch_size} px; use a student with patch "
             f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )
+    started_from = _start_from_weights(config, student)
     masks = choose_masks(recipe, config.mask, config.mask_ratio, str(caches.first.root))
     device = resolve_device(config.device, world)
     automatic = "bf16" if device.type == "cuda" else "fp32"
@@ -176,7 +181,16 @@ def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches
         run_seed=config.seed, target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
         memory=HostMemory(page_locked=device.type == "cuda"),
     )  # fmt: skip
-    return TrainingSetup(caches, order, batches, model, device, precision, masks)
+    return TrainingSetup(caches, order, batches, model, device, precision, masks, started_from)
+
+
+def _start_from_weights(config: TrainingConfig, student: Student) -> list[str]:
+    """Put ``--init-weights`` into a student that no checkpoint will overwrite; what there is to know of it."""
+    if config.init_weights is None:
+        return []
+    if config.resume not in ("auto", "never") or checkpoints_in(config.out / "checkpoints"):
+        return [f"--init-weights {config.init_weights} is not read again: this run resumes"]
+    return start_from_weights(student, config.init_weights)
 
 
 def _shard_window(config: TrainingConfig, caches: JoinedCaches) -> ShardWindow | None:

@@ -14,12 +14,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.train.pieces import whole
 from lookonce.train.position import sincos_position_embedding
 from lookonce.train.student_block import StudentBlock
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CLS_STD = 0.02
 
 
@@ -32,6 +31,7 @@ class Student(nn.Module):
         seed: seed of the initial weights; the global random state is left alone.
         activation_checkpointing: compute each block again on the way back instead of keeping what is inside it: less
             memory, a third more arithmetic, the same numbers.
+        normalisation: of the pixels that it is given.
 
     Raises:
         UsageError: unknown model, or one that cannot be a student.
@@ -41,19 +41,21 @@ class Student(nn.Module):
     pixel_std: Tensor
 
     def __init__(
-        self, name: str, *, img_size: int = 224, seed: int = 0, activation_checkpointing: bool = False
-    ) -> None:
+        self, name: str, *, img_size: int = 224, seed: int = 0, activation_checkpointing: bool = False,
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._checkpointing = activation_checkpointing
         self.name = name
         self.img_size = img_size
+        self.normalisation = normalisation
         self.model = _create_model(name, img_size)
         self.patch_size: int = self.model.patch_embed.patch_size[0]
         self.grid: int = img_size // self.patch_size
         self.dim: int = self.model.embed_dim
         self.depth: int = len(self.model.blocks)
-        self.register_buffer("pixel_mean", _per_value(IMAGENET_MEAN, self.patch_size), persistent=False)
-        self.register_buffer("pixel_std", _per_value(IMAGENET_STD, self.patch_size), persistent=False)
+        self.register_buffer("pixel_mean", _per_value(normalisation.mean, self.patch_size), persistent=False)
+        self.register_buffer("pixel_std", _per_value(normalisation.std, self.patch_size), persistent=False)
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(

@@ -11,20 +11,25 @@ from torch import Tensor
 
 from lookonce.shared.atomic import atomic_file
 from lookonce.train.student import Student
+from lookonce.train.timm_description import description_metadata, leave_timm_folder, timm_description
 
 
 def save_student(student: Student, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the student by rename; its weights as :meth:`Student.export_state` gave them, or as they are now.
 
     ``timm.create_model(NAME, img_size=SIZE)`` loads the tensors strictly but for its head. The file's metadata holds
-    ``student`` (timm's name), ``view_size`` and ``patch_size``.
+    ``student`` (timm's name), ``view_size``, ``patch_size`` and timm's ``pretrained_cfg``, with mean and std. Beside
+    the file lies the folder that timm loads by itself, see ``leave_timm_folder``.
     """
+    description = timm_description(student)
     metadata = {
         "student": student.name,
         "view_size": str(student.img_size),
         "patch_size": str(student.patch_size),
+        **description_metadata(description),
     }
     save_weights(student.export_state() if weights is None else weights, metadata, path)
+    leave_timm_folder(path, description)
 
 
 def save_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:

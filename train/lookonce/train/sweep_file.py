@@ -111,6 +111,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
+    if hint is Path:
+        return isinstance(value, str)
     if origin is Literal:
         return value in arguments
     if origin is tuple:

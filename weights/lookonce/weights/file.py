@@ -50,8 +50,13 @@ class WeightsFile:
     notes: tuple[str, ...] = ()
     """What the user should know of how the file was found."""
 
-    def fitting(self, architecture: Architecture) -> Weights:
+    def fitting(self, architecture: Architecture, *, strict: bool = True) -> Weights:
         """The weights of an architecture: prefixes taken off; of several sets the moving average, or the one asked for.
+
+        Args:
+            architecture: what is wanted.
+            strict: refuse weights that do not fit; otherwise those that come closest are returned for the caller to
+                refuse.
 
         Raises:
             WeightsError: no tensors, none that fit, none under the wanted key, or values that are no usable floats.
@@ -60,7 +65,7 @@ class WeightsFile:
         if not found:
             raise WeightsError(f"the weights file {self.path} holds no named tensors; give the file of the weights")
         chosen = found[0]
-        problems = [] if fit else architecture.misfits(chosen.state)
+        problems = [] if fit or not strict else architecture.misfits(chosen.state)
         if problems:
             others = f", and {len(problems) - 1} other parameters do not fit" if len(problems) > 1 else ""
             where = f" (its tensors under '{chosen.label}')" if chosen.label else ""

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lookonce.shared.errors import NumericalError
+from lookonce.shared.normalisation import Normalisation
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 
 
@@ -26,6 +27,11 @@ class Encoder(Protocol):
     @property
     def device(self) -> torch.device:
         """Where its features are."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the pixels that the model is fed."""
         ...
 
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:

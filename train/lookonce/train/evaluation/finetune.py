@@ -32,8 +32,8 @@ from lookonce.train.evaluation.schedule import ORDER_VERSION, Schedule
 from lookonce.train.evaluation.seeded import seeded_generators
 from lookonce.train.evaluation.student_encoder import StudentEncoder
 from lookonce.train.evaluation.training_views import AUGMENTATION_VERSION, TrainingViews, training_batches
-from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD
 from lookonce.train.student_file import save_weights
+from lookonce.train.timm_description import description_metadata, leave_timm_folder, timm_description
 
 # Shapes: B images, C classes, s side of a view.
 
@@ -71,7 +71,7 @@ def finetune_student(
     """
     schedule = Schedule(
         images=len(images.train), batch_size=config.train_batch_size, epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs, base_lr=config.base_lr, min_lr=config.min_lr, seed=config.seed,
+        warmup_epochs=config.warmup, base_lr=config.base_lr, min_lr=config.min_lr, seed=config.seed,
     )  # fmt: skip
     _require_enough(images, schedule, mixes=config.mixes)
     half = config.precision == "bf16" or (config.precision == "auto" and evaluated.device.type == "cuda")
@@ -93,9 +93,17 @@ def finetune_student(
             learner = _Finetuning(evaluated, images, config, pool, batch_size=batch_size, workers=workers, half=half)
             last = fit(learner, schedule, folder, checkpoint_seconds=checkpoint_seconds)
             arguments = classifier_arguments(evaluated.student, len(images.classes), pool)
-            metadata = {"classes": json.dumps(list(images.classes), ensure_ascii=False), "timm": json.dumps(arguments)}
+            description = timm_description(
+                evaluated.student, classes=images.classes, model_args={"global_pool": arguments["global_pool"]}
+            )
+            metadata = {
+                "classes": json.dumps(list(images.classes), ensure_ascii=False),
+                "timm": json.dumps(arguments),
+                **description_metadata(description),
+            }
             state = {name: value.detach().cpu().contiguous() for name, value in learner.module.state_dict().items()}
             save_weights(state, metadata, out / MODEL)
+            leave_timm_folder(out / MODEL, description)
             found = {
                 "method": "finetune",
                 "evaluated": document["evaluated"],
@@ -131,8 +139,9 @@ class _Finetuning:
     ) -> None:  # fmt: skip
         classes = len(images.classes)
         self.config, self.device, self.view_size = config, evaluated.device, evaluated.view_size
+        self.normalisation = evaluated.student.normalisation
         self.test, self.batch_size, self.workers, self.half = images.test, batch_size, workers, half
-        self.views = TrainingViews(images.train, self.view_size, config)
+        self.views = TrainingViews(images.train, self.view_size, config, evaluated.student.normalisation)
         self.module: nn.Module = classifier(
             evaluated.student, classes, pool, drop_path=config.drop_path, seed=config.seed
         ).to(self.device)
@@ -172,7 +181,8 @@ class _Finetuning:
     @torch.inference_mode()
     def _classes(self, views: NDArray[np.uint8]) -> Tensor:
         """Classes of views (B, s, s, 3): int64 (B,), on the CPU."""
-        mean, std = (torch.tensor(values, device=self.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        used = self.normalisation
+        mean, std = (torch.tensor(values, device=self.device) for values in (used.mean, used.std))
         pixels_Bss3 = (torch.from_numpy(views).to(self.device).float() / 255 - mean) / std
         return self._scores(pixels_Bss3.permute(0, 3, 1, 2).contiguous()).argmax(dim=1).cpu()
 

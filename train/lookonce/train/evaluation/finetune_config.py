@@ -9,6 +9,7 @@ from typing import Any
 from lookonce.shared.errors import UsageError
 from lookonce.train.names import PrecisionName
 
+WARMUP_EPOCHS = 5.0
 _RAND_AUGMENT = re.compile(
     r"rand(-(m\d+|n[1-9]\d*|mstd\d+(\.\d+)?|mmax\d+|p(0(\.\d+)?|1(\.0)?)|inc[01]|t(weights|3a|3aw)))*"
 )
@@ -21,8 +22,8 @@ class FinetuneConfig:
 
     epochs: int = 100
     """Times every image is seen."""
-    warmup_epochs: float = 5.0
-    """Epochs of linear warm-up, before half a cosine."""
+    warmup_epochs: float | None = None
+    """Epochs of linear warm-up, before half a cosine; default: 5, or a tenth of the epochs when there are no more."""
     train_batch_size: int = 1024
     """Images a step of training; all of them when there are fewer."""
     base_lr: float = 3e-4
@@ -58,6 +59,9 @@ class FinetuneConfig:
         """
         if self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: must be at least 1")
+        if self.warmup_epochs is None:
+            usual = WARMUP_EPOCHS if self.epochs > WARMUP_EPOCHS else self.epochs / 10
+            object.__setattr__(self, "warmup_epochs", usual)
         if self.train_batch_size < (2 if self.mixes else 1):
             raise UsageError(
                 f"--train-batch-size {self.train_batch_size}: must be at least 1, and 2 with --mixup or --cutmix"
@@ -72,13 +76,18 @@ class FinetuneConfig:
             raise UsageError(f"--random-erasing {self.random_erasing}: must be from 0 to 1")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
-        if not self.warmup_epochs < self.epochs:
+        if not self.warmup < self.epochs:
             raise UsageError(f"--warmup-epochs {self.warmup_epochs}: must be fewer than the {self.epochs} epochs")
         if self.rand_augment != "none" and not _RAND_AUGMENT.fullmatch(self.rand_augment):
             raise UsageError(
                 f"--rand-augment {self.rand_augment!r}: expected none, or timm's form such as rand-m9-mstd0.5-inc1 "
                 "(m magnitude, n operations an image, mstd spread of the magnitude, p, mmax, inc, t)"
             )
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of linear warm-up, resolved."""
+        return WARMUP_EPOCHS if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def mixes(self) -> bool:

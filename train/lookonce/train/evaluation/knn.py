@@ -85,7 +85,15 @@ def evaluate_knn(encoder: Encoder, images: LabelledImages, *, k: Sequence[int], 
 
     Returns:
         JSON-compatible: ``accuracy`` by k (share, 0 to 1), ``evaluated``, counts, classes and settings.
+
+    Raises:
+        UsageError: fewer than two classes.
     """
+    if len(images.classes) < 2:
+        raise UsageError(
+            f"k-NN: expected at least 2 classes, found {len(images.classes)} ({images.classes[0]}): with one, every "
+            "answer is right; give a folder with a class folder for each class"
+        )
     train_features = encode_split(encoder, images.train, batch_size)
     test_features = encode_split(encoder, images.test, batch_size)
     train_labels, test_labels = (

@@ -13,6 +13,7 @@ from lookonce.train.evaluation.encoder import Encoder
 from lookonce.train.evaluation.probe import LinearProbe
 from lookonce.train.evaluation.student_encoder import StudentEncoder
 from lookonce.train.student_file import save_weights
+from lookonce.train.timm_description import description_metadata, leave_timm_folder, timm_description
 
 PROBE, MODEL = "probe.safetensors", "model.safetensors"
 TIMM_POOLS: Mapping[str, Mapping[str, Any]] = {
@@ -44,6 +45,8 @@ def save_probe(probe: LinearProbe, encoder: Encoder, classes: Sequence[str], fol
     arguments = {
         "model_name": student.name, "img_size": student.img_size, "num_classes": len(classes), **pooling,
     }  # fmt: skip
-    metadata = {**named, "timm": json.dumps(arguments)}
+    description = timm_description(student, classes=classes, model_args=pooling)
+    metadata = {**named, "timm": json.dumps(arguments), **description_metadata(description)}
     save_weights({**state, "head.weight": weight_CD, "head.bias": bias_C}, metadata, folder / MODEL)
+    leave_timm_folder(folder / MODEL, description)
     return {"probe": PROBE, "model": MODEL, "timm": arguments}

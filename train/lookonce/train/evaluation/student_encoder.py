@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.shared.patches import patchify
 from lookonce.train.evaluation.pooling import Pool, pool_tokens
-from lookonce.train.evaluation.student_weights import fit_student_weights, read_student_file
+from lookonce.train.evaluation.student_weights import fit_student_weights, normalisation_in_use, read_student_file
 from lookonce.train.student import Student
 
 
 class StudentEncoder:
-    """Features of a student that sees whole views, pixels normalised by ImageNet's statistics as in training.
+    """Features of a student that sees whole views.
 
     Args:
         student: its weights are used as they are.
@@ -41,6 +42,11 @@ class StudentEncoder:
     def view_size(self) -> int:
         """Side of the views that the student was made for, pixels."""
         return self.student.img_size
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the student's pixels."""
+        return self.student.normalisation
 
     @functools.cached_property
     def weights_digest(self) -> str:
@@ -66,21 +72,37 @@ class StudentEncoder:
             "view_size": self.view_size,
             "patch_size": self.student.patch_size,
             "pool": self.pool,
+            **({} if self.student.normalisation == IMAGENET else self.student.normalisation.document()),
         }
 
 
-def load_student(path: Path, *, name: str | None = None) -> Student:
+def load_student(
+    path: Path, *, name: str | None = None, view_size: int | None = None,
+    mean: tuple[float, float, float] | None = None, std: tuple[float, float, float] | None = None,
+    say: Callable[[str], object] = lambda note: None,
+) -> Student:  # fmt: skip
     """A trained student from ``student.safetensors`` (or any file of the same model's weights under timm's names).
 
     Args:
-        path: safetensors; its metadata may name the student and the view size.
+        path: the file, or the folder of a run; its metadata may name the student, the view size and the normalisation.
         name: timm name, for files that do not name it; it goes before the file's own.
+        view_size: side of the views in pixels, in place of the file's; position embeddings are interpolated.
+        mean: in place of the file's.
+        std: likewise.
+        say: told what the user should know: how the pixels are normalised and why, and how the file was read.
 
     Raises:
         UsageError: the file does not name its student and ``name`` is None, or that model cannot be a student.
-        CheckpointError: the file cannot be read, or a parameter does not fit.
+        WeightsError, CheckpointError: the file cannot be read, or a parameter does not fit.
     """
     file = read_student_file(path, name=name)
-    student = Student(file.name, img_size=file.view_size)
-    fit_student_weights(student, file.state, origin=path)
+    normalisation, why = normalisation_in_use(file, mean, std)
+    student = Student(file.name, img_size=view_size or file.view_size, normalisation=normalisation)
+    fit_student_weights(student, file.state, origin=file.path)
+    say(f"{file.name}: pixels normalised by {normalisation} ({why})")
+    for note in file.notes:
+        say(note)
+    if student.img_size != file.view_size:
+        say(f"{file.path} was trained on views of {file.view_size} px: position embeddings are interpolated to "
+            f"{student.img_size} px")  # fmt: skip
     return student

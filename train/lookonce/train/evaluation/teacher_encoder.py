@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lookonce.shared.normalisation import Normalisation
 from lookonce.train.evaluation.pooling import Pool, pool_tokens
 
 
@@ -39,9 +40,13 @@ class TeacherEncoder:
         teacher: holds its last block.
         pool: see ``pool_tokens``.
         weights: the file its weights are from; None for the hub's.
+        instead: the normalisation that it was loaded with in place of its own, for the report.
     """
 
-    def __init__(self, teacher: FrozenTeacher, *, pool: Pool, weights: Path | None = None) -> None:
+    def __init__(
+        self, teacher: FrozenTeacher, *, pool: Pool, weights: Path | None = None, instead: Normalisation | None = None
+    ) -> None:
+        self.instead = instead
         self.teacher = teacher
         self.pool: Pool = pool
         self.weights = weights
@@ -55,6 +60,11 @@ class TeacherEncoder:
     def device(self) -> torch.device:
         """Where the teacher runs."""
         return self.teacher.mean.device
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the teacher's pixels."""
+        return Normalisation(mean=self.teacher.spec.mean, std=self.teacher.spec.std)
 
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
@@ -72,4 +82,5 @@ class TeacherEncoder:
             "view_size": self.view_size,
             "input_size": self.teacher.input_size,
             "pool": self.pool,
+            **(self.instead.document() if self.instead else {}),
         }

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookonce.shared.errors import LookonceError
 from lookonce.shared.machine_errors import machine_error, shared_memory_error
+from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.shared.stopping import raise_if_stopped
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 from lookonce.train.evaluation.schedule import Schedule
 from lookonce.train.evaluation.seeded import seeded_generators
-from lookonce.train.student import IMAGENET_MEAN, IMAGENET_STD
 
 AUGMENTATION_VERSION = 1
 """Raised whenever the same seed, epoch and key would give timm's transforms other random numbers."""
@@ -39,22 +39,26 @@ Place = tuple[int, int]
 
 
 class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
-    """Random crop, flip, RandAugment, normalisation by ImageNet's statistics, random erasing: ``create_transform``.
+    """Random crop, flip, RandAugment, normalisation, random erasing: timm's ``create_transform``.
 
     Args:
         split: images with labels.
         view_size: side of a view, pixels.
         config: how much is augmented.
+        normalisation: of the pixels.
     """
 
-    def __init__(self, split: LabelledSplit, view_size: int, config: FinetuneConfig) -> None:
+    def __init__(
+        self, split: LabelledSplit, view_size: int, config: FinetuneConfig, normalisation: Normalisation = IMAGENET
+    ) -> None:
         self.split, self.seed = split, config.seed
         self.labels: list[int] = split.labels.tolist()
         create: Any = create_transform  # timm's own annotation lacks that color_jitter may be None
         self.transform = create(
             input_size=view_size, is_training=True, interpolation="bicubic", color_jitter=None,
             auto_augment=None if config.rand_augment == "none" else config.rand_augment,
-            re_prob=config.random_erasing, re_mode="pixel", re_count=1, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+            re_prob=config.random_erasing, re_mode="pixel", re_count=1, mean=normalisation.mean,
+            std=normalisation.std,
         )  # fmt: skip
         for step in self.transform.transforms:
             for operation in getattr(step, "ops", ()):
