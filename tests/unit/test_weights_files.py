@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lookonce.shared.errors import CheckpointError, TeacherError, WeightsError
+from lookonce.shared.errors import AccessError, CheckpointError, TeacherError, WeightsError
 from lookonce.weights import file
 from lookonce.weights.file import Weights, open_weights
 from lookonce.weights.selection import Architecture
@@ -337,5 +337,5 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
 
     torch.save(state, tmp_path / "w.pth")
     monkeypatch.setattr(file, "foreign_kind", refuse)
-    with pytest.raises(WeightsError, match="Permission denied; check its permissions"):
+    with pytest.raises(AccessError, match=r"w\.pth: cannot be read: Permission denied \(EACCES\)"):
         open_weights(tmp_path / "w.pth")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lookonce.shared.errors import WeightsError
+from lookonce.shared.os_errors import access_error
 from lookonce.weights.checkpoint import HoldsCodeError, UnskippableError, load_checkpoint_content
 from lookonce.weights.kinds import foreign_kind, is_safetensors, safetensors_shortfall
 from lookonce.weights.selection import Architecture, WeightSet, listed, not_floating, weight_sets
@@ -134,7 +135,8 @@ def open_weights(path: Path) -> WeightsFile:
         path: the file; ``FILE#KEY`` for one set of several; or a folder with one of ``IN_FOLDERS`` in it.
 
     Raises:
-        WeightsError: no such file, or one that cannot be read: the message says what it is and what to do.
+        WeightsError: no such file, or none of weights: the message says what it is and what to do.
+        AccessError: the operating system does not give it out.
     """
     file, key = _with_key(path)
     file, notes = _in_folder(file)
@@ -146,9 +148,7 @@ def open_weights(path: Path) -> WeightsFile:
             metadata, content = _content(file)
             return WeightsFile(path=file, key=key, metadata=metadata, content=content, notes=notes)
     except OSError as error:
-        raise WeightsError(
-            f"cannot read the weights file {file}: {error.strerror or error}; check its permissions and the disk"
-        ) from error
+        raise access_error(error, file) from error
     raise WeightsError(f"cannot read the weights file {file}: {foreign}")
 
 
