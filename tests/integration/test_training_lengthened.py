@@ -43,7 +43,7 @@ def test_more_epochs_follow_the_new_schedule_from_the_last_checkpoint_on(
 ) -> None:
     cache, run = finished
     before = logged_numbers(run)
-    with pytest.raises(CheckpointError, match=r"the run has 4 epochs, now --epochs 8; to train it further.*--lengthen"):
+    with pytest.raises(CheckpointError, match=r"the run has --epochs 4, now 8; to train it further.*--lengthen"):
         train(cache, run, epochs=8)
     summary = train_student(config(cache, run, epochs=8, lengthen=True))
     assert (summary.resumed_from_step, summary.steps, summary.total_steps) == (11, 22, 22)
@@ -77,7 +77,7 @@ def test_what_cannot_be_lengthened_is_refused_and_left_alone(finished: tuple[Pat
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match="--epochs 3 is fewer than the 4 epochs of the run"):
         train(cache, run, epochs=3, lengthen=True)
-    with pytest.raises(CheckpointError, match=r"the run has 4 epochs, now --epochs 3; give that number"):
+    with pytest.raises(CheckpointError, match=r"the run has --epochs 4, now 3; give that number"):
         train(cache, run, epochs=3)
     with pytest.raises(CheckpointError, match=r"belongs to another run \(base_lr"):
         train(cache, run, epochs=8, lengthen=True, base_lr=0.1)

@@ -153,16 +153,35 @@ def test_what_is_begun_is_told_and_what_is_odd_about_it(
     config = TrainingConfig(shards=(training_cache(),), out=tmp_path / "run", batch_size=22, max_steps=1, **recipe)
     train_student(config)
     said = capsys.readouterr().err
-    assert "test_vit on cpu (fp32): 11 images, 2 seed(s), 2 steps of 22 views\n" in said
+    assert "test_vit on cpu (fp32): 11 images, 2 seeds, 2 steps of 22 views; pixels normalised by" in said
     assert "note: --batch-size 22 is more than the 11 images" in said
     assert "memory" not in said
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     train_student(replace(config, max_steps=None))
     said = capsys.readouterr().err
-    assert "2 steps of 22 views, from step 1\n" in said
+    assert "2 steps of 22 views, from step 1; pixels" in said
     assert "--accumulate 22 makes the same steps of smaller parts" in said
     train_student(replace(config, max_steps=None))  # nothing left to do
     assert "memory" not in capsys.readouterr().err
+
+
+def test_a_single_step_tells_the_views_it_has_and_a_loss_that_rose_is_told(
+    training_cache: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe: dict[str, Any] = {"student": "test_vit", "layer_weights": "top2", "device": "cpu", "log_steps": 1}
+    cache = training_cache(seeds=(0,))
+    summary = train_student(TrainingConfig(shards=(cache,), out=tmp_path / "one", epochs=1, **recipe))
+    assert "11 images, 1 seed, 1 step of 11 views;" in capsys.readouterr().err
+    assert summary.note is not None
+    assert "did not fall" not in summary.note
+    wild = {"base_lr": 100.0, "epochs": 4, "batch_size": 4, "warmup_epochs": 0.0, **recipe}
+    summary = train_student(TrainingConfig(shards=(cache,), out=tmp_path / "wild", **wild), show_progress=False)
+    assert summary.final_loss is not None
+    assert summary.first_loss is not None
+    assert summary.final_loss > summary.first_loss
+    assert summary.note is not None
+    assert "the loss did not fall" in summary.note
+    assert "a lower --base-lr than 100" in summary.note
 
 
 def test_activations_are_those_that_a_forward_keeps() -> None:

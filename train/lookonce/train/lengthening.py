@@ -37,7 +37,7 @@ def lengthened_document(path: Path, old: Mapping[str, Any], new: Mapping[str, An
             "to train it further, from its last checkpoint on, add --lengthen; for a run of that length from the start"
             if now > before else "give that number; for a shorter run"
         )  # fmt: skip
-        raise CheckpointError(f"{path}: the run has {before} epochs, now --epochs {now}; {more} choose another --out")
+        raise CheckpointError(f"{path}: the run has --epochs {before}, now {now}; {more} choose another --out")
     if now < before:
         raise UsageError(f"--lengthen: --epochs {now} is fewer than the {before} epochs of the run in {new['out']}")
     if now > before:

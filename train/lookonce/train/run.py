@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,13 +26,13 @@ from lookonce.train.checkpoints import (
     resume_again,
 )
 from lookonce.train.config import TrainingConfig
-from lookonce.train.lengthening import lengthened_document, lengthening_note, require_checkpoint_to_lengthen
+from lookonce.train.lengthening import lengthened_document, require_checkpoint_to_lengthen
 from lookonce.train.metrics import MetricsLog, read_metrics
 from lookonce.train.mixtures import draw_mixtures, mixture_images
 from lookonce.train.pictures import draw_loss
+from lookonce.train.run_notes import lasting_notes, loss_notes, tell_start
 from lookonce.train.run_record import record_start
 from lookonce.train.setup import TrainingSetup, set_up
-from lookonce.train.step_memory import memory_note
 from lookonce.train.student import Student
 from lookonce.train.student_file import save_student
 from lookonce.train.trainer import Trainer
@@ -99,56 +98,12 @@ def train_student(
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:
-                _tell(trainer)
+                tell_start(trainer)
             if trainer.unfinished:
                 logs = open_log(trainer, command)
                 with contextlib.closing(logs) if logs else contextlib.nullcontext():
                     trainer.train(logs, run / "checkpoints", show_progress=show_progress, stop_asked=stop_asked)
             return conclude_run(trainer, resumed, time.perf_counter() - started)
-
-
-def _tell(trainer: Trainer) -> None:
-    """What is about to be trained, and what the user should know of it."""
-    config, setup, schedule = trainer.config, trainer.setup, trainer.schedule
-    caches, begun = setup.caches, f", from step {trainer.step}" if trainer.step else ""
-    print(
-        f"{config.student} on {setup.device.type} ({setup.precision}): {len(caches.rows)} images, {len(caches.seeds)} "
-        f"seed(s), {schedule.total_steps} steps of {config.batch_size} views{begun}; pixels normalised by "
-        f"{config.normalisation}",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    memory = memory_note(config, setup) if trainer.unfinished and trainer.world.size == 1 else None
-    for note in (*notes(trainer), memory):
-        if note is not None:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-
-
-def notes(trainer: Trainer) -> list[str]:
-    """What the user should know of a prepared run."""
-    if not trainer.unfinished:
-        return [*lasting_notes(trainer), nothing_left(trainer)]
-    step, last_rate = trainer.step, trainer.state.optimizer.param_groups[0]["lr"]
-    lengthened = lengthening_note(trainer.document, step, last_rate, trainer.schedule.learning_rate(step))
-    return [*lasting_notes(trainer), *([lengthened] if lengthened else [])]
-
-
-def lasting_notes(trainer: Trainer) -> list[str]:
-    """Those that are as true when the run is over."""
-    return trainer.setup.notes + trainer.schedule.notes(trainer.config)
-
-
-def nothing_left(trainer: Trainer) -> str:
-    """Why a run has no step to make."""
-    config, step, total = trainer.config, trainer.step, trainer.schedule.total_steps
-    if step >= total:
-        return (
-            f"{config.out}: finished, all {total} steps (--epochs {config.epochs}) were made before; to train this run "
-            "further, give more --epochs and --lengthen"
-        )
-    return (
-        f"{config.out}: {step} of {total} steps were made before, which is not less than --max-steps "
-        f"{config.max_steps}; to go on, raise --max-steps or leave it out"
-    )
 
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
@@ -315,7 +270,7 @@ def _summary(
         seconds=round(seconds, 3),
         images_per_second=_median(here, "images_per_second"),
         input_wait_share=_median(here, "input_wait_share"),
-        note="; ".join(lasting_notes(trainer)) or None,
+        note="; ".join([*lasting_notes(trainer), *(loss_notes(lines, trainer.config) if finished else [])]) or None,
     )
 
 

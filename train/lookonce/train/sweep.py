@@ -19,11 +19,11 @@ from lookonce.train.run import (
     TrainingSummary,
     conclude_run,
     exclusive_run,
-    notes,
     open_log,
     prepare_run,
     require_own_folder,
 )
+from lookonce.train.run_notes import notes, steps_phrase
 from lookonce.train.setup import open_run_caches, set_up
 from lookonce.train.sweep_file import read_sweep
 from lookonce.train.trainer import OpenRun, Trainer
@@ -104,8 +104,7 @@ def train_sweep(
 def _tell(trainers: Mapping[str, Trainer]) -> None:
     """What is about to be trained, and what the user should know of it: what concerns several runs is said once."""
     for name, trainer in trainers.items():
-        total, begun = trainer.schedule.total_steps, f", from step {trainer.step}" if trainer.step else ""
-        print(f"{name}: {trainer.config.student}, {total} steps{begun}", file=sys.stderr, flush=True)
+        print(f"{name}: {trainer.config.student}, {steps_phrase(trainer)}", file=sys.stderr, flush=True)
     for note in dict.fromkeys(note for trainer in trainers.values() for note in notes(trainer)):
         print(f"note: {note}", file=sys.stderr, flush=True)
 

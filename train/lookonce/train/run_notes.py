@@ -1,0 +1,78 @@
+"""What a run says of itself to people: what it is about to do, and what they should know of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookonce.train.config import TrainingConfig
+from lookonce.train.lengthening import lengthening_note
+from lookonce.train.step_memory import memory_note
+from lookonce.train.trainer import Trainer
+
+
+def tell_start(trainer: Trainer) -> None:
+    """Print on standard error what is about to be trained, and what the user should know of it."""
+    config, setup = trainer.config, trainer.setup
+    print(
+        f"{config.student} on {setup.device.type} ({setup.precision}): {_count(len(setup.caches.rows), 'image')}, "
+        f"{_count(len(setup.caches.seeds), 'seed')}, {steps_phrase(trainer)}; pixels normalised by "
+        f"{config.normalisation}",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    memory = memory_note(config, setup) if trainer.unfinished and trainer.world.size == 1 else None
+    for note in (*notes(trainer), memory):
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def steps_phrase(trainer: Trainer) -> str:
+    """How long a run is, and from where it goes on: ``938 steps of 64 views, from step 100``."""
+    order, total = trainer.setup.order, trainer.schedule.total_steps
+    views = min(order.batch_size, order.samples_per_epoch * trainer.config.epochs)  # a single step may be smaller
+    begun = f", from step {trainer.step}" if trainer.step else ""
+    return f"{_count(total, 'step')} of {_count(views, 'view')}{begun}"
+
+
+def notes(trainer: Trainer) -> list[str]:
+    """What the user should know of a prepared run."""
+    if not trainer.unfinished:
+        return [*lasting_notes(trainer), nothing_left(trainer)]
+    step, last_rate = trainer.step, trainer.state.optimizer.param_groups[0]["lr"]
+    lengthened = lengthening_note(trainer.document, step, last_rate, trainer.schedule.learning_rate(step))
+    return [*lasting_notes(trainer), *([lengthened] if lengthened else [])]
+
+
+def lasting_notes(trainer: Trainer) -> list[str]:
+    """Those that are as true when the run is over."""
+    return trainer.setup.notes + trainer.schedule.notes(trainer.config)
+
+
+def nothing_left(trainer: Trainer) -> str:
+    """Why a run has no step to make."""
+    config, step, total = trainer.config, trainer.step, trainer.schedule.total_steps
+    if step >= total:
+        return (
+            f"{config.out}: finished, all {total} steps (--epochs {config.epochs}) were made before; to train this run "
+            "further, give more --epochs and --lengthen"
+        )
+    return (
+        f"{config.out}: {step} of {total} steps were made before, which is not less than --max-steps "
+        f"{config.max_steps}; to go on, raise --max-steps or leave it out"
+    )
+
+
+def loss_notes(lines: Sequence[Mapping[str, Any]], config: TrainingConfig) -> list[str]:
+    """What the losses of a finished run say, from its lines of ``metrics.jsonl``: nothing where they fell."""
+    if len(lines) < 2 or lines[-1]["loss"] < lines[0]["loss"]:
+        return []
+    return [
+        f"the loss did not fall: {lines[0]['loss']:.4g} in the first logged step, {lines[-1]['loss']:.4g} in the last; "
+        f"the student learned nothing of use, try a lower --base-lr than {config.base_lr:g} or more --epochs"
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
