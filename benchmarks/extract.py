@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import logging
 import math
 import os
 import shutil
@@ -187,7 +188,7 @@ def local_ray() -> Iterator[None]:
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name; workers are nicer than this process otherwise
     folder = str(Path(__file__).resolve().parent)
-    ray.init(num_cpus=CORES, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
+    ray.init(num_cpus=CORES, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False,
              runtime_env={"env_vars": {"PYTHONPATH": folder}})  # fmt: skip
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:

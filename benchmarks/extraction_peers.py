@@ -18,7 +18,7 @@ from torchvision import transforms
 LAST = 5
 
 
-def random_views() -> transforms.Compose:
+def random_views() -> Any:
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(224, (0.2, 1.0), interpolation=transforms.InterpolationMode.BICUBIC),
@@ -59,7 +59,8 @@ class HookedTeacher:
 
 class Photographs(Dataset[Tensor]):
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._views = paths, random_views()
+        self._paths: Sequence[Path] = paths
+        self._views = random_views()
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -88,7 +89,7 @@ def ray_data(architecture: str, weights: Path, paths: Sequence[Path], batch: int
     def cut(row: dict[str, Any]) -> dict[str, Any]:
         return {"view": random_views()(Image.open(row["item"]).convert("RGB")).numpy()}
 
-    def look(batch: dict[str, Any]) -> dict[str, Any]:
+    def look(batch: Any) -> Any:
         from extraction_peers import HookedTeacher, _teacher_of_this_worker
 
         torch.set_num_threads(1)
@@ -97,8 +98,9 @@ def ray_data(architecture: str, weights: Path, paths: Sequence[Path], batch: int
         features = _teacher_of_this_worker[0](torch.from_numpy(np.stack(batch["view"])))
         return {**{name: values.numpy() for name, values in features.items()}, "view": batch["view"]}
 
-    group, start = zarr.open_group(out, mode="w"), 0
-    looked = ray.data.from_items([str(path) for path in paths]).map(cut).map_batches(look, batch_size=batch)
+    group: Any = zarr.open_group(out, mode="w")
+    start = 0
+    looked: Any = ray.data.from_items([str(path) for path in paths]).map(cut).map_batches(look, batch_size=batch)
     for rows in looked.iter_batches(batch_size=batch):
         for name, values in rows.items():
             if name not in group:

@@ -260,7 +260,7 @@ def middle(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0])
+    options = arguments(str(__doc__).splitlines()[0])
     if not (DATA / "photos").is_dir():
         sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that holds photos/")
     images, rounds, samples = (128, 3, 512) if options.quick else (512, 7, 2048)

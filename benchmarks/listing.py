@@ -140,7 +140,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--row"]:
         one_process(sys.argv[2], int(sys.argv[3]), drives=sys.argv[4:] == ["drives"])
         return
-    options = arguments(__doc__.splitlines()[0])
+    options = arguments(str(__doc__).splitlines()[0])
     images = 20_000 if options.quick else 1_000_000
     work = Path(tempfile.mkdtemp(prefix="lookonce-listing-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
     try:

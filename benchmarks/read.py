@@ -79,7 +79,7 @@ def memmap(raw: NDArray[Any], job: Job, *, full: bool = False) -> int:
 def zarr_python(root: Path, job: Job, limit: int) -> int:
     import zarr
 
-    array = zarr.open_group(root / "seed-0000", mode="r")["targets"]
+    array: Any = zarr.open_group(root / "seed-0000", mode="r")["targets"]
     batches = job.batches()[:limit]
     for rows in batches:
         np.stack([np.asarray(array[int(row)])[job.tokens[row]] for row in rows])
@@ -87,7 +87,7 @@ def zarr_python(root: Path, job: Job, limit: int) -> int:
 
 
 def tensorstore(root: Path, job: Job, limit: int) -> int:
-    import tensorstore as ts
+    import tensorstore as ts  # pyright: ignore[reportMissingImports] - extra `benchmarks`
 
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(root / "seed-0000" / "targets") + "/"}}
     array = ts.open(spec, read=True).result()
@@ -100,9 +100,10 @@ def tensorstore(root: Path, job: Job, limit: int) -> int:
 
 def stock_webdataset(tar: Path, job: Job, limit: int) -> int:
     """Cannot read at random: streams and shuffles in a buffer, as its users do."""
-    import webdataset as wds
+    from webdataset.compat import WebDataset
 
-    stream = iter(wds.WebDataset(str(tar), shardshuffle=False).shuffle(64).decode())
+    dataset: Any = WebDataset(str(tar), shardshuffle=False).shuffle(64).decode()
+    stream = iter(dataset)
     done = 0
     while done < min(limit * BATCH, job.units):
         samples = [next(stream) for _ in range(BATCH)]
@@ -119,9 +120,9 @@ def by_index(dataset: Any, job: Job, limit: int, get: Callable[[Any], NDArray[An
 
 
 def write_plain_tar(path: Path, raw: NDArray[np.uint8]) -> None:
-    import webdataset as wds
+    from webdataset.writer import TarWriter
 
-    with wds.TarWriter(str(path), encoder=True) as sink:
+    with TarWriter(str(path), encoder=True) as sink:
         for row in range(len(raw)):
             sink.write({"__key__": f"{row:06d}", "targets.npy": raw[row].reshape(TOKENS, LAYERS, WIDTH)})
 
@@ -134,7 +135,7 @@ def _sample_for_litdata(raw_path: str, row: int) -> dict[str, Any]:
 
 
 def litdata_dataset(folder: Path, raw_path: Path, samples: int) -> Any:
-    import litdata
+    import litdata  # pyright: ignore[reportMissingImports] - extra `benchmarks`
 
     litdata.optimize(
         fn=functools.partial(_sample_for_litdata, str(raw_path)), inputs=list(range(samples)), output_dir=str(folder),
@@ -144,7 +145,7 @@ def litdata_dataset(folder: Path, raw_path: Path, samples: int) -> Any:
 
 
 def streaming_dataset(folder: Path, raw: NDArray[np.uint8]) -> Any:
-    from streaming import MDSWriter, StreamingDataset
+    from streaming import MDSWriter, StreamingDataset  # pyright: ignore[reportMissingImports] - extra `benchmarks`
 
     with MDSWriter(out=str(folder), columns={"targets": f"ndarray:uint8:{TOKENS},{LAYERS * WIDTH}"}) as sink:
         for row in range(len(raw)):
@@ -231,7 +232,7 @@ def raw_copy(path: Path, reader: CacheReader) -> NDArray[np.uint8]:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0])
+    options = arguments(str(__doc__).splitlines()[0])
     samples, rounds, limit = (256, 3, 1) if options.quick else (1024, 7, 4)
     work = Path(tempfile.mkdtemp(prefix="lookonce-read-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
     try:

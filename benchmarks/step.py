@@ -194,7 +194,7 @@ class Ways:
         source, recipe, entries = self.views.source, self.views.view, self.views.listing.entries
         with ThreadPoolExecutor(CORES) as threads:  # stands for the authors' worker processes
             made = threads.map(lambda row: image_views(row, entries[row], source, recipe, [samples.step]), samples.rows)
-            views = np.concatenate([one.pixels for one in made])
+            views = np.concatenate([one.pixels for one in made if one.pixels is not None])
         return views, patchify(views, 16), None, self._scales(samples)
 
     def _scales(self, samples: SamplesOfStep) -> Tensor | None:
@@ -268,7 +268,7 @@ def weights_of(teacher: str, work: Path) -> Path:
     if not path.is_file():
         torch.manual_seed(0)
         name = {"clip-b16": "ViT-B-16-quickgelu", "clip-l14": "ViT-L-14-quickgelu"}[teacher]
-        visual = open_clip.create_model(name, pretrained_text=False).visual
+        visual: Any = open_clip.create_model(name, pretrained_text=False).visual
         save_file({key: value.contiguous() for key, value in visual.state_dict().items()}, path)
     return path
 

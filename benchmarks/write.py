@@ -75,7 +75,7 @@ def zarr_python(work: Path, manifest: Manifest, batches: list[Any]) -> int:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0])
+    options = arguments(str(__doc__).splitlines()[0])
     samples, rounds = (128, 3) if options.quick else (512, 5)
     manifest = clip_manifest(samples, min(samples, 256))
     batches = list(random_batches(manifest, BATCH))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ def write_digits(folder: Path) -> tuple[int, int]:
     Returns:
         Number of training and of test images.
     """
-    digits = load_digits()
+    digits: Any = load_digits()
     count = len(digits.images)
     first_test = count - count // TEST_SHARE
     for number, (grey, label) in enumerate(zip(digits.images, digits.target, strict=True)):

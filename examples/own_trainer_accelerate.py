@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # pyright: ignore[reportMissingImports] - extra `trainers`
 from torch import Tensor, nn
 
 from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch

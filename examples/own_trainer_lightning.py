@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer  # pyright: ignore[reportMissingImports] - extra `trainers`
 from torch import Tensor
 
 from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch

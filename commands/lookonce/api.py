@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lookonce.extract.run import ExtractionSummary
     from lookonce.extract.teachers import Teacher, TeacherFeatures, load_teacher, resolve_teacher
     from lookonce.shared.errors import (
+        AccessError,
         BusyError,
         CacheError,
         CacheMismatchError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         IntegrityError,
         Interrupted,
         LookonceError,
+        MachineError,
         NumericalError,
         RecipeMismatchError,
         SchemaError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         TeacherError,
         UnreadableImageError,
         UsageError,
+        WeightsError,
     )
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
@@ -83,9 +86,9 @@ _MODULES = {
     "lookonce.extract.run": "ExtractionSummary",
     "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
     "lookonce.shared.errors": (
-        "BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
-        "IncompleteCacheError IntegrityError Interrupted LookonceError NumericalError RecipeMismatchError SchemaError "
-        "SourceError StorageError TeacherError UnreadableImageError UsageError"
+        "AccessError BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
+        "IncompleteCacheError IntegrityError Interrupted LookonceError MachineError NumericalError RecipeMismatchError "
+        "SchemaError SourceError StorageError TeacherError UnreadableImageError UsageError WeightsError"
     ),
     "lookonce.shared.sources": "open_source",
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
@@ -119,6 +122,7 @@ _SOURCES: dict[str, tuple[str, str]] = {
 """Public name -> module and name there."""
 
 __all__ = [
+    "AccessError",
     "AlignmentConfig",
     "AlignmentOutput",
     "AllTokens",
@@ -146,6 +150,7 @@ __all__ = [
     "LabelledImages",
     "LinearProbeConfig",
     "LookonceError",
+    "MachineError",
     "NumericalError",
     "Purpose",
     "RecipeMismatchError",
@@ -167,6 +172,7 @@ __all__ = [
     "UsageError",
     "VerifyReport",
     "VisibleTokens",
+    "WeightsError",
     "check_drift",
     "convert_cache",
     "describe_cache",

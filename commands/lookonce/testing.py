@@ -80,9 +80,10 @@ def check_same(expected: Any, found: Any, where: str = "") -> None:
     Raises:
         AssertionError: names the place of the first difference, with both values.
 
-    >>> check_same({"loss": [1.0, 2.0]}, {"loss": [1.0, 2.5]}, "run")
-    Traceback (most recent call last):
-    AssertionError: run['loss'][1]: expected 2.0, found 2.5
+    Examples:
+        >>> check_same({"loss": [1.0, 2.0]}, {"loss": [1.0, 2.5]}, "run")
+        Traceback (most recent call last):
+        AssertionError: run['loss'][1]: expected 2.0, found 2.5
     """
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):

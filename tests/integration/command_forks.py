@@ -32,6 +32,7 @@ def run_child(request: dict) -> None:
     for path, descriptor in ((os.devnull, 0), (request["stdout"], 1), (request["stderr"], 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
     if request["user"]:

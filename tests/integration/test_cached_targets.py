@@ -129,26 +129,6 @@ def plain(cache: Path, state_file: Path, **changes: Any) -> list[float]:
     return losses
 
 
-def test_the_lines_of_the_readme_run(training_cache: Callable[..., Path]) -> None:
-    blocks = (EXAMPLES.parent / "README.md").read_text("utf-8").split("```")
-    (code,) = (block.removeprefix("python") for block in blocks if "in batches:" in block)
-    small = {"caches/flowers": str(training_cache()), "vit_tiny_patch16_224": "test_vit", "top5": "top2", "=64": "=4"}
-    for given, here in small.items():
-        assert given in code
-        code = code.replace(given, here)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["batches"].step == len(names["batches"]) == 28
-    assert names["loss"].isfinite()
-
-
-def test_the_lines_about_zarr_run(training_cache: Callable[..., Path]) -> None:
-    blocks = (EXAMPLES.parent / "README.md").read_text("utf-8").split("```")
-    (code,) = (block.removeprefix("python") for block in blocks if "open_decoded(" in block)
-    assert "caches/flowers" in code
-    exec(code.replace("caches/flowers", str(training_cache())), {})
-
-
 def test_plain_pytorch_learns_and_resumes_exactly(training_cache: Callable[..., Path], tmp_path: Path) -> None:
     cache = training_cache()
     whole = plain(cache, tmp_path / "whole.pt")

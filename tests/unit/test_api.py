@@ -13,6 +13,7 @@ import pytest
 from lookonce import api
 
 PUBLIC = [
+    "AccessError",
     "AlignmentConfig",
     "AlignmentOutput",
     "AllTokens",
@@ -40,6 +41,7 @@ PUBLIC = [
     "LabelledImages",
     "LinearProbeConfig",
     "LookonceError",
+    "MachineError",
     "NumericalError",
     "Purpose",
     "RecipeMismatchError",
@@ -61,6 +63,7 @@ PUBLIC = [
     "UsageError",
     "VerifyReport",
     "VisibleTokens",
+    "WeightsError",
     "check_drift",
     "convert_cache",
     "describe_cache",
