@@ -42,7 +42,7 @@ class CachedAlignment(LightningModule):
 def train(cache: Path, *, student_name: str, layer_weights: str, batch_size: int, epochs: int, **flags: Any) -> Any:
     """Train; the module, which holds the losses."""
     config = AlignmentConfig(layer_weights=layer_weights)
-    # before more than one process: rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
+    # with several processes, also give rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
     batches = CachedTargets([cache], batch_size=batch_size, epochs=epochs, alignment=config)
     module = CachedAlignment(batches, config, student_name)
     trainer = Trainer(max_epochs=1, logger=False, use_distributed_sampler=False, **flags)

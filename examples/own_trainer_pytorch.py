@@ -1,6 +1,8 @@
 """Cached targets in a training loop of your own, plain PyTorch, resumed exactly.
 
 python examples/own_trainer_pytorch.py caches/clip-b16 --student vit_base_patch16_224 --batch-size 256 --epochs 10
+
+The state is kept in own_trainer.pt (--state-file): the same command resumes from it, a new run needs another file.
 """
 
 from __future__ import annotations
