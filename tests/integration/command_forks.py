@@ -35,6 +35,10 @@ def run_child(request: dict) -> None:
     os.chdir(request["folder"])
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
+    if request["memory_bytes"]:
+        pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115 - read at once
+        limit = pages * resource.getpagesize() + request["memory_bytes"]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if request["user"]:
         os.setgroups([])
         os.setgid(request["user"])

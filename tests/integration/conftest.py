@@ -109,15 +109,15 @@ class Forks:
         return json.loads(self._process.stdout.readline())
 
     def start(
-        self, arguments: Sequence[Any], *, file_bytes: int = 0, user: int = 0, command: str = "extract-features",
-        folder: Path | None = None, **environment: str,
+        self, arguments: Sequence[Any], *, file_bytes: int = 0, memory_bytes: int = 0, user: int = 0,
+        command: str = "extract-features", folder: Path | None = None, **environment: str,
     ) -> Running:  # fmt: skip
         self._count += 1
         stdout, stderr = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
         request = {
             "start": [str(argument) for argument in arguments], "stdout": str(stdout), "stderr": str(stderr),
-            "environment": environment, "file_bytes": file_bytes, "user": user, "command": command,
-            "folder": str(folder or Path.cwd()),
+            "environment": environment, "file_bytes": file_bytes, "memory_bytes": memory_bytes, "user": user,
+            "command": command, "folder": str(folder or Path.cwd()),
         }  # fmt: skip
         return Running(self, self.ask(request), stdout, stderr)
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import pickle
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lookonce.cache.committed import is_committed
+from lookonce.cache.committed import is_committed, require_sizes
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool
 from lookonce.cache.reader import CacheReader
 from lookonce.shared.atomic import write_json
 from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError, SchemaError
 from lookonce.storage_schemas.problems import sealed
+from lookonce.storage_schemas.receipt import StoredObject
 
 TARGETS = "seed-0000/targets/c/0/0/0/0"
 
@@ -100,7 +104,7 @@ def test_truncated_and_missing_objects_are_refused_whatever_is_checked(cache: Pa
     with pytest.raises(IntegrityError, match=r"targets/c/0.*its receipt says"):
         CacheReader(cache, check=check).read("targets", [0], [0])
     path.unlink()
-    with pytest.raises(IntegrityError, match=r"targets/c/0.*cannot be opened"):
+    with pytest.raises(IntegrityError, match=r"targets/c/0.*no such file"):
         CacheReader(cache, check=check).read("targets", [0], [0])
 
 
@@ -245,3 +249,33 @@ def test_a_seed_in_shards_of_another_size_is_refused(make_manifest, fill_cache, 
     assert [is_committed(layout, manifest, seed, shard) for seed in (0, 1) for shard in (0, 1)] == [True] * 2 + [
         False
     ] * 2
+
+
+class TestSizesAtTheStart:
+    """What is missing is found before the first step, not when it is read."""
+
+    def test_a_missing_or_cut_object_is_named(self, training_cache: Callable[..., Path]) -> None:
+        root = training_cache()
+        CacheReader(root)
+        objects = sorted(path for path in (root / "seed-0001" / "targets" / "c").rglob("*") if path.is_file())
+        size = objects[2].stat().st_size
+        os.truncate(objects[2], size - 1)
+        with pytest.raises(IntegrityError, match=rf"{objects[2]} .*: {size - 1} bytes, its receipt says {size} bytes"):
+            CacheReader(root)
+        objects[1].unlink()
+        with pytest.raises(IntegrityError, match=rf"{objects[1]} .*no such file.* it is with 2 of 54 objects; copy it"):
+            CacheReader(root)
+        CacheReader(root, seeds=[0])  # what is not wanted is not looked at
+
+    def test_ten_thousand_take_a_second(self, tmp_path: Path) -> None:
+        objects = [StoredObject(array="a", path=f"c/{number}", bytes=0, digest="") for number in range(10_000)]
+        (tmp_path / "c").mkdir()
+        for stored in objects:
+            (tmp_path / stored.path).touch()
+        receipt = SimpleNamespace(objects=objects)
+        times = []
+        for _ in range(3):
+            started = sum(os.times()[:2])
+            require_sizes(tmp_path, [receipt])  # type: ignore[list-item]
+            times.append(sum(os.times()[:2]) - started)
+        assert min(times) < 2, "processor time, as tests run beside others"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import RESUME
-from lookonce.cache.committed import misfits
+from lookonce.cache.committed import misfits, require_sizes
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.mapped import MappedObject, MapPool, Memory, bytes_of, map_object
@@ -60,6 +60,7 @@ class CacheReader:
         CacheError: no cache at ``root``.
         SchemaError: its manifest or a receipt is not valid.
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+        IntegrityError: an object is missing or has another size than its receipt says.
         AccessError: the operating system does not give a document out.
     """
 
@@ -105,6 +106,7 @@ class CacheReader:
                 )
             for shard in range(self.manifest.shard_count):
                 receipts[seed, shard] = self._checked_receipt(seed, shard)
+        require_sizes(self.root, receipts.values())
         return receipts
 
     def _checked_receipt(self, seed: int, shard: int) -> Receipt:

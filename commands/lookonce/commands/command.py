@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
+from lookonce.shared.given_flags import refuse_urls
 from lookonce.shared.machine_errors import machine_error
 from lookonce.shared.stopping import STOPPED, ending_on_signals
 
@@ -98,13 +99,15 @@ def parse_arguments(
     import tyro
 
     try:
-        return tyro.cli(
+        given = tyro.cli(
             options,
             prog=prog,
             description=description,
             args=expand(sys.argv[1:] if arguments is None else arguments),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+        refuse_urls(given)
+        return given
     except BrokenPipeError:  # --help into a pager that was closed
         _forget_standard_output()
         sys.exit(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 
 DESCRIPTION = """Classify the images of test/ by their nearest neighbours among those of train/ (cosine of frozen
 features, votes weighted by exp(cosine / 0.07)) and print the share that is right."""
@@ -27,6 +28,8 @@ class KnnOptions(EvaluationOptions):
             UsageError: with the flag, the value and what is allowed.
         """
         super().__post_init__()
+        if not self.untrained:
+            refuse_without_effect(self, "--untrained", "seed")
         parse_neighbours(self.k)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.train.evaluation.probe_config import LinearProbeConfig
 
 DESCRIPTION = """Train a linear probe (batch norm without affine, then one linear layer) on the frozen features of
@@ -34,6 +35,8 @@ class LinearOptions(LinearProbeConfig, EvaluationOptions):
         """
         EvaluationOptions.__post_init__(self)
         LinearProbeConfig.__post_init__(self)
+        if self.out is None:
+            refuse_without_effect(self, "--out", "checkpoint_seconds")
         if not self.checkpoint_seconds >= 0:
             raise UsageError(f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
+from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class EvaluationOptions(StudentOptions):
             raise UsageError("--student goes with --weights or --untrained, not with --teacher")
         if self.teacher is None and self.teacher_weights is not None:
             raise UsageError("--teacher-weights goes with --teacher NAME")
+        if self.teacher is None:
+            refuse_without_effect(self, "--teacher", "patch_size")
         self._require_at_least_one("patch_size")
 
     def _models(self) -> dict[str, tuple[str, Any]]:

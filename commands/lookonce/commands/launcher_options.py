@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +36,8 @@ class LauncherOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if self.launcher == "none":
+            refuse_without_effect(
+                self, "--launcher ray", "num_nodes", "processes_per_node", "cpus_per_process", "ray_address",
+                "max_restarts",
+            )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
+from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import RGB, require_rgb
 from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.view_recipe import ViewRecipe
@@ -104,6 +105,13 @@ class ExtractionConfig:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        refuse_urls(self)
+        if self.executor == "inline":
+            refuse_without_effect(self, "--executor ray", "workers", "ray_address", "stall_timeout")
+        if self.images is None:
+            refuse_without_effect(self, "--images", "relist")
+        if not get_precision(self.precision).calibrated:
+            refuse_without_effect(self, "a calibrated --precision (int8, int4, int2)", "calibration_views")
         if not self.stall_timeout >= 0:
             raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait for ever")
         if self.view_size % self.patch_size:
@@ -114,10 +122,10 @@ class ExtractionConfig:
         if self.workers != "auto" and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
         require_rgb(self.mean, self.std)
-        get_precision(self.precision)
         parse_seeds(self.seeds)
-        self.token_subset  # noqa: B018 - refuses what cannot be read
-        self.view_recipe  # noqa: B018 - likewise
+        if self.token_subset.kind != "visible":
+            refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")
+        self.view_recipe  # noqa: B018 - refuses what cannot be read
 
     @property
     def view_recipe(self) -> ViewRecipe:

@@ -61,7 +61,7 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
         images: where to replay views from; None when the cache is expected to hold them.
 
     Raises:
-        UsageError: the cache does not hold whole views and there are no images.
+        UsageError: the cache does not hold whole views and there are no images, or it does and there are some.
         SourceError: images of the cache are not in the source.
     """
     recipe, stores_pixels = reader.manifest.recipe, reader.manifest.stores_pixels
@@ -70,6 +70,8 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
         return unpatchify(reader.read("pixels", *places(views)), recipe.patch_size)
 
     if stores_pixels and recipe.tokens.whole:
+        if images is not None:
+            raise UsageError(f"--images {images}: {reader.root} holds whole views, which are looked at; leave it out")
         return stored
     if images is None:
         why = f"--tokens {recipe.tokens.kind}" if stores_pixels else "--pixels none"

@@ -198,6 +198,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
             return taking
         producer, _ = reuse.open(taking, producer)
     if found is not None:
+        _tell_kept_calibration(config, found)
         return found
     encoding = calibrate(
         config.precision, teacher, producer, extraction.listing.entries,
@@ -259,12 +260,24 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
         "--format": (found.container, config.format),
         "--pixels": ("store" if found.stores_pixels else "none", config.pixels),
     }
+    if config.shard_size is not None:
+        pairs["--shard-size"] = (str(found.shard_size), str(config.shard_size))
     for flag, (there, asked) in pairs.items():
         if there != asked:
             raise CacheError(
                 f"{config.out}: this cache was made with {flag} {there}, this run asks for {flag} {asked}; "
                 f"it is left untouched: choose another --out, or {flag} {there}"
             )
+
+
+def _tell_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:
+    default = ExtractionConfig.__dataclass_fields__["calibration_views"].default
+    if found.encoding.parameters and config.calibration_views != default:
+        print(
+            f"note: --calibration-views {config.calibration_views} changes nothing: {config.out} was calibrated when "
+            "it was made, and all its shards have the same scales",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _check_same_classes(config: ExtractionConfig, found: Manifest, listing: Listing) -> None:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
+from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
 from lookonce.shared.seeds import parse_seeds
 from lookonce.train.alignment_config import AlignmentConfig
@@ -121,6 +122,9 @@ class TrainingConfig(AlignmentConfig):
         convert_fields(self, Path, "out", "init_weights")
         require_rgb(self.mean, self.std)
         convert_fields(self, str, "seeds", "images", "resume")
+        refuse_urls(self)
+        if self.shuffle == "global":
+            refuse_without_effect(self, "--shuffle block", "shuffle_shards")
         if not self.shards:
             raise UsageError("--shards: give at least one cache")
         weights = self.teacher_loss_weights

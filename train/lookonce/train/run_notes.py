@@ -46,7 +46,18 @@ def notes(trainer: Trainer) -> list[str]:
 
 def lasting_notes(trainer: Trainer) -> list[str]:
     """Those that are as true when the run is over."""
-    return trainer.setup.notes + trainer.schedule.notes(trainer.config)
+    return trainer.setup.notes + trainer.schedule.notes(trainer.config) + without_effect(trainer)
+
+
+def without_effect(trainer: Trainer) -> list[str]:
+    """Flags that these caches, and this number of processes, leave without effect."""
+    config, first = trainer.config, trainer.setup.caches.first
+    unused = []
+    if config.images is not None and first.manifest.stores_pixels:
+        unused.append(f"--images {config.images} is not looked at: {first.root} holds the views themselves")
+    if config.parallel == "fsdp" and trainer.world.size == 1:
+        unused.append("--parallel fsdp changes nothing: the run has one process")
+    return unused
 
 
 def nothing_left(trainer: Trainer) -> str:

@@ -12,6 +12,7 @@ import tyro
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
 
@@ -47,7 +48,9 @@ class Options(CommonOptions):
         for flag, value in (("--shard-size", self.shard_size), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{flag}: expected at least 1, found {value}")
-        self.token_subset()
+        subset = self.token_subset()
+        if subset is None or subset.kind != "visible":
+            refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")
 
     def token_subset(self) -> TokenSubset | None:
         """What ``--tokens`` and the mask options say; None without ``--tokens``.

@@ -13,6 +13,7 @@ from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import RGB
 from lookonce.shared.seeds import parse_seeds
 
@@ -76,6 +77,7 @@ class Options(CommonOptions):
         if self.teacher is not None and self.images is None:
             raise UsageError("--teacher needs --images SOURCE: what it shall look at")
         if self.teacher is None:
+            refuse_without_effect(self, "--teacher", "device")
             for name in ("images", "teacher_weights", "mean", "std", "layers", "view_size", "patch_size"):
                 if getattr(self, name) is not None:
                     flag = name.replace("_", "-")

@@ -12,6 +12,7 @@ import tyro
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
+from lookonce.shared.given_flags import refuse_without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Options(CommonOptions):
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise UsageError(f"--samples: expected at least 1, found {self.samples}")
+        if self.picture is None:
+            refuse_without_effect(self, "--picture", "samples")
 
 
 def _run(options: Options) -> Mapping[str, Any]:
