@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,10 +58,16 @@ def test_memory_in_extraction(forks: Any, tiny_arguments: Callable[..., list[Any
     is_the_machines(ended.sentence, "too little memory", "smaller --batch-size")
 
 
-def test_no_compiler(train: Callable[..., Any], tmp_path: Path) -> None:
-    ended = train("--compile", CXX="/nowhere/g++", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled")).wait()
-    assert ended.code == 1
-    is_the_machines(ended.sentence, "could not be compiled on this machine", "install g++", "leave --compile out")
+@pytest.mark.slow
+def test_no_compiler(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    """In a process of its own: torch's compiler does not work in a fork of one that has run torch."""
+    program = "from lookonce.commands.train_student import main; main()"
+    arguments = [f"--shards={training_cache()}", f"--out={tmp_path / 'run'}", *TINY, "--compile"]
+    without = {**os.environ, "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=without)
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert (ended.returncode, len(errors)) == (1, 1), ended.stderr
+    is_the_machines(errors[0], "could not be compiled on this machine", "install g++", "leave --compile out")
 
 
 def test_a_taken_port(train: Callable[..., Any], taken: str) -> None:

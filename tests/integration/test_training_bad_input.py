@@ -95,13 +95,14 @@ class TestCache:
         cache = training_cache()
         victim = self.object_of(cache, "targets")
         victim.unlink()
-        fails(command("--shards", cache, "--out", tmp_path / "run", *TINY), str(victim), "cannot be opened")
+        fails(command("--shards", cache, "--out", tmp_path / "run", *TINY), str(victim), "there is no such file")
+        assert not (tmp_path / "run").exists(), "found before the first step"
 
     def test_damage_met_in_mid_run_keeps_the_steps_done(self, command, training_cache, tmp_path):
         cache = training_cache()
         victim = self.object_of(cache, "targets", 1)
         good = victim.read_bytes()
-        victim.unlink()
+        victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # of the same size: found when it is read
         run = tmp_path / "run"
         fails(command("--shards", cache, "--out", run, "--workers=4", *TINY), str(victim))
         assert list((run / "checkpoints").glob("step-*.pt"))  # epoch 0 saw seed 0 alone, which is whole
@@ -294,13 +295,13 @@ class TestCheckpoints:
         for path, named in {
             run / "student.safetensors": "the student that a run has left, weights alone",
             run: f"the folder of a run, whose newest checkpoint is {run}/checkpoints/step-000000006.pt",
-            run / "config.json": "a JSON document",
+            run / "config.json": "JSON text",
             cache: "a feature cache",
-            tmp_path / "page.pt": "a web page",
-            tmp_path / "lfs.pt": "the pointer of a git-lfs file",
-            tmp_path / "0.pt": "an empty file",
+            tmp_path / "page.pt": "a web page (HTML or XML)",
+            tmp_path / "lfs.pt": "a Git LFS pointer",
+            tmp_path / "0.pt": "empty (0 bytes)",
             tmp_path / "notes.txt": "a text file",
-            tmp_path / "cut.pt": "a file of torch.save, or another zip archive, that is cut short",
+            tmp_path / "cut.pt": "a zip archive, as torch checkpoints are, whose end is missing",
             tmp_path / "weights.pt": "a file of torch.save by another program, or weights alone",
         }.items():
             result = command(*arguments, f"--resume={path}")
