@@ -383,3 +383,12 @@ def test_epochs_fewer_than_warm_up_still_train(command, training_cache, tmp_path
     rates = [line["lr"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert len(rates) == 3
     assert max(rates) == pytest.approx(1.5e-4 * 4 / 256)  # the peak is reached, not warm-up alone
+
+
+def test_what_a_run_leaves_without_effect_is_told(command, training_cache, tmp_path):
+    cache = training_cache()
+    arguments = ("--shards", cache, "--out", tmp_path / "run", *TINY, f"--images={tmp_path}", "--parallel=fsdp")
+    code, said = command(*arguments, "--max-steps=1")
+    assert code == 0, said
+    assert f"note: --images {tmp_path} is not looked at: {cache} holds the views themselves" in said
+    assert "note: --parallel fsdp changes nothing: the run has one process" in said
