@@ -62,7 +62,7 @@ def test_crop_options_are_in_the_recipe_and_all_else_follows_it(
         np.testing.assert_array_equal(replayed.patches(0, row), pixels[row])
 
     lines = "\n".join(describe_lines(describe_cache(tmp_path / "other")))
-    assert "crops of 90 to 100 % of the area, 1 to 1 as wide as high, 0 % mirrored" in lines
+    assert "crops        90 to 100 % of the area, 1 to 1 as wide as high, 0 % mirrored" in lines
     with pytest.raises(RecipeMismatchError, match=r"view\.scale: cache has \[0\.9, 1\.0\], this run has \[0\.2"):
         extract("other", limit=4, pixels="none")
     with pytest.raises(CacheMismatchError, match=r"it holds other views \(view\.flip_probability: cache has 0\.0"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookonce.shared.errors import SourceError, UnreadableImageError
+from lookonce.shared.errors import SourceError, UnreadableImageError, UsageError
 from lookonce.shared.views import center_view
 from lookonce.train.evaluation.labelled_images import open_labelled_images
 
@@ -72,6 +72,11 @@ def test_a_missing_split_is_named_with_what_is_there(folder: Path, missing: str)
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere: .*no such folder"):
         open_labelled_images(tmp_path / "nowhere")
+
+
+def test_a_url_is_refused() -> None:
+    with pytest.raises(UsageError, match="--images s3:/bucket/flowers: s3: URLs are not supported"):
+        open_labelled_images(Path("s3://bucket/flowers"))
 
 
 def test_images_outside_of_class_folders_are_named(folder: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_class_without_images_is_no_class(tmp_path: Path) -> None:
     ).listing()
     assert listing.classes == ("a",)
     assert listing.notes == (
-        "left out: 3 files that are not listed as images (2 .txt, 1 without extension)",
+        "left out: 3 files (2 .txt, 1 without extension)",
         "not among the classes, as no image is in them: the folders empty, notes",
     )
 
@@ -212,7 +212,7 @@ def test_folders_named_like_parts_of_a_data_set_are_pointed_out(tmp_path: Path) 
 
     (note,) = notes("train", "test")
     assert note.startswith("the folders test, train look like the parts of a data set, not like classes; all of them")
-    assert "--images (.../test)" in note
+    assert "--images (.../train)" in note
     for names in (("Train", "VAL"), ("validation",), ("train", "valid", "extra")):
         assert len(notes(*names)) == 1, names
     for names in (("test", "rose"), ("cat", "dog")):  # a class may well be called so
@@ -239,7 +239,7 @@ def test_what_is_decoded_is_listed(tmp_path: Path, format: str) -> None:
     for make in (TestImageFolder().make, TestTarShards().make):
         listing = make(tmp_path / make.__qualname__, files | {"a/README": b"words", "a/b.txt": b"words"}).listing()
         assert [entry.key for entry in listing.entries] == sorted(files)
-        assert listing.notes == ("left out: 2 files that are not listed as images (1 .txt, 1 without extension)",)
+        assert listing.notes == ("left out: 2 files (1 .txt, 1 without extension)",)
     assert decode_rgb(data, "here").size == (8, 8)
 
 
@@ -260,7 +260,7 @@ def test_other_beginnings_are_no_images(head: bytes) -> None:
 def test_many_kinds_are_counted_in_one_short_line(tmp_path: Path) -> None:
     files = {f"a/{number}.{number:03}": b"" for number in range(100)} | {"a/1.jpg": b""}
     (note,) = ImageFolder(write(tmp_path, files)).listing().notes
-    assert note.startswith("left out: 100 files that are not listed as images (1 .000, ")
+    assert note.startswith("left out: 100 files (1 .000, ")
     assert note.endswith("1 .007, 92 of 92 other kinds)")
 
 
@@ -358,11 +358,23 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
         (tmp_path / "a").chmod(0o755)
 
 
-@pytest.mark.parametrize("text", ["s3://b/x", "gs://b/{0..9}.tar", "pipe:cat x.tar", "https://x/1.tar"])
-def test_kinds_that_are_not_supported_say_so(text: str) -> None:
-    with pytest.raises(UsageError, match=r"not supported; expected one of: a folder of images, tars .*, hf:") as caught:
+@pytest.mark.parametrize("text", ["s3://b/x", "gs://b/{0..9}.tar", "https://x/1.tar", "s3:/b/x", "S3://b", "az://c/x"])
+def test_urls_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"URLs are not supported: images are read from a disk \(a fold.*; mount it"):
         open_source(text)
-    assert repr(text) in str(caught.value)
+
+
+def test_other_kinds_say_what_is_supported() -> None:
+    with pytest.raises(UsageError, match=r"'pipe:cat x\.tar'.* not supported; expected one of: a folder of images"):
+        open_source("pipe:cat x.tar")
+    with pytest.raises(UsageError, match=r"--images file:///data/x: file: URLs .*; give /data/x$"):
+        open_source("file:///data/x")
+
+
+def test_a_folder_may_be_called_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "s3:" / "b", {"1.jpg": b"1"})
+    assert len(open_source("s3:/b").listing()) == 1
 
 
 def test_an_empty_name_is_no_source() -> None:

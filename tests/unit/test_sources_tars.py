@@ -175,7 +175,7 @@ def test_images_that_are_not_taken_are_counted(tmp_path: Path) -> None:
     listing = open_source(str(pack(tmp_path / "x.tar", members))).listing()
     assert [entry.key for entry in listing.entries] == ["a/1.jpg"]
     assert listing.notes == (
-        "left out: 4 files that are not listed as images (1 .pgm, 1 .png, 1 .txt, 1 without extension)",
+        "left out: 4 files (1 .pgm, 1 .png, 1 .txt, 1 without extension)",
         "not among the classes, as no image is in them: the folders b",
     )
 

@@ -85,11 +85,11 @@ def view_sentence(document: Mapping[str, Any]) -> str:
     """How a recipe's document crops and mirrors, for people.
 
     >>> view_sentence(ViewRecipe().document())
-    'crops of 20 to 100 % of the area, 3/4 to 4/3 as wide as high, 50 % mirrored'
+    '20 to 100 % of the area, 3/4 to 4/3 as wide as high, 50 % mirrored'
     """
     scale, ratio = document["scale"], [str(Fraction(bound).limit_denominator(1000)) for bound in document["ratio"]]
     return (
-        f"crops of {100 * scale[0]:.4g} to {100 * scale[1]:.4g} % of the area, {ratio[0]} to {ratio[1]} as wide as high"
+        f"{100 * scale[0]:.4g} to {100 * scale[1]:.4g} % of the area, {ratio[0]} to {ratio[1]} as wide as high"
         f", {100 * document['flip_probability']:.4g} % mirrored"
     )
 

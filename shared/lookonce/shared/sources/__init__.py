@@ -43,12 +43,28 @@ def open_source(text: str) -> ImageSource:
     """
     if not text:
         raise UsageError(f"image source: expected one of: {_KNOWN}, found an empty name")
+    refuse_url(text)
     for _, matches, opened in _SOURCES:
         if matches(text):
             return opened(text)
+    raise UsageError(f"image source {text!r}: this kind of source is not supported; expected one of: {_KNOWN}")
+
+
+def refuse_url(text: str) -> None:
+    """Refuse a URL as a place of images; a folder that is called so is one.
+
+    Args:
+        text: what the user gave, or what a ``Path`` makes of it (``s3:/bucket``).
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    url = _URL.match(text)
+    if url is None or os.path.isdir(text):
+        return
+    advice = f"give /{text[url.end() :].lstrip('/')}" if url[1].lower() == "file" else "mount it, or copy it to a disk"
     raise UsageError(
-        f"image source {text!r}: this kind of source is not supported; expected one of: {_KNOWN} (mount or download "
-        "what lies elsewhere)"
+        f"--images {text}: {url[1]}: URLs are not supported: images are read from a disk ({_KNOWN}); {advice}"
     )
 
 
@@ -65,7 +81,9 @@ def _open_folder(text: str) -> ImageFolder:
     return ImageFolder(Path(text).expanduser().absolute())
 
 
-_SCHEME = re.compile(r"hf:|pipe:|[A-Za-z][\w+.-]*://")
+_URL = re.compile(r"(?!hf:)([A-Za-z][\w+.-]+):/")  # one slash: a Path has dropped the other
+
+_SCHEME = re.compile(rf"hf:|pipe:|{_URL.pattern}")
 
 _SOURCES: tuple[tuple[str, Callable[[str], bool], Callable[[str], ImageSource]], ...] = (
     ("a folder of images", _is_folder, _open_folder),

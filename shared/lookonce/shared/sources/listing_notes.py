@@ -12,15 +12,15 @@ _SHOWN = 8
 
 
 def left_out(kinds: Counter[str]) -> list[str]:
-    """One line about files that are no images, by the ends of their names.
+    """One line about files that are not listed, by the ends of their names.
 
     >>> left_out(Counter({".txt": 2, "without extension": 1}))
-    ['left out: 3 files that are not listed as images (2 .txt, 1 without extension)']
+    ['left out: 3 files (2 .txt, 1 without extension)']
     """
     if not kinds:
         return []
     files = kinds.total()
-    return [f"left out: {files} file{'s' * (files != 1)} that are not listed as images ({by_kind(kinds)})"]
+    return [f"left out: {files} file{'s' * (files != 1)} ({by_kind(kinds)})"]
 
 
 def by_kind(kinds: Counter[str]) -> str:
@@ -44,9 +44,10 @@ def splits(classes: Sequence[str]) -> list[str]:
     found = [name for name in classes if name.lower() in SPLITS]
     if not found or (len(found) < 2 and len(classes) > 1):
         return []
+    example = next((name for name in found if name.lower() == "train"), found[0])
     return [
         f"the folders {shown(found)} look like the parts of a data set, not like classes; all of them are listed "
-        f"together, each as one class: name one in --images (.../{found[0]}) to have that part and its classes"
+        f"together, each as one class: name one in --images (.../{example}) to have that part and its classes"
     ]
 
 

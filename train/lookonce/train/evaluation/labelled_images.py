@@ -16,7 +16,7 @@ from PIL import Image
 
 from lookonce.shared.errors import SourceError
 from lookonce.shared.images import decoded_rgb
-from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
+from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source, refuse_url
 from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 
 TRAIN, TEST = "train", "test"
@@ -146,7 +146,9 @@ def open_labelled_images(folder: Path) -> LabelledImages:
 
     Raises:
         SourceError: a split is missing, empty or without class folders, or the splits have different classes.
+        UsageError: a URL.
     """
+    refuse_url(str(folder))
     train, test = (_open_split(folder, name) for name in (TRAIN, TEST))
     in_train, in_test = set(train.listing.classes), set(test.listing.classes)
     if in_train != in_test:
