@@ -168,7 +168,7 @@ def test_bad_usage_of_linear_exits_with_2(
         (("--weights", "w", "--batch-size", "0"), "--batch-size 0"),
         (("--weights", "w", "--seed", "-1"), "--seed -1"),
         (("--untrained", "--student", "resnet18"), "student resnet18 does not fit"),
-        (("--teacher", "nobody"), "unknown teacher 'nobody': known are"),
+        (("--teacher", "nobody"), "unknown teacher 'nobody'; known: clip-b16"),
     ],
 )
 def test_bad_usage_exits_with_2(

@@ -17,7 +17,7 @@ ONE_SHARD = {"limit": 4, "seeds": "0", "precision": "fp16"}
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"teacher": "clip-b17"}, 2, ["unknown teacher 'clip-b17'", "known are clip-b16"]),
+        ({"teacher": "clip-b17"}, 2, ["unknown teacher 'clip-b17' (did you mean clip-b16, ", "known: clip-b16"]),
         ({"teacher": "timm:vit_tiny_patch16_22"}, 2, ["no model", "vit_tiny_patch16_224"]),
         ({"teacher": "timm:vit_small_patch16_224"}, 1, ["does not fit timm:vit_small", "cls_token should be 1x1x384"]),
         ({"teacher_weights": "/nowhere/w.safetensors"}, 1, ["no weights file at /nowhere/w.safetensors"]),

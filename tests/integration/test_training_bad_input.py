@@ -138,7 +138,7 @@ class TestStudent:
     def test_unknown_student(self, command, training_cache, tmp_path):
         cache = training_cache()
         result = command("--shards", cache, "--out", tmp_path / "run", *TINY, "--student=vit_base")
-        fails(result, "timm knows no model 'vit_base'", code=2)
+        fails(result, "timm has no model 'vit_base' (did you mean vit_base_", code=2)
 
     def test_layers_that_the_cache_does_not_hold(self, command, training_cache, tmp_path):
         cache = training_cache()

@@ -97,7 +97,8 @@ def test_an_unknown_recipe_lists_the_known_ones(capsys: pytest.CaptureFixture[st
         main(["--recipe", "maskalign-b", "--shards", "cache", "--out", "run"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: unknown recipe 'maskalign-b'; known: maskalign-b-clip-b16, maskalign-l-clip-b16, maskalign-l-clip-l14, "
+        "error: unknown recipe 'maskalign-b' (did you mean maskalign-b-clip-b16, maskalign-b-dino-b16 or "
+        "maskalign-l-clip-b16?); known: maskalign-b-clip-b16, maskalign-l-clip-b16, maskalign-l-clip-l14, "
         "maskalign-b-dino-b16, flowers-tiny-deit-tiny\n"
     )
 

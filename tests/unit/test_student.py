@@ -152,7 +152,7 @@ def test_scaled_branches_equal_timms_block_with_its_branches_scaled(student: Stu
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("no_such_model", "timm knows no model"),
+        ("no_such_model", "timm has no model"),
         ("resnet18", "does not fit"),
         ("swin_tiny_patch4_window7_224", "SwinTransformer"),
         ("vit_base_patch16_siglip_224", "no class token"),

@@ -413,7 +413,7 @@ def test_aliases_have_one_name() -> None:
     [
         ("clip", "clip-b16, clip-b32, .*deit-tiny.*timm:NAME"),
         ("other:thing", "unknown teacher"),
-        ("timm:vit_bas_patch16_224", "close names are vit_base_patch16_224"),
+        ("timm:vit_bas_patch16_224", "did you mean vit_base_patch16_224"),
         ("timm:deit_tiny_patch16_224.nope", "it has fb_in1k"),
         ("open_clip:ViT-B16/openai", "ViT-B-16"),
         ("open_clip:ViT-B-16/nope", "it has openai"),

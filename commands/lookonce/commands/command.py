@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
@@ -27,6 +29,8 @@ class CommonOptions:
     """Print the result as one JSON object on standard output (progress stays on standard error)."""
     debug: bool = False
     """Show the traceback of an error."""
+    version: bool = False
+    """Print the versions of lookonce and the libraries it stands on, and do nothing else."""
 
 
 def finish(
@@ -83,6 +87,12 @@ def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILU
     return code
 
 
+def versions_line(prog: str) -> str:
+    """What ``--version`` prints: the command with lookonce's version, then Python's and the main libraries'."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "open_clip_torch", "ray", "zarr"))
+    return f"{prog} {version('lookonce')} (Python {platform.python_version()}, {libraries})"
+
+
 def parse_arguments(
     options: Any, *, prog: str, description: str, arguments: Sequence[str] | None = None,
     expand: Callable[[Sequence[str]], Sequence[str]] = list,
@@ -98,12 +108,16 @@ def parse_arguments(
     """
     import tyro
 
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--version" in given:  # whatever else is given, or missing
+        print(versions_line(prog))
+        sys.exit(0)
     try:
         given = tyro.cli(
             options,
             prog=prog,
             description=description,
-            args=expand(sys.argv[1:] if arguments is None else arguments),
+            args=expand(given),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
         refuse_urls(given)

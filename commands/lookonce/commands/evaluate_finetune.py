@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lookonce.commands.evaluation_options import StudentOptions, build_student, with_normalisation
+from lookonce.commands.evaluation_options import StudentOptions, build_student, open_images, with_normalisation
 from lookonce.shared.errors import UsageError
 from lookonce.train.evaluation.finetune_config import FinetuneConfig
 
@@ -45,10 +45,9 @@ class FinetuneOptions(FinetuneConfig, StudentOptions):
 
 def run_finetune(options: FinetuneOptions) -> Mapping[str, Any]:
     """Fine-tune; see ``lookonce.train.evaluation.finetune.finetune_student`` for what is returned."""
+    images = open_images(options, "fine-tuning")
     from lookonce.train.evaluation.finetune import finetune_student
-    from lookonce.train.evaluation.labelled_images import open_labelled_images
 
-    images = open_labelled_images(options.images)
     config = FinetuneConfig(**{field.name: getattr(options, field.name) for field in fields(FinetuneConfig)})
     encoder = build_student(options, options.pool)
     result = finetune_student(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
+from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, open_images, with_normalisation
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 
@@ -50,10 +50,9 @@ def parse_neighbours(text: str) -> tuple[int, ...]:
 
 def run_knn(options: KnnOptions) -> Mapping[str, Any]:
     """Encode both splits and classify; see ``lookonce.train.evaluation.knn.evaluate_knn`` for what is returned."""
+    images = open_images(options, "k-NN")
     from lookonce.train.evaluation.knn import evaluate_knn
-    from lookonce.train.evaluation.labelled_images import open_labelled_images
 
-    images = open_labelled_images(options.images)
     encoder = build_encoder(options)
     result = evaluate_knn(encoder, images, k=parse_neighbours(options.k), batch_size=options.batch_size)
     return with_normalisation(result, encoder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, with_normalisation
+from lookonce.commands.evaluation_options import EvaluationOptions, build_encoder, open_images, with_normalisation
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.train.evaluation.probe_config import LinearProbeConfig
@@ -43,10 +43,9 @@ class LinearOptions(LinearProbeConfig, EvaluationOptions):
 
 def run_linear(options: LinearOptions) -> Mapping[str, Any]:
     """Train and judge the probe; see ``lookonce.train.evaluation.linear.evaluate_linear`` for what is returned."""
-    from lookonce.train.evaluation.labelled_images import open_labelled_images
+    images = open_images(options, "a linear probe")
     from lookonce.train.evaluation.linear import evaluate_linear
 
-    images = open_labelled_images(options.images)
     config = LinearProbeConfig(**{field.name: getattr(options, field.name) for field in fields(LinearProbeConfig)})
     encoder = build_encoder(options)
     result = evaluate_linear(

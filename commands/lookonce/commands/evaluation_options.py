@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.early_checks import announce, check_model, check_teacher
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.given_flags import refuse_without_effect
@@ -16,6 +17,7 @@ from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoder import Encoder
+    from lookonce.train.evaluation.labelled_images import LabelledImages
     from lookonce.train.evaluation.pooling import Pool
     from lookonce.train.evaluation.student_encoder import StudentEncoder
 
@@ -114,6 +116,31 @@ class EvaluationOptions(StudentOptions):
     def _models(self) -> dict[str, tuple[str, Any]]:
         students = super()._models()
         return {"--weights": students["--weights"], "--teacher": ("NAME", self.teacher), **students}
+
+
+def open_images(options: StudentOptions, measure: str) -> LabelledImages:
+    """List the images, once all is refused that needs neither torch nor timm.
+
+    Args:
+        options: of any measure.
+        measure: how the model is judged, for the announcement.
+
+    Raises:
+        UsageError: no such student or teacher.
+        CheckpointError: no weights of a student at that path.
+        TeacherError: no weights of a teacher at that path.
+        SourceError: the images are missing, or do not lie in class folders.
+    """
+    from lookonce.train.evaluation.labelled_images import open_labelled_images, require_splits
+
+    check_model(options.weights, options.student)
+    teacher = options.teacher if isinstance(options, EvaluationOptions) else None
+    if isinstance(options, EvaluationOptions) and teacher is not None:
+        check_teacher(teacher, options.teacher_weights)
+    require_splits(options.images)
+    model = f"teacher {teacher}" if teacher is not None else options.weights or f"an untrained {options.student}"
+    announce(f"evaluating {model} on {options.images} by {measure}")
+    return open_labelled_images(options.images)
 
 
 def build_encoder(options: EvaluationOptions) -> Encoder:

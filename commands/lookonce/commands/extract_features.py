@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.freed_memory import keep_freed_memory
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
 
     def work() -> Mapping[str, Any]:
+        check_extraction(config)
+        announce(_announcement(config))
         from lookonce.extract.executors import extract_features
         from lookonce.extract.prepare import resolve_device
 
@@ -32,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         return extract_features(config).document()
 
     finish(work, options, _summary)
+
+
+def _announcement(config: ExtractionConfig) -> str:
+    source = config.images if config.images is not None else f"the views of {config.reuse}"
+    return (
+        f"extracting features of {source} with teacher {config.teacher} (layers {config.layers}, seeds {config.seeds}, "
+        f"{config.precision}) to {config.out}"
+    )
 
 
 def _summary(result: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.commands.early_checks import announce, check_training
 from lookonce.commands.launcher_options import LauncherOptions
 from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.shared.errors import UsageError
@@ -51,12 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = shlex.join(["train-student", *(sys.argv[1:] if arguments is None else arguments)])
 
     def work() -> Mapping[str, Any]:
+        check_training(config, options.sweep)
         if options.sweep is not None and options.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
         if options.launcher == "ray":
             from lookonce.commands.ray_training import train_on_ray
 
             return train_on_ray(config, options, command)
+        announce(f"training {_students(options)} from {', '.join(map(str, config.shards))} to {config.out}")
         from lookonce.train.setup import resolve_device
 
         keep_freed_memory(resolve_device(config.device).type)
@@ -69,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         return train_student(config, command=command).document()
 
     finish(work, options, _summary if options.sweep is None else _sweep_summary)
+
+
+def _students(options: Options) -> str:
+    return options.student if options.sweep is None else f"the students of {options.sweep}"
 
 
 def _sweep_summary(result: Mapping[str, Any]) -> str:

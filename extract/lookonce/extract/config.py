@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lookonce.extract.teachers.blocks import require_layers
+from lookonce.extract.teachers.table import teacher_library
 from lookonce.shared.errors import UsageError
 from lookonce.shared.fields import convert_fields
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
@@ -122,6 +124,8 @@ class ExtractionConfig:
         if self.workers != "auto" and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
         require_rgb(self.mean, self.std)
+        teacher_library(self.teacher)
+        require_layers(self.layers)
         parse_seeds(self.seeds)
         if self.token_subset.kind != "visible":
             refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import unknown_name
 
 KNOWN_LAYER_WEIGHTS = ("topK", "midK", "mean", "out", "linear-decay")
 """Forms of name that :func:`layer_weights` knows; K is any number, e.g. ``top5``, ``mid2``."""
@@ -61,7 +62,7 @@ def _parse(name: str) -> tuple[str, int]:
         return canonical, 0
     match = re.fullmatch(r"(top|mid)([0-9]+)", canonical)
     if match is None:
-        raise UsageError(f"unknown layer weights {name!r}; known: {', '.join(KNOWN_LAYER_WEIGHTS)} (K a number)")
+        raise UsageError(f"{unknown_name('layer weights', name, KNOWN_LAYER_WEIGHTS)} (K a number)")
     return match[1], int(match[2])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import unknown_name
 
 MaskName = Literal["attentive", "random", "hide-attentive"]
 AlignmentName = Literal["dynamic", "layerwise"]
@@ -37,4 +38,4 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """
     names = tuple(known)
     if name not in names:
-        raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
+        raise UsageError(unknown_name(kind, name, names))

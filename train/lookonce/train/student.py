@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import close_names, did_you_mean
 from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.train.pieces import whole
 from lookonce.train.position import sincos_position_embedding
@@ -144,7 +145,8 @@ def _per_value(channels: tuple[float, ...], patch_size: int) -> Tensor:
 def _create_model(name: str, img_size: int) -> Any:
     """The timm model, untyped because timm is; its own random initialisation is thrown away."""
     if not timm.is_model(name):
-        raise UsageError(f"student: timm knows no model {name!r}; take a plain one such as vit_base_patch16_224")
+        close = did_you_mean(close_names(name, timm.list_models(), most=5))
+        raise UsageError(f"student: timm has no model {name!r}{close}; take a plain one such as vit_base_patch16_224")
     with torch.random.fork_rng(devices=[]):
         try:
             model: Any = timm.create_model(name, pretrained=False, img_size=img_size, num_classes=0)

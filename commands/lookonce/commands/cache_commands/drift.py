@@ -11,6 +11,7 @@ import tyro
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.early_checks import announce, check_teacher
 from lookonce.shared.errors import UsageError
 from lookonce.shared.normalisation import RGB, require_rgb
 
@@ -53,6 +54,11 @@ class Options(CommonOptions):
 def _run(options: Options) -> Mapping[str, Any]:
     from tqdm import tqdm
 
+    from lookonce.cache.layout import CacheLayout
+
+    teacher = CacheLayout(options.cache).load_manifest().recipe.teacher.name
+    check_teacher(teacher, options.teacher_weights)
+    announce(f"comparing views of {options.cache} with what teacher {teacher} gives now")
     from lookonce.extract.drift import DriftRequest, check_drift
 
     request = DriftRequest(

@@ -12,6 +12,7 @@ import tyro
 from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.early_checks import announce, check_images, check_teacher
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import RGB
@@ -94,6 +95,7 @@ class Options(CommonOptions):
 def _run(options: Options) -> Mapping[str, Any]:
     from tqdm import tqdm
 
+    _check(options)
     from lookonce.commands.cache_commands.fidelity_measures import measure_fidelity
 
     with tqdm(unit="view", disable=None, leave=False) as bar:
@@ -107,6 +109,19 @@ def _run(options: Options) -> Mapping[str, Any]:
     title = f"{reference['teacher']}, blocks {blocks}; {result['views']} views against {reference['precision']}"
     draw_fidelity(result["precisions"], title, options.plot)
     return {**result, "plot": str(options.plot)}
+
+
+def _check(options: Options) -> None:
+    """Refuse and announce what needs no torch."""
+    if options.cache is not None:
+        from lookonce.cache.layout import CacheLayout
+
+        CacheLayout(options.cache).load_manifest()
+        announce(f"measuring what precisions lose of the features in {options.cache}")
+    else:
+        check_teacher(str(options.teacher), options.teacher_weights)
+        check_images(str(options.images))
+        announce(f"measuring what precisions lose of the features of teacher {options.teacher} on {options.images}")
 
 
 def _reference(options: Options) -> Reference:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
@@ -47,6 +48,8 @@ class Options(ExtractionConfig, CommonOptions):
 
 
 def _run(options: Options) -> Mapping[str, Any]:
+    check_extraction(options)
+    announce(f"planning an extraction of {options.images} with teacher {options.teacher}; nothing is written")
     from lookonce.extract.plan import Purpose, plan_extraction
     from lookonce.extract.prepare import resolve_device
 

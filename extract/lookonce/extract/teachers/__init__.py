@@ -1,11 +1,20 @@
-"""Frozen teachers: one table of names, one adapter a library."""
+"""Frozen teachers: one table of names, one adapter a library.
 
-from lookonce.extract.teachers.blocks import resolve_blocks
-from lookonce.extract.teachers.loading import load_teacher
-from lookonce.extract.teachers.spec import TeacherSpec
-from lookonce.extract.teachers.table import known_teachers, resolve_teacher
-from lookonce.extract.teachers.targets import normalise_targets
-from lookonce.extract.teachers.teacher import Teacher, TeacherFeatures, TeacherOutput
+Nothing is imported before it is asked for: names are checked without torch, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookonce.extract.teachers.blocks import resolve_blocks
+    from lookonce.extract.teachers.loading import load_teacher
+    from lookonce.extract.teachers.spec import TeacherSpec
+    from lookonce.extract.teachers.table import known_teachers, resolve_teacher
+    from lookonce.extract.teachers.targets import normalise_targets
+    from lookonce.extract.teachers.teacher import Teacher, TeacherFeatures, TeacherOutput
 
 __all__ = [
     "Teacher",
@@ -18,3 +27,22 @@ __all__ = [
     "resolve_blocks",
     "resolve_teacher",
 ]
+
+_MODULES = {
+    "Teacher": "teacher",
+    "TeacherFeatures": "teacher",
+    "TeacherOutput": "teacher",
+    "TeacherSpec": "spec",
+    "known_teachers": "table",
+    "load_teacher": "loading",
+    "normalise_targets": "targets",
+    "resolve_blocks": "blocks",
+    "resolve_teacher": "table",
+}
+"""Name -> the module of this package that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import close_names, did_you_mean
 
 
 def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
@@ -20,6 +21,7 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
     >>> resolve_blocks("top5", 12), resolve_blocks("all", 3), resolve_blocks("12,8,10", 12)
     ((8, 9, 10, 11, 12), (1, 2, 3), (8, 10, 12))
     """
+    require_layers(text)
     text = text.strip()
     if text == "all":
         return tuple(range(1, block_count + 1))
@@ -31,8 +33,6 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
                 f"use 'all' or 'top{block_count}'"
             )
         return tuple(range(block_count - wanted + 1, block_count + 1))
-    if not re.fullmatch(r"[0-9]+(\s*,\s*[0-9]+)*", text):
-        raise UsageError(f"layers '{text}' is not understood: use 'top5', 'all' or block numbers like '8,10,12'")
     numbers = [int(part) for part in text.split(",")]
     for number in numbers:
         if not 1 <= number <= block_count:
@@ -40,3 +40,14 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
         if numbers.count(number) > 1:
             raise UsageError(f"layers '{text}' names block {number} more than once")
     return tuple(sorted(numbers))
+
+
+def require_layers(text: str) -> None:
+    """Refuse a ``--layers`` text that no teacher has blocks for, whatever their number.
+
+    Raises:
+        UsageError: it is none of the forms of ``resolve_blocks``.
+    """
+    if not re.fullmatch(r"all|top[1-9][0-9]*|[0-9]+(\s*,\s*[0-9]+)*", text.strip()):
+        hint = did_you_mean(close_names(text, ("top5", "all")))
+        raise UsageError(f"layers '{text}' is not understood{hint}: use 'top5', 'all' or block numbers like '8,10,12'")

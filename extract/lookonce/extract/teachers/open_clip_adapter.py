@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from lookonce.extract.teachers.silence import silent_library
 from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
 from lookonce.extract.teachers.trunk import PositionEmbedding, Trunk, split_heads
 from lookonce.shared.errors import TeacherError, UsageError
+from lookonce.shared.names import close_names, did_you_mean
 
 
 @contextmanager
@@ -98,8 +98,8 @@ def describe(name: str) -> TeacherSpec:
     architecture, _, tag = name.partition("/")
     config = open_clip.get_model_config(architecture)
     if config is None:
-        close = difflib.get_close_matches(architecture, open_clip.list_models(), n=5, cutoff=0.4)
-        raise UsageError(f"open_clip has no model '{architecture}'; close names are {', '.join(close) or 'none'}")
+        close = close_names(architecture, open_clip.list_models(), most=5)
+        raise UsageError(f"teacher: open_clip has no model '{architecture}'{did_you_mean(close)}")
     weights = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     if tag and not weights:
         known = open_clip.list_pretrained_tags_by_model(architecture)

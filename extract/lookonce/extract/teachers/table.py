@@ -6,6 +6,7 @@ from types import ModuleType
 
 from lookonce.extract.teachers.spec import Library, TeacherSpec
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import unknown_name
 
 TEACHERS: dict[str, str] = {
     "clip-b16": "open_clip:ViT-B-16-quickgelu/openai",
@@ -76,12 +77,20 @@ def resolve_teacher(name: str) -> TeacherSpec:
         UsageError: nobody knows the name (the message lists who is known, or who is close).
         TeacherError: the name is known, but is no vision transformer of a kind that can teach.
     """
-    library, colon, rest = TEACHERS.get(name, name).partition(":")
-    spec: TeacherSpec
-    if colon and library == "timm":
-        spec = adapter_of("timm").describe(rest)
-    elif colon and library == "open_clip":
-        spec = adapter_of("open_clip").describe(rest)
-    else:
-        raise UsageError(f"unknown teacher '{name}': known are {', '.join(TEACHERS)}; or {FORMS}")
+    library, rest = teacher_library(name)
+    spec: TeacherSpec = adapter_of(library).describe(rest)
     return spec
+
+
+def teacher_library(name: str) -> tuple[Library, str]:
+    """The library of a teacher and the library's name for it; imports neither.
+
+    Raises:
+        UsageError: the name is not in the table and of no known form.
+    """
+    library, colon, rest = TEACHERS.get(name, name).partition(":")
+    if colon and library == "timm":
+        return "timm", rest
+    if colon and library == "open_clip":
+        return "open_clip", rest
+    raise UsageError(f"{unknown_name('teacher', name, TEACHERS)}; or {FORMS}")

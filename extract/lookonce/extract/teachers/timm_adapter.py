@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -17,6 +16,7 @@ from lookonce.extract.teachers.silence import silent_library
 from lookonce.extract.teachers.spec import WHO_CAN_TEACH, TeacherSpec, rgb
 from lookonce.extract.teachers.timm_trunk import TimmTrunk, trunk_of
 from lookonce.shared.errors import TeacherError, UsageError
+from lookonce.shared.names import close_names, did_you_mean
 
 
 def describe(name: str) -> TeacherSpec:
@@ -28,8 +28,8 @@ def describe(name: str) -> TeacherSpec:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        raise UsageError(f"timm has no model '{architecture}'; close names are {', '.join(close) or 'none'}")
+        close = close_names(architecture, timm.list_models(), most=5)
+        raise UsageError(f"teacher: timm has no model '{architecture}'{did_you_mean(close)}")
     default: Any = timm.models.get_pretrained_cfg(architecture)
     try:
         config: Any = timm.models.get_pretrained_cfg(f"{architecture}.{tag}") if tag else default

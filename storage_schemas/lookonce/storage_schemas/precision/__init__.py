@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lookonce.shared.errors import UsageError
+from lookonce.shared.names import unknown_name
 from lookonce.storage_schemas.precision.base import Precision, QuantisationPlan
 from lookonce.storage_schemas.precision.bf16 import Bf16
 from lookonce.storage_schemas.precision.fp8_e4m3 import Fp8E4M3
@@ -28,7 +29,7 @@ def get_precision(name: str) -> Precision:
     try:
         return PRECISIONS[name]
     except KeyError:
-        raise UsageError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}") from None
+        raise UsageError(unknown_name("precision", name, PRECISIONS)) from None
 
 
 __all__ = ["PRECISIONS", "Precision", "QuantisationPlan", "get_precision"]

@@ -148,7 +148,7 @@ def open_labelled_images(folder: Path) -> LabelledImages:
         SourceError: a split is missing, empty or without class folders, or the splits have different classes.
         UsageError: a URL.
     """
-    refuse_url(str(folder))
+    require_splits(folder)
     train, test = (_open_split(folder, name) for name in (TRAIN, TEST))
     in_train, in_test = set(train.listing.classes), set(test.listing.classes)
     if in_train != in_test:
@@ -159,13 +159,24 @@ def open_labelled_images(folder: Path) -> LabelledImages:
     return LabelledImages(folder=folder, train=train, test=test)
 
 
+def require_splits(folder: Path) -> None:
+    """Refuse a folder without ``train/`` or ``test/``; what is in them is not looked at.
+
+    Raises:
+        SourceError: one is missing; the message lists what is there.
+        UsageError: a URL.
+    """
+    refuse_url(str(folder))
+    for name in (TRAIN, TEST):
+        if not (folder / name).is_dir():
+            found = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
+            raise SourceError(
+                f"{folder}: expected the folders {TRAIN}/ and {TEST}/ with class folders in each, found no {name}/ "
+                f"({_named(found) if folder.is_dir() else 'no such folder'}); give the folder that holds both"
+            )
+
+
 def _open_split(folder: Path, name: str) -> LabelledSplit:
-    if not (folder / name).is_dir():
-        found = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
-        raise SourceError(
-            f"{folder}: expected the folders {TRAIN}/ and {TEST}/ with class folders in each, found no {name}/ "
-            f"({_named(found) if folder.is_dir() else 'no such folder'}); give the folder that holds both"
-        )
     source = open_source(str(folder / name))
     listing = source.listing()
     if not listing.classes or (listing.labels == NO_LABEL).any():
