@@ -45,7 +45,7 @@ def test_no_weights_to_be_had(extract_tiny, tmp_path):
     ended = extract_tiny(tmp_path / "cache", teacher_weights=None)
     assert ended.code == 1
     assert "--teacher-weights FILE" in ended.sentence
-    assert "taking the weights of timm:vit_tiny_patch16_224" in ended.err.splitlines()[0]
+    assert "taking the weights of timm:vit_tiny_patch16_224" in ended.err.splitlines()[1]
     assert time.monotonic() - started < 30
     assert not (tmp_path / "cache").exists()
 

@@ -50,6 +50,7 @@ def test_what_is_planned_is_what_is_written(plan, extract_tiny, tmp_path: Path, 
     assert chosen["bytes"] == pytest.approx(bytes_below(out), rel=0.005)
     assert chosen["bytes_a_view"] == chosen["bytes"] / document["extraction"]["views_left"]
     assert document["disk"]["left"] == chosen["bytes"]
+    assert document["start_up_seconds"] > 0
     assert f"expected size: {chosen['bytes']:,} bytes" in ended.err
 
 

@@ -242,6 +242,11 @@ class TestCheckpoints:
         fails(result, "base_lr: the run has 0.00015, now 0.5", "mask: the run has 'attentive', now 'random'")
         other = ("--shards", training_cache("other", width=12), *arguments[2:])
         fails(command(*other), "belongs to another run", "data.cache_fingerprint", "data.cache_encoding")
+        coarser = ("--shards", training_cache("coarser", precision="int4"), *arguments[2:])
+        fails(
+            command(*coarser),
+            "belongs to another run (data.cache_precisions: the run has ['int8'], now ['int4']; data.",
+        )
         assert snapshot(tmp_path / "run") == before
 
     @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])

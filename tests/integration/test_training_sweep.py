@@ -149,6 +149,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     toml.write_text('[[run]]\nname = "a"\nbase-lr = 1\n[[run]]\nname = "b"\nstudent = "vit_tiny_patch16_224"\n')
     json_file = write_runs(tmp_path / "runs.json", {"a": {"base_lr": 1}, "b": {"student": "vit_tiny_patch16_224"}})
     base = config(tmp_path / "cache", tmp_path / "out")
+    toml = toml.rename(tmp_path / "runs")  # all but .json is TOML
     found = read_sweep(toml, base)
     assert found == read_sweep(json_file, base)
     assert found["b"].out == tmp_path / "out" / "b"
@@ -204,6 +205,12 @@ def test_a_toml_file_of_another_form_is_told_what_is_expected(tmp_path: Path, co
         read_sweep(file, config(tmp_path / "cache", tmp_path / "out"))
     assert "is not a sweep: expected a [[run]] for each run" in str(raised.value)
     assert str(raised.value).endswith(f"; found {found}")
+
+
+def test_json_of_another_name_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "runs.yaml").write_text('[{"name": "a"}]')
+    with pytest.raises(UsageError, match=r"runs\.yaml: is not TOML \(.*\); a sweep in JSON needs a name that ends in"):
+        read_sweep(tmp_path / "runs.yaml", config(tmp_path / "cache", tmp_path / "out"))
 
 
 def test_a_missing_file_and_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

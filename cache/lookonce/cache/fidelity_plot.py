@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from lookonce.shared.atomic import atomic_file
+from lookonce.cache.picture_file import write_picture
 
 _INK, _ERROR, _GRADIENT = "#222222", "#1f5fa8", "#c8641e"
 
 
 def draw_fidelity(precisions: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
-    """Error and change of the gradient against bytes a view, both axes logarithmic; a PNG, written by rename.
+    """Error and change of the gradient against bytes a view, both axes logarithmic.
 
     Args:
         precisions: at least one; of each ``target_bytes``, ``relative_error_bulk`` and ``gradient_change``, in order.
         title: what was measured on.
-        file: where the PNG goes.
+        file: where the picture goes; its suffix is its format, see ``picture_file``.
 
     Raises:
+        UsageError: a suffix that is no picture's.
         StorageError: the file cannot be written.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
@@ -37,10 +37,7 @@ def draw_fidelity(precisions: Mapping[str, Mapping[str, Any]], title: str, file:
     _style(axes, sorted({entry["target_bytes"] for entry in precisions.values()}))
     figure.suptitle(title, fontsize=10, color=_INK, parse_math=False)
     FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    with atomic_file(file) as handle:
-        handle.write(buffer.getvalue())
+    write_picture(figure, file)
 
 
 def _points(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lookonce.cache.layout import CacheLayout
+from lookonce.cache.picture_file import picture_format, write_picture
 from lookonce.cache.picture_samples import ShownSamples, shown_samples, whole_seeds
 from lookonce.cache.reader import CacheReader
-from lookonce.shared.atomic import atomic_file
 from lookonce.shared.errors import IncompleteCacheError, UsageError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TopTokens, VisibleTokens
@@ -35,21 +34,22 @@ _HEAT = colormaps["inferno"]
 
 
 def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
-    """Draw a few samples of a cache's whole seeds and write a PNG by rename.
+    """Draw a few samples of a cache's whole seeds.
 
     Args:
         root: the cache folder.
-        file: where the PNG goes.
+        file: where the picture goes; its suffix is its format, see ``picture_file``.
         samples: rows of the picture, at least 1; no more than the cache has samples.
 
     Returns:
         How many samples are shown.
 
     Raises:
-        UsageError: fewer than one sample.
+        UsageError: fewer than one sample, or a suffix that is no picture's.
         CacheError: no cache, no seed with all its shards, or a damaged object.
         StorageError: the file cannot be written.
     """
+    picture_format(file, "picture")
     if samples < 1:
         raise UsageError(f"samples: expected at least 1, found {samples}")
     layout = CacheLayout(root)
@@ -61,19 +61,12 @@ def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
             "run extract-features again to resume"
         )
     shown = shown_samples(CacheReader(root, seeds=seeds), min(samples, manifest.samples * len(seeds)), MASK_RATIO)
-    data = _render(_figure(shown, manifest))
-    with atomic_file(file) as handle:
-        handle.write(data)
-    return len(shown.titles)
-
-
-def _render(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
+    figure = _figure(shown, manifest)
+    FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # keys may be in any script
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+        write_picture(figure, file)
+    return len(shown.titles)
 
 
 def _figure(shown: ShownSamples, manifest: Manifest) -> Figure:

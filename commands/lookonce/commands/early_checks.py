@@ -93,7 +93,7 @@ def check_training(config: TrainingConfig, sweep: Path | None = None) -> None:
     for run in runs:
         refuse_unknown_model(run.student, "student")
     if config.resume not in ("auto", "never") and not Path(config.resume).exists():
-        raise CheckpointError(f"--resume {config.resume}: expected auto, never, or a checkpoint; found no such file")
+        raise CheckpointError(f"{config.resume}: no such checkpoint; check --resume")
 
 
 def check_model(weights: Path | None, student: str | None) -> None:

@@ -10,6 +10,10 @@ from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.freed_memory import keep_freed_memory
+from lookonce.shared.quantities import bytes_text, count_text
+
+BUSY_MACHINE = 0.1
+"""Share of the teacher's time without a CPU core above which it is mentioned."""
 
 DESCRIPTION = """Run a frozen teacher once per augmentation seed over a set of images and write its normalised features,
 importance maps and the views themselves to a cache that train-student streams. Run it again to resume."""
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         keep_freed_memory(resolve_device(config.device).type)
         return extract_features(config).document()
 
-    finish(work, options, _summary)
+    finish(work, options, summarise_extraction)
 
 
 def _announcement(config: ExtractionConfig) -> str:
@@ -45,7 +49,8 @@ def _announcement(config: ExtractionConfig) -> str:
     )
 
 
-def _summary(result: Mapping[str, Any]) -> str:
+def summarise_extraction(result: Mapping[str, Any]) -> str:
+    """The document of an ``ExtractionSummary`` as lines for people."""
     copied = f" ({result['views_copied']} of them copied)" if result["views_copied"] else ""
     if not result["shards_written"]:
         first = f"nothing to do: all {result['shards']} shards are there"
@@ -58,16 +63,34 @@ def _summary(result: Mapping[str, Any]) -> str:
         first,
         f"cache        {result['cache']}",
         f"fingerprint  {result['fingerprint']}",
-        f"content      {result['samples']} samples, seeds {', '.join(map(str, result['seeds']))}, "
-        f"{result['bytes'] / 1e6:.1f} MB, {result['holes']} holes (unreadable images)",
+        f"content      {count_text(result['samples'], 'sample')} per seed ({_seeds(result['seeds'])}); "
+        f"{count_text(result['holes'], 'hole')} (unreadable images)",
+        f"size         {bytes_text(result['bytes'])}",
     ]
     if signals := result["signals"]:
         (least, most), (sharpest, flattest) = signals["feature_norm"], signals["importance_entropy"]
         lines.append(
-            f"signals      feature norm by shard {least:.4g} to {most:.4g}, entropy of importance {sharpest:.3g} to "
-            f"{flattest:.3g} nats, {result['saturated_share']:.2%} saturated at most"
+            f"signals      per shard: feature norm {least:.4g} to {most:.4g}, entropy of importance {sharpest:.3g} to "
+            f"{flattest:.3g} nats, at most {result['saturated_share']:.2%} of values saturated"
         )
     if result["time_share"]:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result["time_share"].items())
-        lines.append(f"time         {shares}; {result['efficiency']:.0%} of the bare forward's rate")
+        lines.append(f"time         {shares}{_teacher_time(result['teacher_share'])}")
     return "\n".join(lines)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    shown = ", ".join(map(str, seeds[:12])) + (f", ... ({len(seeds)} in all)" if len(seeds) > 12 else "")
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}"
+
+
+def _teacher_time(shares: Mapping[str, float]) -> str:
+    """What the teacher's part was spent on; where threads waited for cores, the machine had too little for this."""
+    if not shares:
+        return ""
+    if shares["core_wait"] < BUSY_MACHINE:
+        return f" ({shares['forward']:.0%} of the teacher's in its forward pass)"
+    return (
+        f" ({shares['forward']:.0%} of the teacher's in its forward pass, {shares['core_wait']:.0%} waiting for a CPU "
+        "core: other threads or programs kept the cores busy)"
+    )

@@ -37,7 +37,11 @@ class LaneTime:
     write: float = 0.0
     """Waiting for batches before this one to be written."""
     forward: float = 0.0
-    """What the bare forward took: CPU time of the lane on CPUs, time alone on the device on a GPU."""
+    """Part of ``teacher`` in the bare forward: CPU time of the lane on CPUs; on a GPU the time with the device to
+    itself, counted once for each lane, as the others cannot have it meanwhile."""
+    core_wait: float = 0.0
+    """Part of ``teacher`` in which the lane's thread did not run, as other threads or programs had the CPU cores; 0 on
+    a GPU."""
 
     def __add__(self, other: LaneTime) -> LaneTime:
         return LaneTime(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
@@ -112,12 +116,14 @@ class BatchEncoder:
             raise views.unreadable[0].problem
         if not views.rows:
             return EncodedBatch([], {}, 0.0, views.unreadable, spent)
-        started = time.perf_counter()
+        started, started_running = time.perf_counter(), time.thread_time()
         with torch.inference_mode(), self._lanes.stream():
             output, forward = self._look(views)
             values, saturated_share = self._values(views, output, batch.window.seeds[position])
-            spent.forward = forward.seconds()
+            spent.forward = forward.seconds() * (self._lanes.count if self._lanes.on_gpu else 1)
         spent.teacher = time.perf_counter() - started
+        if not self._lanes.on_gpu:
+            spent.core_wait = max(0.0, spent.teacher - (time.thread_time() - started_running))
         return EncodedBatch(views.rows, values, saturated_share, views.unreadable, spent)
 
     def _look(self, views: ViewsOfSeed) -> tuple[TeacherOutput, ForwardTime]:

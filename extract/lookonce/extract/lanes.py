@@ -8,6 +8,7 @@ next lane launches its kernels while the one before computes, so that the device
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +40,22 @@ class ForwardTime:
             ended.synchronize()
             return float(started.elapsed_time(ended)) / 1000
         return self._seconds
+
+
+def idle_cores_note(device: torch.device) -> str | None:
+    """What a user should know whose shell keeps torch from most of the CPU cores; None where it does not.
+
+    Args:
+        device: where the teacher of this process is.
+    """
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    given = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)}
+    if device.type != "cpu" or threads >= cores or not given:
+        return None
+    setting = " ".join(f"{name}={value}" for name, value in given.items())
+    return (
+        f"the teacher uses {threads} of {cores} CPU cores, as {setting} is set in the environment; unset it to use all"
+    )
 
 
 class Lanes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,13 +44,16 @@ class Purpose:
     """Images a second that the student trains on."""
 
 
-def plan_extraction(config: ExtractionConfig, purpose: Purpose, *, probe_seconds: float) -> dict[str, Any]:
+def plan_extraction(
+    config: ExtractionConfig, purpose: Purpose, *, probe_seconds: float, started: float | None = None
+) -> dict[str, Any]:
     """Sizes, time, read rate, disk and break-even of an extraction, as a JSON-compatible document.
 
     Args:
         config: what extract-features would be given.
         purpose: what the cache is wanted for.
         probe_seconds: how long teacher and images are tried.
+        started: when the start-up began, seconds since the epoch, to count imports too; None for this call.
 
     Raises:
         SourceError: the images are missing, or those that were tried cannot be read.
@@ -57,10 +61,12 @@ def plan_extraction(config: ExtractionConfig, purpose: Purpose, *, probe_seconds
         CacheError: ``config.out`` is something else, or a cache that this extraction may not complete.
         UsageError: unknown names, or more workers than there is place for.
     """
+    started = time.time() if started is None else started
     config = dataclasses.replace(config, out=config.out.expanduser().absolute())
     extraction = open_extraction(config)
     workers = expected_workers(config)
     teacher = load_config_teacher(config, resolve_device(config.device))
+    start_up_seconds = time.time() - started
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
     joined = manifest_to_join(config, recipe, extraction.listing)
     if joined is not None:
@@ -81,6 +87,7 @@ def plan_extraction(config: ExtractionConfig, purpose: Purpose, *, probe_seconds
         "pixels": config.pixels,
         "shard_size": manifest.shard_size,
         "sizes": [_size_document(size) for size in sizes],
+        "start_up_seconds": start_up_seconds,
         "probe": asdict(measured),
         "workers": {**asdict(workers), "executor": config.executor},
         "extraction": _extraction_document(cost, measured, workers),

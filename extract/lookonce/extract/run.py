@@ -15,6 +15,7 @@ import torch
 from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.lanes import idle_cores_note
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -27,7 +28,7 @@ from lookonce.extract.prepare import (
 from lookonce.extract.progress import ExtractionProgress, size_sentence
 from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
 from lookonce.extract.teachers import Teacher
-from lookonce.extract.worker_table import efficiency
+from lookonce.extract.worker_table import efficiency, teacher_shares
 from lookonce.shared.errors import SourceError
 from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
@@ -58,6 +59,9 @@ class ExtractionSummary:
     views_per_second: float
     time_share: dict[str, float]
     """Share of the workers' time waiting for views, in the teacher and encoding, and waiting for what is written."""
+    teacher_share: dict[str, float]
+    """Shares of the teacher's part of that time: ``forward``, ``core_wait`` (its threads waited for a CPU core) and
+    ``rest`` (encoding, copying)."""
     efficiency: float | None
     """Rate over the bare forward's, 0..1; None when nothing was looked at."""
     saturated_share: float
@@ -124,6 +128,8 @@ def run_extraction(
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
         if tasks and show_progress:
             print(size_sentence(manifest, extraction.listing, seeds), file=sys.stderr, flush=True)
+            if own_teacher is not None and (note := idle_cores_note(own_teacher.mean.device)):
+                print(f"note: {note}", file=sys.stderr, flush=True)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)
         try:
             with progress, contextlib.closing(_events(extraction, manifest, own_teacher, executor, tasks)) as events:
@@ -193,6 +199,7 @@ def _summary(
         seconds=round(seconds, 3),
         views_per_second=round(progress.views / progress.seconds, 2) if progress.seconds else 0.0,
         time_share=spent.shares(),
+        teacher_share=teacher_shares(spent),
         efficiency=efficiency(spent),
         saturated_share=saturated_share,
         signals={name: found for name, found in signals.items() if found[0] <= found[1]},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import time
 from typing import Any
 
@@ -79,5 +78,18 @@ def efficiency(spent: LaneTime) -> float | None:
     >>> efficiency(LaneTime(decode=1.0, teacher=8.0, write=1.0, forward=7.5))
     0.75
     """
-    total = sum(dataclasses.astuple(dataclasses.replace(spent, forward=0.0)))
+    total = spent.decode + spent.teacher + spent.write
     return round(spent.forward / total, 4) if total else None
+
+
+def teacher_shares(spent: LaneTime) -> dict[str, float]:
+    """Shares of the teacher's time, 0..1: ``forward``, ``core_wait``, and ``rest`` (encoding, copying); empty without.
+
+    >>> teacher_shares(LaneTime(decode=1.0, teacher=8.0, forward=2.0, core_wait=5.0))
+    {'forward': 0.25, 'core_wait': 0.625, 'rest': 0.125}
+    """
+    if not spent.teacher:
+        return {}
+    parts = {"forward": spent.forward, "core_wait": spent.core_wait}
+    shares = {name: round(part / spent.teacher, 4) for name, part in parts.items()}
+    return {**shares, "rest": round(max(0.0, 1 - sum(shares.values())), 4)}

@@ -27,6 +27,15 @@ def duration_text(seconds: float) -> str:
     return _text(seconds, next(wanted, _TIME_UNITS[-1]))
 
 
+def count_text(number: int, thing: str, plural: str = "s") -> str:
+    """A number of things.
+
+    >>> count_text(1, "patch", "es"), count_text(1200, "patch", "es")
+    ('1 patch', '1,200 patches')
+    """
+    return f"{number:,} {thing}{plural * (number != 1)}"
+
+
 def _text(value: float, unit: tuple[str, float]) -> str:
     name, factor = unit
     return f"{value / factor:.3g} {name}"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from lookonce.shared.canonical import digest_document
+from lookonce.shared.canonical import DIGEST_PREFIX, digest_document
 from lookonce.storage_schemas.tokens import TokenSubset, token_subset
 
 TARGET_NORM = "layernorm-no-affine-eps-1e-05"
@@ -121,19 +121,20 @@ class Recipe:
 
 
 def document_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Fields that differ between two documents, as (dotted path, our value, their value), sorted by path.
+    """Fields that differ between two documents, as (dotted path, our value, their value).
 
-    A field that one side lacks has the value None there.
+    They are sorted by path, those with digests behind all others: what a person can read comes first. A field that one
+    side lacks has the value None there.
 
     >>> document_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     [('a.c', 2, 3)]
+    >>> document_differences({"a": "sha256:1", "b": 1}, {"a": "sha256:2", "b": 2})
+    [('b', 1, 2), ('a', 'sha256:1', 'sha256:2')]
     """
     left, right = dict(_leaves(ours)), dict(_leaves(theirs))
-    return [
-        (path, left.get(path), right.get(path))
-        for path in sorted(left.keys() | right.keys())
-        if left.get(path) != right.get(path)
-    ]
+    values = [(path, left.get(path), right.get(path)) for path in left.keys() | right.keys()]
+    differing = [one for one in values if one[1] != one[2]]
+    return sorted(differing, key=lambda one: (DIGEST_PREFIX in str(one[1:]), one[0]))
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

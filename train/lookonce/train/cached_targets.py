@@ -24,6 +24,7 @@ from lookonce.train.alignment_config import AlignmentConfig
 from lookonce.train.alignment_step import recovered_targets
 from lookonce.train.batch import Batch
 from lookonce.train.batch_reader import BatchReader
+from lookonce.train.checkpoints import LATER_NOTED
 from lookonce.train.decoding import TargetDecoder
 from lookonce.train.device_copies import DeviceCopies
 from lookonce.train.host_memory import HostMemory
@@ -185,7 +186,8 @@ class CachedTargets(IterableDataset[TargetBatch]):
             raise CheckpointError(
                 f"state of CachedTargets: version {state.get('version')!r}, this lookonce reads version {STATE_VERSION}"
             )
-        differences = document_differences(state["data"], self._identity)
+        unnoted = {name: self._identity[name] for name in LATER_NOTED}
+        differences = document_differences({**unnoted, **state["data"]}, self._identity)
         if differences:
             listed = "; ".join(f"{name}: the state has {old!r}, now {new!r}" for name, old, new in differences)
             raise CheckpointError(f"state of CachedTargets: it belongs to other batches ({listed})")

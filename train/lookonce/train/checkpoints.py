@@ -150,13 +150,18 @@ def _unusable(path: Path, error: Exception) -> CheckpointError:
     )
 
 
+LATER_NOTED = frozenset({"cache_precisions"})
+"""What says of a run's data nothing new, but reads better; checkpoints of earlier versions do not hold it."""
+
+
 def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another run; the number of epochs may differ, which ``lengthening`` looks at.
 
     Raises:
         CheckpointError: config or data differ; the message lists the fields with both values.
     """
-    there, here = {**checkpoint.config, "data": checkpoint.data}, {**config, "data": data}
+    unnoted = {name: data[name] for name in LATER_NOTED & data.keys()}
+    there, here = {**checkpoint.config, "data": {**unnoted, **checkpoint.data}}, {**config, "data": data}
     listed = _differences(there, here, free=frozenset({"epochs"}))
     if listed:
         raise CheckpointError(

@@ -105,6 +105,7 @@ def data_document(caches: JoinedCaches) -> dict[str, Any]:
     manifests, rows = [reader.manifest for reader in caches.readers], caches.rows
     return {
         "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
+        "cache_precisions": [manifest.encoding.precision for manifest in manifests],
         "cache_encodings": [manifest.encoding.digest for manifest in manifests],
         "samples": len(rows),
         "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),

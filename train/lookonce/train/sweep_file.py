@@ -32,7 +32,7 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
     ``TrainingConfig`` as the flags are called (``base_lr`` or ``base-lr``).
 
     Args:
-        path: the file, ``.toml`` or ``.json``.
+        path: the file; read as JSON when its name ends in ``.json``, else as TOML.
         config: what a run does not change.
 
     Raises:
@@ -61,16 +61,18 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
 
 
 def _entries(path: Path) -> list[Any]:
+    is_json = path.suffix.lower() == ".json"
     try:
         text = path.read_text("utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        content = json.loads(text) if is_json else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check --sweep") from error
     except ValueError as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise UsageError(f"{path}: is not {kind} ({error})") from error
-    found = content.get("run", []) if path.suffix == ".toml" else content
-    unknown = set(content) - {"run"} if path.suffix == ".toml" else set()
+        kind = "JSON" if is_json else "TOML"
+        other = "" if is_json else "; a sweep in JSON needs a name that ends in .json"
+        raise UsageError(f"{path}: is not {kind} ({error}){other}") from error
+    found = content if is_json else content.get("run", [])
+    unknown = set() if is_json else set(content) - {"run"}
     if not isinstance(found, list) or unknown:
         if path.suffix == ".toml":
             expected, what = 'a [[run]] for each run, and under it name = "..." and what it changes', _tables(content)

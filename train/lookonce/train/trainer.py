@@ -45,6 +45,8 @@ from lookonce.train.world import ALONE, World, exchanging
 
 PICTURE_SECONDS = 30.0
 """Least time between two pictures of W in TensorBoard: one takes 0.2 s of a core."""
+SHOW_SECONDS = 0.9
+"""Between two losses on the progress bar, where steps are not logged."""
 
 
 @dataclass
@@ -76,6 +78,8 @@ class OpenRun:
     watch: InputWatch
     pictured: float
     """When W was drawn last, by ``time.monotonic``."""
+    shown: float = 0.0
+    """When the bar was last told a loss between logged steps, seconds of ``time.perf_counter``."""
 
 
 class Trainer:
@@ -194,8 +198,20 @@ class Trainer:
         self.state.update()
         if logged:
             self._log(run, losses, rate)
+        else:
+            self._show(run, losses)
         self.step += 1
         run.bar.update()
+
+    def _show(self, run: OpenRun, losses: _Losses) -> None:
+        """Between logged steps the bar tells loss and rate about once a second; a GPU is waited for that often."""
+        now = time.perf_counter()
+        if run.bar.disable or now - run.shown < SHOW_SECONDS:
+            return
+        run.shown = now
+        loss = float(losses.loss) * self.world.size  # this process's part of the batch, as a mean over it
+        pace = run.clock.samples * self.world.size / max(now - run.clock.started, 1e-9)
+        run.bar.set_postfix_str(f"loss {loss:.4f}, {pace:.0f} images/s", refresh=False)
 
     def finish(self, run: OpenRun) -> None:
         """Leave the last checkpoint."""

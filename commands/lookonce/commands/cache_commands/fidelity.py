@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from lookonce.cache.picture_file import picture_format
 from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
@@ -62,7 +63,7 @@ class Options(CommonOptions):
     student_error: float = 0.5
     """Error of the stand-in student's predictions in standard deviations of each channel, above 0."""
     plot: Path | None = None
-    """PNG file to write: error and change of the gradient against bytes a view."""
+    """Picture to write (.png, .jpg, .webp, .svg or .pdf): error and change of the gradient against bytes a view."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """With --teacher: where it runs."""
 
@@ -90,6 +91,8 @@ class Options(CommonOptions):
             raise UsageError(f"--student-error: expected a number above 0, found {self.student_error}")
         if self.seeds is not None:
             parse_seeds(self.seeds)
+        if self.plot is not None:
+            picture_format(self.plot, "--plot")
 
 
 def _run(options: Options) -> Mapping[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
+
+import tyro
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
@@ -18,6 +21,8 @@ from lookonce.shared.freed_memory import keep_freed_memory
 class Options(ExtractionConfig, CommonOptions):
     """Flags of feature-cache plan: those of extract-features, and what the cache is wanted for."""
 
+    reuse: tyro.conf.Suppress[Path | None] = None
+    """Not for plans, and not listed; refused with a reason."""
     epochs: int = 200
     """Epochs of one experiment, at least 1."""
     experiments: int = 1
@@ -50,13 +55,16 @@ class Options(ExtractionConfig, CommonOptions):
 def _run(options: Options) -> Mapping[str, Any]:
     check_extraction(options)
     announce(f"planning an extraction of {options.images} with teacher {options.teacher}; nothing is written")
+    import psutil
+
     from lookonce.extract.plan import Purpose, plan_extraction
     from lookonce.extract.prepare import resolve_device
 
     keep_freed_memory(resolve_device(options.device).type)  # as extract-features does
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
     purpose = Purpose(epochs=options.epochs, experiments=options.experiments, student_rate=options.student_rate)
-    return plan_extraction(config, purpose, probe_seconds=options.probe_seconds)
+    started = psutil.Process().create_time()
+    return plan_extraction(config, purpose, probe_seconds=options.probe_seconds, started=started)
 
 
 def _summarise(plan: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from lookonce.cache.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
@@ -22,7 +23,8 @@ class Options(CommonOptions):
     cache: tyro.conf.Positional[Path]
     """Cache folder."""
     picture: Path | None = None
-    """PNG file to write: views, importance, visible patches of one draw, principal components of the targets."""
+    """Picture to write (.png, .jpg, .webp, .svg or .pdf): views, importance, visible patches of one draw, principal
+    components of the targets."""
     samples: int = 6
     """Samples in the picture, at least 1."""
 
@@ -31,6 +33,8 @@ class Options(CommonOptions):
             raise UsageError(f"--samples: expected at least 1, found {self.samples}")
         if self.picture is None:
             refuse_without_effect(self, "--picture", "samples")
+        else:
+            picture_format(self.picture, "--picture")
 
 
 def _run(options: Options) -> Mapping[str, Any]:
@@ -56,7 +60,7 @@ def _summarise(facts: Mapping[str, Any]) -> str:
 
 SHOW = Subcommand(
     name="show",
-    description="Print the facts of a cache, whole or not; with --picture FILE.png also draw some of its samples.",
+    description="Print the facts of a cache, whole or not; with --picture FILE also draw some of its samples.",
     options=Options,
     run=_run,
     summarise=_summarise,
