@@ -12,7 +12,7 @@ TICK_SECONDS = 1.0
 """Longest time between two drawings on a terminal, however long a unit takes."""
 
 
-class _TickingBar(tqdm):
+class _TickingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A bar that a thread of its own draws again every second: time and rate move while a slow unit is under way."""
 
     def __init__(self, **options: Any) -> None:
