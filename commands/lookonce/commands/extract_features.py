@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
+from lookonce.commands.config_file import config_text, with_config
 from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.freed_memory import keep_freed_memory
@@ -23,11 +26,23 @@ importance maps and the views themselves to a cache that train-student streams. 
 class Options(ExtractionConfig, CommonOptions):
     """Flags of extract-features."""
 
+    config: Path | None = None
+    """TOML file of these flags, such as teacher = "clip-b16" and seeds = "0-3"; flags that are typed go over it."""
+    print_config: bool = False
+    """Print all values in use as such a file, and do nothing else."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    options: Options = parse_arguments(Options, prog="extract-features", description=DESCRIPTION, arguments=arguments)
+    options: Options = parse_arguments(
+        Options, prog="extract-features", description=DESCRIPTION, arguments=arguments,
+        expand=lambda given: with_config(given, Options, "extract-features"),
+    )  # fmt: skip
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
+
+    if options.print_config:
+        print(config_text(config))
+        sys.exit(0)
 
     def work() -> Mapping[str, Any]:
         check_extraction(config)

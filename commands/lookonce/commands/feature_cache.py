@@ -8,16 +8,27 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from lookonce.commands.cache_commands import SUBCOMMANDS, Subcommand
+from lookonce.commands.cache_commands.plan import NO_FLAGS, PLAN
 from lookonce.commands.command import finish, parse_arguments
+from lookonce.commands.config_file import with_config
 
 DESCRIPTION = "Plan a cache of teacher features, look at it, check it, convert it."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
-    options = parse_arguments(_any_options(), prog="feature-cache", description=DESCRIPTION, arguments=arguments)
+    options = parse_arguments(
+        _any_options(), prog="feature-cache", description=DESCRIPTION, arguments=arguments, expand=_expanded
+    )
     chosen = next(subcommand for subcommand in SUBCOMMANDS.values() if type(options) is subcommand.options)
     finish(lambda: chosen.run(options), options, chosen.summarise)
+
+
+def _expanded(arguments: Sequence[str]) -> Sequence[str]:
+    """A plan's arguments with those of its ``--config``."""
+    if arguments[:1] != [PLAN.name]:
+        return arguments
+    return [PLAN.name, *with_config(arguments[1:], PLAN.options, "feature-cache plan", without=NO_FLAGS)]
 
 
 def _any_options() -> Any:

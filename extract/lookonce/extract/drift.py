@@ -2,13 +2,17 @@
 
 The teacher looks at sampled views twice, in batches of another size the second time. What the two runs differ by is the
 control: what stored and fresh values may differ by follows from it (see ``drift_report``). Fresh values are encoded and
-decoded as stored ones were, so that quantisation is no drift; of a cache that was converted to fewer bits they cannot
-be, as nothing tells what the bits before had taken: its source is to be checked.
+decoded as stored ones were, so that quantisation is no drift.
+
+Targets of a cache that was converted to fewer bits were quantised twice, and nothing says what the precision before
+was. So fresh targets are also quantised twice, first by each precision that has more bits, calibrated on the sampled
+views: the largest difference from those quantised once is what a conversion may have added. Importance and the tokens'
+means and standard deviations are not quantised: by them a converted cache is judged as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +32,8 @@ from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.shared.errors import CacheMismatchError, NumericalError
 from lookonce.shared.normalisation import RGB, Normalisation
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.precision import PRECISIONS, Precision, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
 # B: views of a batch, T: stored tokens, L: stored blocks, C: channels, N: patches of a view.
@@ -84,6 +89,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
     recipe, pixels_of = manifest.recipe, whole_views(reader, request.images)
     sampled = sample_views(reader, request.views, request.sample_seed)
     teacher = _rebuild(recipe, request)
+    sources = _Sources(manifest.encoding, recipe.teacher.width)
     tally = DifferenceTally([*(f"block {block}" for block in recipe.teacher.blocks), "importance"])
     window = max(request.batch_size, request.control_batch_size)
     for start in range(0, len(sampled), window):
@@ -91,7 +97,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
         pixels = torch.from_numpy(pixels_of(batch))
         fresh = _look(teacher, pixels, request.batch_size, reader, batch)
         control = _look(teacher, pixels, request.control_batch_size, reader, batch)
-        tally.add(batch, _differences(reader, batch, fresh, control))
+        tally.add(batch, _differences(reader, batch, fresh, control, sources))
         progress(start + len(batch), len(sampled))
     return DriftReport(
         cache=str(request.cache),
@@ -142,42 +148,94 @@ def _teacher_differences(recipe: Recipe, teacher: Teacher) -> tuple[tuple[str, A
     return tuple((name, cached[name], value) for name, value in now.items() if cached[name] != value)
 
 
+@dataclass(frozen=True)
+class _Fresh:
+    """What the teacher gives now, of the stored tokens."""
+
+    targets: Floats
+    """(B, T, L, C)."""
+    moments: Floats
+    """Means and standard deviations of tokens before normalisation, (2, B, T, L)."""
+    importance: Floats
+    """(B, N)."""
+
+
 def _look(
     teacher: Teacher, pixels: Tensor, batch_size: int, reader: CacheReader, views: Sequence[SampledView]
-) -> tuple[Floats, Floats]:
-    """Targets of the stored tokens (B, T, L, C) and importance (B, N)."""
+) -> _Fresh:
     looked = [teacher.look(part) for part in torch.split(pixels, batch_size)]
-    targets = torch.cat([features.targets for features in looked]).cpu().numpy()
-    importance = torch.cat([features.importance for features in looked]).cpu().numpy()
+    targets, mean, std, importance = (
+        torch.cat([getattr(features, name) for features in looked]).cpu().numpy()
+        for name in ("targets", "mean", "std", "importance")
+    )
     finite = np.logical_and(np.isfinite(targets.reshape(len(targets), -1)).all(1), np.isfinite(importance).all(1))
     for number, view in enumerate(views):
         if not finite[number]:
             raise NumericalError(
                 f"sample {view.key!r}, seed {view.seed}: the teacher's features hold NaN or infinity; check the weights"
             )
+    moments = np.stack([mean, std])
     if not reader.manifest.recipe.tokens.whole:
         kept = np.pad(reader.read("patch_ids", *places(views)).astype(np.int64) + 1, ((0, 0), (1, 0)))
         targets = np.take_along_axis(targets, kept[:, :, None, None], axis=1)
-    return targets, importance
+        moments = np.take_along_axis(moments, kept[None, :, :, None], axis=2)
+    return _Fresh(targets, moments, importance)
+
+
+class _Sources:
+    """The precisions that a cache may have been converted from: all of more bits than it has.
+
+    Args:
+        encoding: the cache's.
+        width: channels of a token.
+    """
+
+    def __init__(self, encoding: Encoding, width: int) -> None:
+        self._encoding, self._width, self._own = encoding, width, get_precision(encoding.precision)
+        self._precisions = [one for one in PRECISIONS.values() if one.bits > self._own.bits]
+        self._parameters: dict[str, Mapping[str, Floats]] = {}
+
+    def requantised(self, values: Floats) -> Floats:
+        """Values as they are when they were encoded and decoded once, by the cache's own precision."""
+        return _decoded(self._own, values, self._encoding.parameters, self._width)
+
+    def added(self, values: Floats, once: Floats) -> NDArray[np.float64]:
+        """Mean difference (B, L) that the worst of them would have added; 0 where there is none.
+
+        Args:
+            values: fresh targets (B, T, L, C); the first ones calibrate.
+            once: what ``requantised`` makes of them.
+        """
+        worst = np.zeros((len(values), values.shape[2]))
+        for precision in self._precisions:
+            if precision.name not in self._parameters:
+                self._parameters[precision.name] = precision.calibrate(values.reshape(-1, *values.shape[2:]))
+            twice = self.requantised(_decoded(precision, values, self._parameters[precision.name], self._width))
+            worst = np.maximum(worst, np.abs(twice - once).mean(axis=(1, 3), dtype=np.float64))
+        return worst
+
+
+def _decoded(precision: Precision, values: Floats, parameters: Mapping[str, Floats], width: int) -> Floats:
+    return precision.decode(precision.encode(values, parameters), parameters, channels=width)
 
 
 def _differences(
-    reader: CacheReader,
-    views: Sequence[SampledView],
-    fresh: tuple[Floats, Floats],
-    control: tuple[Floats, Floats],
+    reader: CacheReader, views: Sequence[SampledView], fresh: _Fresh, control: _Fresh, sources: _Sources
 ) -> dict[str, NDArray[np.float64]]:
-    """Means and maxima of absolute differences, each (B, L + 1): the blocks, then importance."""
-    encoding, width = reader.manifest.encoding, reader.manifest.recipe.teacher.width
-    precision = get_precision(encoding.precision)
-    again = precision.decode(precision.encode(fresh[0], encoding.parameters), encoding.parameters, channels=width)
+    """What ``DifferenceTally.add`` takes, each (B, L + 1): the blocks, then importance."""
+    again = sources.requantised(fresh.targets)
     stored = reader.decode(reader.read("targets", *places(views)))
-    importance, usual = reader.read("importance", *places(views)), fresh[1].mean(axis=1, keepdims=True)
-    targets = np.abs(stored - again), np.abs(fresh[0] - control[0])
-    relative = np.abs(importance - fresh[1]) / usual, np.abs(fresh[1] - control[1]) / usual
-    measured = {}
-    for prefix, one, other in zip(("", "control_"), targets, relative, strict=True):
+    importance, usual = reader.read("importance", *places(views)), fresh.importance.mean(axis=1, keepdims=True)
+    moments = np.stack([reader.read(name, *places(views)) for name in ("target_mean", "target_std")])
+    targets = np.abs(stored - again), np.abs(fresh.targets - control.targets)
+    relative = np.abs(importance - fresh.importance) / usual, np.abs(fresh.importance - control.importance) / usual
+    scale = fresh.moments[1].mean(axis=1)
+    nothing = np.zeros((len(views), 1))
+    measured = {"conversion": np.concatenate([sources.added(fresh.targets, again), nothing], axis=1)}
+    for prefix, one, other, found in zip(("", "control_"), targets, relative, (moments, control.moments), strict=True):
         for name, reduce in (("mean", np.mean), ("largest", np.max)):
             columns = [reduce(one, axis=(1, 3)), reduce(other, axis=1, keepdims=True)]
             measured[prefix + name] = np.concatenate(columns, axis=1).astype(np.float64)
+        moved = np.abs(found - fresh.moments).mean(axis=(0, 2)) / scale
+        measured[f"{prefix}moments"] = np.concatenate([moved, nothing], axis=1).astype(np.float64)
     return measured

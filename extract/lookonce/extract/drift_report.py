@@ -4,12 +4,17 @@ The rule: over all sampled views, the mean difference between stored and fresh v
 times the control's, at least ``FLOOR``. The mean, not the largest: rounding has a heavy tail (its largest difference
 is a thousand times its mean), and the mean of many values does not depend on the precision they are stored in, as a
 value that moves by a hundredth of a quantisation step is stored a whole step away with a chance of a hundredth.
+
+A conversion to fewer bits quantises targets a second time, which shows as drift does. Where a block's targets differ by
+more than is allowed, but neither importance nor the means and standard deviations of its tokens do, which no conversion
+touches, the teacher gives what it gave: then ``CONVERSION`` times what a conversion may have added (measured, see
+``drift``) is allowed on top. What differs by more than that has been changed otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,15 @@ kernels 3e-6; fp16 against fp32 1.1e-3, and 2.1e-3 in importance; bf16 1.1e-2 an
 """
 
 
+MOMENTS = 0.1
+"""Part of ``FLOOR`` that means and standard deviations of tokens may differ by, relative to the standard deviation:
+they are over all channels, whose rounding cancels."""
+
+CONVERSION = 1.5
+"""What a conversion may have added, as a multiple of what was measured: it was calibrated on other views, and may have
+been one of several."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
     """How far stored values are from fresh ones, in one block's targets or in importance."""
@@ -43,8 +57,15 @@ class Deviation:
     """Mean absolute difference between the two fresh runs, before encoding."""
     control_largest: float
     """Largest absolute difference between the two fresh runs."""
+    moments: float
+    """Mean absolute difference of tokens' means and standard deviations, relative to the standard deviation; 0 of
+    importance."""
+    control_moments: float
+    """The same between the two fresh runs."""
     allowed: float
     """What ``mean`` may be."""
+    conversion: float
+    """Part of ``allowed`` that a conversion to fewer bits may have added; 0 where that is not what happened."""
     worst: SampledView
     """View with the largest mean difference."""
     worst_mean: float
@@ -100,6 +121,10 @@ class DriftReport:
         }
 
 
+MEASURED = ("mean", "largest", "moments", "control_mean", "control_largest", "control_moments", "conversion")
+"""What is measured of each view and block: see the fields of ``Deviation``; ``conversion``: what one may have added."""
+
+
 class DifferenceTally:
     """Gathers differences by view and by name; a few numbers a view.
 
@@ -109,25 +134,28 @@ class DifferenceTally:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._views = tuple(names), list[SampledView]()
-        self._rows: dict[str, list[NDArray[np.float64]]] = {
-            name: [] for name in ("mean", "largest", "control_mean", "control_largest")
-        }
+        self._rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURED}
 
     def add(self, views: Sequence[SampledView], measured: Mapping[str, NDArray[np.float64]]) -> None:
         """Add a batch.
 
         Args:
             views: the batch's, B.
-            measured: ``mean``, ``largest``, ``control_mean`` and ``control_largest``, each (B, names).
+            measured: all of ``MEASURED``, each (B, names).
         """
         self._views.extend(views)
         for name, rows in self._rows.items():
             rows.append(measured[name])
 
     def deviations(self, compute_precision: str) -> tuple[Deviation, ...]:
-        """One for each name."""
+        """One for each name, the last of which is importance."""
         table = {name: np.concatenate(rows) for name, rows in self._rows.items()}
-        return tuple(self._deviation(table, column, compute_precision) for column in range(len(self._names)))
+        *blocks, importance = (self._deviation(table, column, compute_precision) for column in range(len(self._names)))
+        if not importance.drifted:
+            floor = MOMENTS * FLOOR[compute_precision]
+            added = table["conversion"].mean(axis=0)
+            blocks = [_converted(one, float(more), floor) for one, more in zip(blocks, added, strict=False)]
+        return (*blocks, importance)
 
     def _deviation(self, table: Mapping[str, NDArray[np.float64]], column: int, compute_precision: str) -> Deviation:
         mean, control_mean = table["mean"][:, column], float(table["control_mean"][:, column].mean())
@@ -138,7 +166,18 @@ class DifferenceTally:
             largest=float(table["largest"][:, column].max()),
             control_mean=control_mean,
             control_largest=float(table["control_largest"][:, column].max()),
+            moments=float(table["moments"][:, column].mean()),
+            control_moments=float(table["control_moments"][:, column].mean()),
             allowed=max(FACTOR * control_mean, FLOOR[compute_precision]),
+            conversion=0.0,
             worst=self._views[worst],
             worst_mean=float(mean[worst]),
         )
+
+
+def _converted(block: Deviation, added: float, floor: float) -> Deviation:
+    """With room for what a conversion may have added, if only that explains the block's difference."""
+    same_teacher = block.moments <= max(FACTOR * block.control_moments, floor)
+    if not block.drifted or not same_teacher or not added:
+        return block
+    return replace(block, allowed=block.allowed + CONVERSION * added, conversion=CONVERSION * added)

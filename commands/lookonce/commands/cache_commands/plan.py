@@ -16,13 +16,18 @@ from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 
+NO_FLAGS = frozenset({"reuse"})
+"""Flags of extract-features that a plan does not take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ExtractionConfig, CommonOptions):
     """Flags of feature-cache plan: those of extract-features, and what the cache is wanted for."""
 
     reuse: tyro.conf.Suppress[Path | None] = None
-    """Not for plans, and not listed; refused with a reason."""
+    """No flag of plans: they are of an extraction from images alone, which takes the same bytes and no less time."""
+    config: Path | None = None
+    """TOML file of these flags, as for extract-features; flags that are typed go over it."""
     epochs: int = 200
     """Epochs of one experiment, at least 1."""
     experiments: int = 1
@@ -39,11 +44,6 @@ class Options(ExtractionConfig, CommonOptions):
             UsageError: with the flag, the value and what is allowed.
         """
         super().__post_init__()
-        if self.reuse is not None:
-            raise UsageError(
-                f"--reuse {self.reuse}: a plan is of an extraction from images alone, which takes the same bytes and "
-                "no less time; leave out --reuse and give --images"
-            )
         for flag in ("epochs", "experiments"):
             if getattr(self, flag) < 1:
                 raise UsageError(f"--{flag} {getattr(self, flag)}: must be at least 1")
