@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lookonce.cache.convert import convert_cache
+from lookonce.cache.convert_plan import ConversionRequest
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.reader import CacheReader
 from lookonce.cache.verify import verify_cache
@@ -54,8 +57,8 @@ def test_a_fresh_cache_has_none(drift, whole_cache: Path) -> None:
         [f"comparing views of {whole_cache} with what {TEACHER} gives now; {LOADING}"],
     )
     assert [line.split("  ")[0] for line in out.splitlines()[1:-2]] == [*BLOCKS, "importance"]
-    assert out.splitlines()[-1] == f"{whole_cache}: 32 views looked at again: no drift"
-    assert "4 times the control's, at least 3e-05 (fp32)" in out
+    assert out.splitlines()[-1] == f"{whole_cache}: 32 views compared: no drift"
+    assert "allowed: a mean of 4 times that between two runs of the teacher now, at least 3e-05 (fp32)" in out
     code, out, _ = drift(whole_cache, "--json", "--views", 1000, "--batch-size", 1)
     result = json.loads(out)
     assert (code, result["views"], result["batch_sizes"], result["teacher_differences"]) == (0, 48, [1, 2], [])
@@ -76,7 +79,7 @@ def test_other_weights_are_named_by_digest_and_measured(drift, whole_cache: Path
     assert (code, err.count("\n")) == (1, 1)
     cached = CacheLayout(whole_cache).load_manifest().recipe.teacher.weights_digest
     first, *_, last = out.splitlines()
-    assert first.startswith(f"weights_digest: the cache's teacher has {cached}, this one sha256:")
+    assert first.startswith(f"weights_digest: {cached} in the cache, sha256:")
     assert first.count(cached) == 1
     assert f"drift in {', '.join(BLOCKS)}, importance; most in block" in last
     result = json.loads(drift(whole_cache, "--json", weights=other_weights)[1])
@@ -98,31 +101,41 @@ def other_weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-@pytest.fixture
-def altered(whole_cache: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """A copy of the cache whose seed 1, shard 2 was written again, with its values changed by a function."""
+Change = Callable[[dict[str, Any]], None]
 
-    def build(change: Callable[[dict[str, Any]], None]) -> Path:
+
+@pytest.fixture
+def make_other(tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a cache of which some shards were written again, with their values changed by a function."""
+
+    def build(cache: Path, change: Change, *, seeds: Iterable[int], shards: Iterable[int]) -> Path:
         root = tmp_path / "altered"
-        shutil.copytree(whole_cache, root)
-        reader = CacheReader(whole_cache)
-        manifest, rows = reader.manifest, reader.manifest.shard_rows(2)
-        values = {
-            spec.name: reader.read(spec.name, [1] * len(rows), rows)
-            for spec in manifest.arrays
-            if spec.chunking == "sample"
-        }
-        change(values)
-        values["view"] = reader.column("view", 1, rows)
-        keys, labels = reader.column("key", 1, rows).tolist(), reader.column("label", 1, rows).tolist()
-        CacheLayout(root).receipt_file(1, 2).unlink()
-        with ShardWriter(root, manifest, seed=1, shard=2, keys=keys, labels=labels) as writer:
-            writer.append(list(rows), values)
-            writer.commit(statistics={}, versions={})
+        shutil.copytree(cache, root)
+        reader = CacheReader(cache)
+        for seed, shard in itertools.product(seeds, shards):
+            manifest, rows = reader.manifest, reader.manifest.shard_rows(shard)
+            values = {
+                spec.name: np.array(reader.read(spec.name, [seed] * len(rows), rows))
+                for spec in manifest.arrays
+                if spec.chunking == "sample"
+            }
+            change(values)
+            values["view"] = reader.column("view", seed, rows)
+            keys, labels = (reader.column(name, seed, rows).tolist() for name in ("key", "label"))
+            CacheLayout(root).receipt_file(seed, shard).unlink()
+            with ShardWriter(root, manifest, seed=seed, shard=shard, keys=keys, labels=labels) as writer:
+                writer.append(list(rows), values)
+                writer.commit(statistics={}, versions={})
         assert verify_cache(root, full=True, workers=1).whole
         return root
 
     return build
+
+
+@pytest.fixture
+def altered(whole_cache: Path, make_other: Callable[..., Path]) -> Callable[[Change], Path]:
+    """A copy of the cache whose seed 1, shard 2 was written again, with its values changed by a function."""
+    return lambda change: make_other(whole_cache, change, seeds=(1,), shards=(2,))
 
 
 def test_altered_targets_are_found_in_their_block_and_view(drift, altered) -> None:
@@ -135,8 +148,35 @@ def test_altered_targets_are_found_in_their_block_and_view(drift, altered) -> No
     assert code == 1
     assert "drift in block 11; most in block 11: mean difference" in out
     assert f"worst view {key!r}, seed 1 (" in out
-    assert "check the one it was made from" in out
     assert [line.split("  ")[0] for line in out.splitlines() if line.endswith("   drift")] == ["block 11"]
+
+
+@pytest.fixture
+def converted(whole_cache: Path, tmp_path: Path) -> Path:
+    """The cache at int4."""
+    request = ConversionRequest(container=None, precision="int4", shard_size=None, tokens=None)
+    convert_cache(whole_cache, tmp_path / "converted", request, workers=1)
+    return tmp_path / "converted"
+
+
+def test_a_conversion_is_no_drift_but_other_weights_are(drift, converted: Path, other_weights: Path) -> None:
+    code, out, _ = drift(converted)
+    assert code == 0
+    assert [line.split("  ")[0] for line in out.splitlines() if line.endswith("   conversion")] == BLOCKS
+    assert "32 views compared: no drift. Targets differ by no more than a conversion to int4 makes of them;" in out
+    result = json.loads(drift(converted, "--json")[1])
+    assert all(3e-5 < one["mean"] < one["conversion"] < one["allowed"] < 0.1 for one in result["deviations"][:-1])
+    code, out, _ = drift(converted, "--json", weights=other_weights)
+    assert (code, drifted(json.loads(out))) == (1, [*BLOCKS, "importance"])
+    assert all(one["conversion"] == 0 for one in json.loads(out)["deviations"])
+
+
+def test_a_converted_cache_whose_targets_are_not_the_teachers_has_drift(drift, converted: Path, make_other) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["targets"] ^= 0x11  # every value a step away
+
+    code, out, _ = drift(make_other(converted, change, shards=range(6), seeds=(0, 1)), "--json")
+    assert (code, drifted(json.loads(out))) == (1, BLOCKS)
 
 
 def test_altered_importance_is_found(drift, altered) -> None:
@@ -229,14 +269,17 @@ def test_sampled_views_are_distinct_and_no_holes(make_manifest, fill_cache, tmp_
 
 @pytest.mark.parametrize(("control", "allowed"), [(0.0, 3e-5), (1e-6, 3e-5), (0.01, 0.04)])
 def test_the_control_sets_what_is_allowed(control: float, allowed: float) -> None:
-    tally = DifferenceTally(["block 1"])
+    tally = DifferenceTally(["importance"])
     views = [SampledView(key=f"k{row}", seed=0, row=row) for row in range(2)]
     means = np.array([[allowed * 0.5], [allowed * 1.4]])
     controls = np.full((2, 1), control)
-    measured = {"mean": means, "largest": means, "control_mean": controls, "control_largest": controls}
+    nothing = np.zeros((2, 1))
+    measured = {
+        "mean": means, "largest": means, "moments": nothing, "conversion": nothing,
+        "control_mean": controls, "control_largest": controls, "control_moments": nothing,
+    }  # fmt: skip
     tally.add(views, measured)
     (found,) = tally.deviations("fp32")
     assert (found.allowed, found.drifted, found.worst) == (pytest.approx(allowed), False, views[1])
-    tally.add(views[:1], {**measured, "mean": means[1:] * 2, "largest": means[1:], "control_mean": controls[:1],
-                          "control_largest": controls[:1]})  # fmt: skip
+    tally.add(views[:1], {name: rows[1:] for name, rows in {**measured, "mean": means * 2}.items()})
     assert tally.deviations("fp32")[0].drifted

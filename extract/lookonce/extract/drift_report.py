@@ -5,10 +5,11 @@ times the control's, at least ``FLOOR``. The mean, not the largest: rounding has
 is a thousand times its mean), and the mean of many values does not depend on the precision they are stored in, as a
 value that moves by a hundredth of a quantisation step is stored a whole step away with a chance of a hundredth.
 
-A conversion to fewer bits quantises targets a second time, which shows as drift does. Where a block's targets differ by
-more than is allowed, but neither importance nor the means and standard deviations of its tokens do, which no conversion
-touches, the teacher gives what it gave: then ``CONVERSION`` times what a conversion may have added (measured, see
-``drift``) is allowed on top. What differs by more than that has been changed otherwise.
+A conversion to fewer bits quantises targets a second time, which shows as drift does. It touches every block and every
+view, and neither importance nor the means and standard deviations of tokens. Where differences are of that kind (all
+blocks' targets beyond what is allowed, no view with more than ``ONE_VIEW`` of a block's difference, importance and
+moments as they were), the teacher gives what it gave: then ``CONVERSION`` times what a conversion may have added
+(measured, see ``drift``) is allowed on top. What differs by more than that has been changed otherwise.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ CONVERSION = 1.5
 """What a conversion may have added, as a multiple of what was measured: it was calibrated on other views, and may have
 been one of several."""
 
+ONE_VIEW, FEW_VIEWS = 0.5, 4
+"""Most of a block's difference that one view may have after a conversion; of fewer views nothing is told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
@@ -65,7 +69,7 @@ class Deviation:
     allowed: float
     """What ``mean`` may be."""
     conversion: float
-    """Part of ``allowed`` that a conversion to fewer bits may have added; 0 where that is not what happened."""
+    """Part of ``allowed`` that a conversion to fewer bits may have added; 0 where differences are not of its kind."""
     worst: SampledView
     """View with the largest mean difference."""
     worst_mean: float
@@ -150,12 +154,23 @@ class DifferenceTally:
     def deviations(self, compute_precision: str) -> tuple[Deviation, ...]:
         """One for each name, the last of which is importance."""
         table = {name: np.concatenate(rows) for name, rows in self._rows.items()}
-        *blocks, importance = (self._deviation(table, column, compute_precision) for column in range(len(self._names)))
-        if not importance.drifted:
-            floor = MOMENTS * FLOOR[compute_precision]
-            added = table["conversion"].mean(axis=0)
-            blocks = [_converted(one, float(more), floor) for one, more in zip(blocks, added, strict=False)]
-        return (*blocks, importance)
+        found = tuple(self._deviation(table, column, compute_precision) for column in range(len(self._names)))
+        if not self._looks_converted(table, found, MOMENTS * FLOOR[compute_precision]):
+            return found
+        added = (CONVERSION * table["conversion"].mean(axis=0)).tolist()
+        return tuple(
+            replace(one, allowed=one.allowed + more, conversion=more) for one, more in zip(found, added, strict=True)
+        )
+
+    def _looks_converted(
+        self, table: Mapping[str, NDArray[np.float64]], found: Sequence[Deviation], floor: float
+    ) -> bool:
+        *blocks, importance = found
+        by_view = table["mean"][:, :-1]
+        even = len(by_view) < FEW_VIEWS or bool((by_view.max(axis=0) <= ONE_VIEW * by_view.sum(axis=0)).all())
+        everywhere = even and all(one.drifted for one in blocks)
+        same_moments = all(one.moments <= max(FACTOR * one.control_moments, floor) for one in blocks)
+        return everywhere and same_moments and not importance.drifted
 
     def _deviation(self, table: Mapping[str, NDArray[np.float64]], column: int, compute_precision: str) -> Deviation:
         mean, control_mean = table["mean"][:, column], float(table["control_mean"][:, column].mean())
@@ -173,11 +188,3 @@ class DifferenceTally:
             worst=self._views[worst],
             worst_mean=float(mean[worst]),
         )
-
-
-def _converted(block: Deviation, added: float, floor: float) -> Deviation:
-    """With room for what a conversion may have added, if only that explains the block's difference."""
-    same_teacher = block.moments <= max(FACTOR * block.control_moments, floor)
-    if not block.drifted or not same_teacher or not added:
-        return block
-    return replace(block, allowed=block.allowed + CONVERSION * added, conversion=CONVERSION * added)
