@@ -62,6 +62,8 @@ class Job:
     out: Path
     batch: int
     shard: int
+    together: int = 1
+    """Seeds that are extracted together, from one decoding of the image."""
 
     def whole(self) -> Iterator[int]:
         """Seed after seed of the cache, as ``--executor inline`` and every Ray worker do it; yields views."""
@@ -78,7 +80,8 @@ class Job:
         )  # fmt: skip
 
         def extract(seeds: Iterable[int]) -> Iterator[int]:
-            tasks = (remaining_tasks(config.out, manifest, [seed], extraction.listing) for seed in seeds)
+            groups = (range(self.together * seed, self.together * (seed + 1)) for seed in seeds)
+            tasks = (remaining_tasks(config.out, manifest, group, extraction.listing) for group in groups)
             for done in extractor.extract(itertools.chain.from_iterable(tasks)):
                 if isinstance(done, BatchProgress):
                     yield done.views
@@ -94,8 +97,8 @@ class Job:
 
         def cut(place: int) -> int:
             row, entry = entries[place % len(entries)]
-            image_views(row, entry, extraction.source, extraction.view, [1])
-            return 1
+            image_views(row, entry, extraction.source, extraction.view, range(1, self.together + 1))
+            return self.together
 
         return _without_end(cut)
 
@@ -165,11 +168,12 @@ def _without_part(slices: Mapping[str, Sequence[Slice]], part: int, count: int) 
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """A folder of real photographs: those of ../shared/data/photos, then flowers."""
+    """A folder of real photographs: those of ../shared/data/photos, then flowers; copies where there are too few."""
     folder.mkdir()
     found = [*sorted((DATA / "photos").glob("*.jpg")), *sorted((DATA / "flowers").rglob("*.jpg"))]
-    for path in found[:count]:
-        shutil.copy(path, folder / path.name)
+    for number, path in enumerate(itertools.islice(itertools.cycle(found), count)):
+        copy = f"copy{number // len(found)}-" if number >= len(found) else ""
+        shutil.copy(path, folder / f"{copy}{path.name}")
     return folder
 
 

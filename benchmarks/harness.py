@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
+import signal
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("lookonce", "torch", "numpy", "zarr", "webdataset", "tensorstore", "litdata", "mosaicml-streaming")
+LIBRARIES = (
+    "lookonce", "torch", "timm", "open_clip_torch", "triton", "pillow", "numpy", "zarr", "webdataset", "tensorstore",
+    "litdata", "mosaicml-streaming",
+)  # fmt: skip
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -31,6 +37,12 @@ def alternate(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict
         contestants: name to a function that does the job once and returns how many units it did.
         rounds: counted rounds; every round runs every contestant, so that a noisy moment hits all of them.
     """
+    *_, rates = alternating_rounds(contestants, rounds)
+    return rates
+
+
+def alternating_rounds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> Iterator[dict[str, list[float]]]:
+    """The same, yielded after every counted round, so that a cut-off keeps what was measured."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for counted in [False] + [True] * rounds:
         for name, job in contestants.items():
@@ -39,7 +51,8 @@ def alternate(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict
             rate = units / (time.perf_counter() - started)
             if counted:
                 rates[name].append(rate)
-    return rates
+        if counted:
+            yield {name: list(values) for name, values in rates.items()}
 
 
 def ratio(rates: Mapping[str, list[float]], ours: str, theirs: str) -> float:
@@ -84,6 +97,10 @@ def machine() -> dict[str, Any]:
     except ImportError:
         return description
     description["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if description["gpu"]:
+        properties = torch.cuda.get_device_properties(0)
+        description["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
+        description["gpu_driver"], description["cuda"] = _driver(), torch.version.cuda
     return description
 
 
@@ -96,6 +113,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _driver() -> str | None:
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0] if told else None
 
 
 def _processor() -> str:

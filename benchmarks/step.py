@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from extract import DATA, photographs
-from harness import alternate, arguments, ratio, report
+from harness import alternating_rounds, arguments, ratio, report
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -259,12 +259,16 @@ def _status(name: str) -> int:
 
 
 def weights_of(teacher: str, work: Path) -> Path:
-    """DeiT-Tiny's own; for CLIP, numbers drawn at random for its image tower."""
+    """DeiT-Tiny's own; for others, numbers drawn at random: for CLIP's image tower, or all of ``timm:NAME``."""
     if teacher == "deit-tiny":
         return DATA / "deit_tiny_patch16_224.safetensors"
     import open_clip
+    import timm
 
-    path = work / f"{teacher}.safetensors"
+    path = work / f"{teacher.replace(':', '-')}.safetensors"
+    if teacher.startswith("timm:") and not path.is_file():
+        torch.manual_seed(0)
+        save_file(timm.create_model(teacher.removeprefix("timm:"), num_classes=0).state_dict(), path)
     if not path.is_file():
         torch.manual_seed(0)
         name = {"clip-b16": "ViT-B-16-quickgelu", "clip-l14": "ViT-L-14-quickgelu"}[teacher]
@@ -273,26 +277,32 @@ def weights_of(teacher: str, work: Path) -> Path:
     return path
 
 
-def measure(pair: Pair, work: Path) -> Iterator[tuple[str, str, Any]]:
-    """(kind, name, value) of a pair: ratios and raw numbers."""
-    folder = work / pair.label
+def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tuple[str, str, Any]]:
+    """(kind, name, value) of a pair: ratios and raw numbers; a name comes again where more rounds are counted.
+
+    Args:
+        pair: what is measured.
+        work: folder for weights, caches and runs.
+        images: in place of photographs.
+    """
+    folder, label = work / pair.label, pair.label
     folder.mkdir()
-    ways = Ways(pair, weights_of(pair.teacher, work), photographs(folder / "images", pair.images), folder)
+    ways = Ways(pair, weights_of(pair.teacher, work), images or photographs(folder / "images", pair.images), folder)
     step, look = ways.operations()
     with DeferredInterrupts() as interrupts, ways.trainer.opened(None, folder, show_progress=False) as run:
         cached = functools.partial(ways.cached, run, interrupts)
         jobs = {"bare": ways.bare, "cached": cached, "online": ways.online, "released": ways.released}
-        rates = alternate(jobs, pair.rounds)
+        rates: dict[str, list[float]] = {}
+        for rates in alternating_rounds(jobs, pair.rounds):
+            for way, values in rates.items():
+                yield "raw", f"{label}: {way}", [round(value, 4) for value in values]
         share = ways.waited / ways.seconds
         peaks = {"cached": peak_mib(ways, cached, teacher=False), "online": peak_mib(ways, ways.online, teacher=True)}
-    label = pair.label
     yield "ratio", f"{label}: cached_over_bare", ratio(rates, "bare", "cached")
     yield "ratio", f"{label}: online_over_cached", ratio(rates, "cached", "online")
     yield "ratio", f"{label}: theory_online_over_cached", round((step + look) / step, 3)
     yield "ratio", f"{label}: released_way_over_cached", ratio(rates, "cached", "released")
     yield "ratio", f"{label}: input_wait_share", round(share, 5)
-    for way, values in rates.items():
-        yield "raw", f"{label}: {way}", [round(value, 4) for value in values]
     yield "raw", f"{label}: memory_peak_mib", peaks
     yield "raw", f"{label}: operations", {"step": step, "teacher": look}
     yield "raw", f"{label}: losses", dict(zip(("cached", "online"), ways.losses(), strict=True))

@@ -20,6 +20,7 @@ from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import psutil
+from harness import end_with_parent
 
 Work = Callable[[], Iterator[int]]
 """Can be pickled; works without end and yields units of work as they are done."""
@@ -103,5 +104,6 @@ class _Contestant:
 
 
 def _work(work: Work, units: Any) -> None:
+    end_with_parent()
     for done in work():
         units.value += done

@@ -18,11 +18,12 @@ from lookonce.train.evaluation.encoder import encode_split
 from lookonce.train.evaluation.knn import knn_predict
 from lookonce.train.evaluation.labelled_images import open_labelled_images
 from lookonce.train.evaluation.linear import evaluate_linear
+from lookonce.train.evaluation.pooling import Pool
 from lookonce.train.evaluation.probe_config import LinearProbeConfig
 from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
 from lookonce.train.metrics import read_metrics
 from lookonce.train.sample_order import SampleOrder, SamplesOfStep
-from lookonce.train.setup import TrainingSetup, set_up, trainable
+from lookonce.train.setup import TrainingSetup, resolve_device, set_up, trainable
 
 NEIGHBOURS = (10, 20)
 BATCH = 25
@@ -39,8 +40,8 @@ def training_loss(config: TrainingConfig, _images: Path, _held_out: Path) -> dic
 def knn(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, float]:
     """``knn POOL K``: share of the test images whose class is right."""
     labelled = open_labelled_images(images)
-    encoder = StudentEncoder(load_student(Path(config.out) / "student.safetensors"), pool="cls+mean")
-    train, test = (encode_split(encoder, split, BATCH) for split in (labelled.train, labelled.test))
+    encoder = _encoder(config, "cls+mean")
+    train, test = (encode_split(encoder, split, BATCH).cpu() for split in (labelled.train, labelled.test))
     labels = torch.from_numpy(labelled.train.labels)
     truth = torch.from_numpy(labelled.test.labels)
     found = {}
@@ -53,9 +54,15 @@ def knn(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, floa
 
 def linear(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, float]:
     """``linear``: share of the test images that a linear probe on the class token gets right."""
-    encoder = StudentEncoder(load_student(Path(config.out) / "student.safetensors"), pool="cls")
-    result = evaluate_linear(encoder, open_labelled_images(images), LinearProbeConfig(), batch_size=BATCH)
+    encoder, labelled = _encoder(config, "cls"), open_labelled_images(images)
+    result = evaluate_linear(encoder, labelled, LinearProbeConfig(), batch_size=BATCH)
     return {"linear": float(result["accuracy"])}
+
+
+def _encoder(config: TrainingConfig, pool: Pool) -> StudentEncoder:
+    """The run's student, where it was trained."""
+    student = load_student(Path(config.out) / "student.safetensors")
+    return StudentEncoder(student, pool=pool, device=resolve_device(config.device))
 
 
 @torch.inference_mode()
@@ -84,7 +91,7 @@ def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, fl
         order = SampleOrder(setup.caches.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
         levels = [_level_losses(setup, order.step(step)) for step in range(order.total_steps)]
         mean_L = torch.cat(levels).mean(dim=0)
-        found[name] = float((alignment.level_weights * mean_L).sum())
+        found[name] = float((alignment.level_weights.cpu() * mean_L).sum())
         if alignment.teacher_blocks[-1] == setup.caches.first.manifest.recipe.teacher.block_count:
             found[f"{name} last"] = float(mean_L[-1])
     return found
@@ -92,7 +99,7 @@ def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, fl
 
 def _level_losses(setup: TrainingSetup, samples: SamplesOfStep) -> Tensor:
     """Loss of each aligned level, (B, L): alike for all views of the batch, so that batches weigh by their views."""
-    losses_L: Tensor = setup.model(setup.batches.batch(samples)).level_losses
+    losses_L: Tensor = setup.model(setup.batches.batch(samples).to(setup.device)).level_losses.cpu()
     return losses_L.expand(len(samples.rows), -1)
 
 
