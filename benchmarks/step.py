@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from extract import DATA, photographs
 from harness import alternating_rounds, arguments, ratio, report
@@ -262,15 +263,15 @@ def weights_of(teacher: str, work: Path) -> Path:
     """DeiT-Tiny's own; for others, numbers drawn at random: for CLIP's image tower, or all of ``timm:NAME``."""
     if teacher == "deit-tiny":
         return DATA / "deit_tiny_patch16_224.safetensors"
-    import open_clip
-    import timm
-
     path = work / f"{teacher.replace(':', '-')}.safetensors"
-    if teacher.startswith("timm:") and not path.is_file():
-        torch.manual_seed(0)
+    if path.is_file():
+        return path
+    torch.manual_seed(0)
+    if teacher.startswith("timm:"):
         save_file(timm.create_model(teacher.removeprefix("timm:"), num_classes=0).state_dict(), path)
-    if not path.is_file():
-        torch.manual_seed(0)
+    else:
+        import open_clip
+
         name = {"clip-b16": "ViT-B-16-quickgelu", "clip-l14": "ViT-L-14-quickgelu"}[teacher]
         visual: Any = open_clip.create_model(name, pretrained_text=False).visual
         save_file({key: value.contiguous() for key, value in visual.state_dict().items()}, path)

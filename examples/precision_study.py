@@ -82,13 +82,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the study."""
     study = study_options(PrecisionStudy, __doc__, arguments)
     exact = study.extract("fp16", split="train", seeds=study.cached_seeds, precision="fp16")
-    caches = [_converted(study, exact, way) for way in WAYS]
+    caches = [converted(study, exact, way) for way in WAYS]
     variants = [Variant(name=way.name, config=study.training(cache)) for way, cache in zip(WAYS, caches, strict=True)]
     judged = run_study(study, variants, study.held_out())
     write_results(study, {"What a precision costs the student": precision_table(judged)}, {"precision": judged})
 
 
-def _converted(study: Study, exact: Path, way: StoredAs) -> Path:
+def converted(study: Study, exact: Path, way: StoredAs) -> Path:
+    """The cache of what an fp16 cache holds, stored another way; itself where that is fp16."""
     if way.precision == "fp16" and way.tokens.whole:
         return exact
     out = study.out / "caches" / way.name

@@ -18,7 +18,7 @@ from lookonce.cache.reader import CacheReader
 from lookonce.cache.verify import verify_cache
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.drift import DriftRequest, check_drift
-from lookonce.extract.run import extract_features
+from lookonce.extract.executors import extract_features
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
 
@@ -51,8 +51,8 @@ def extract(images: Path, weights: Path) -> Callable[..., Path]:
     def make(out: Path, device: torch.device, **changes: Any) -> Path:
         config = {
             "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": weights, "images": str(images), "out": out,
-            "seeds": f"{SEEDS[0]}-{SEEDS[-1]}", "view_size": 32, "patch_size": 8, "shard_size": SHARD, "batch_size": BATCH,
-            "executor": "inline", "device": device.type,
+            "seeds": f"{SEEDS[0]}-{SEEDS[-1]}", "view_size": 32, "patch_size": 8, "shard_size": SHARD,
+            "batch_size": BATCH, "executor": "inline", "device": device.type,
         }  # fmt: skip
         extract_features(ExtractionConfig(**{**config, **changes}), show_progress=False)
         return out
