@@ -64,6 +64,7 @@ class Job:
     shard: int
     together: int = 1
     """Seeds that are extracted together, from one decoding of the image."""
+    compile: Literal["auto", "always"] = "auto"
 
     def whole(self) -> Iterator[int]:
         """Seed after seed of the cache, as ``--executor inline`` and every Ray worker do it; yields views."""
@@ -123,6 +124,7 @@ class Job:
         return ExtractionConfig(
             teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,
             batch_size=self.batch, shard_size=self.shard, executor="inline", device=DEVICE, calibration_views=32,
+            compile=self.compile,
         )  # fmt: skip
 
 

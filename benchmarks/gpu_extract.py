@@ -8,6 +8,7 @@ decoding and digests count together, as they share the cores.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,38 +106,45 @@ class Model:
         self.weights = weights_of(self.teacher_name, told.work)
         self.views = torch.randint(0, 256, (self.batch, VIEW, VIEW, 3), dtype=torch.uint8, device=DEVICE)
         self.parts: dict[str, float] = {}
-        self.teacher: Teacher = load_teacher(
-            resolve_teacher(self.teacher_name), weights=self.weights, view_size=VIEW, patch_size=16, blocks="top5",
-            device=DEVICE,
-        )  # fmt: skip
+        self._teacher: Teacher | None = None
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.inference_mode():
-            self.teacher(self.views[:2])
+            self.teacher("fp16")(self.views[:2])
         self.operations = counter.get_total_flops() / 2
         told.result.raw(f"{label}: operations of a view", self.operations)
 
+    def teacher(self, precision: Precision) -> Teacher:
+        """The one that was loaded last, where that is of the precision."""
+        if self._teacher is None or self._teacher.precision != precision:
+            self._teacher = load_teacher(
+                resolve_teacher(self.teacher_name), weights=self.weights, view_size=VIEW, patch_size=16,
+                blocks="top5", device=DEVICE, precision=precision,
+            )  # fmt: skip
+        return self._teacher
+
     def forward(self, precision: Precision, way: str, batch: int | None = None) -> None:
         """Views a second, and the share of the card's matrix rate."""
-        self.teacher.precision = precision
         layout = torch.channels_last if way == "channels_last" else torch.contiguous_format
-        teacher: Any = self.teacher.to(memory_format=layout)
+        teacher = self.teacher(precision).to(memory_format=layout)
         if way == "compiled":
             torch._dynamo.reset()
-            teacher = torch.compile(teacher, dynamic=False, backend="inductor" if ON_GPU else "eager")
+            teacher.compile_forward()
         views = self.views if batch is None else self.views[:1].expand(batch, -1, -1, -1).contiguous()
-        with torch.inference_mode():
-            rates = self.clock.rates(lambda: teacher(views), len(views))
+        try:
+            with torch.inference_mode():
+                rates = self.clock.rates(lambda: teacher(views), len(views))
+        finally:
+            teacher.run_eagerly()
         name = f"{self.label}: forward {precision} {way}" + (f" batch {batch}" if batch else "")
         self.told.result.raw(name, rates)
         share = statistics.median(rates) * self.operations / self.card.matrix_rate[precision]
         self.told.result.ratio(f"{name}, share of matrix rate", share)
         if precision == "fp16" and batch is None:  # what extract-features runs on a GPU
-            self.parts["forward"] = max(self.parts.get("forward", 0.0), statistics.median(rates))
+            self.parts[f"forward {way}"] = statistics.median(rates)
 
     @torch.inference_mode()
     def after(self, precision: str) -> None:
         """Normalise and encode, copy in and out, digest, write: each alone; int8 is what the whole is held against."""
-        self.teacher.precision = "fp16" if ON_GPU else "fp32"  # as extract-features chooses
-        output = self.teacher(self.views)
+        output = self.teacher("fp16" if ON_GPU else "fp32")(self.views)  # as extract-features chooses
         sample = torch.stack([level[:2].float() for level in output.hidden], dim=2)
         sample = torch.nn.functional.layer_norm(sample, sample.shape[-1:]).flatten(0, 1).cpu()
         parameters = get_precision(precision).calibrate(sample.numpy())
@@ -180,25 +188,25 @@ class Model:
         self.told.result.raw(f"{self.label}: decode and cut, {together} seed(s) together", rates)
         self.parts[f"decode {together}"] = statistics.median(rates)
 
-    def whole(self, images: Path, together: int, where: Path, kind: str) -> None:
+    def whole(self, images: Path, together: int, where: Path, kind: str, way: str = "eager") -> None:
         """The pipeline, from files to committed shards; and what limits it, of the parts that were measured."""
-        job = self._job(images, where, together)
+        job = replace(self._job(images, where, together), compile="always" if way == "compiled" else "auto")
         try:
             rates = _rate(job.opened_whole()(itertools.count(1)), Clock(self.clock.seconds * 3, self.clock.blocks))
         finally:
             shutil.rmtree(job.out, ignore_errors=True)
-        name = f"{self.label}: whole, {together} seed(s), to {kind}"
+        name = f"{self.label}: whole {way}, {together} seed(s), to {kind}"
         self.told.result.raw(name, rates)
-        parts = self._limits(together, to_disk=kind == "disk")
+        parts = self._limits(together, way, to_disk=kind == "disk")
         limit = min(parts, key=parts.__getitem__)
         self.told.result.raw(f"{name}: limits", {part: round(rate, 1) for part, rate in parts.items()})
         self.told.result.ratio(f"{name}, over slowest part ({limit})", statistics.median(rates) / parts[limit])
 
-    def _limits(self, together: int, *, to_disk: bool) -> dict[str, float]:
+    def _limits(self, together: int, way: str, *, to_disk: bool) -> dict[str, float]:
         """Views a second that each of what works at the same time allows: the card, the bus, the cores, the disk."""
         parts = self.parts
         found = {
-            "card": 1 / (1 / parts["forward"] + 1 / parts["normalise and encode"]),
+            "card": 1 / (1 / parts[f"forward {way}"] + 1 / parts["normalise and encode"]),
             "copy in": parts["copy in"],
             "copy out": parts["copy out"],
             "cores": 1 / (1 / parts[f"decode {together}"] + 1 / parts["digest, all cores"]),
@@ -234,41 +242,55 @@ def _rate(units: Any, clock: Clock) -> list[float]:
     return found
 
 
+def basics(told: Stage, model: Model, images: Path) -> None:
+    """What extract-features does by default, and all that it is held against."""
+    model.forward("fp16", "eager")
+    model.after("int8")
+    for together in (2,) if told.dry else (4, 1):
+        model.decode(images, together)
+        for kind, where in {"disk": told.work, "memory": MEMORY}.items():
+            if told.dry or shutil.disk_usage(where).free > ROOM:
+                measure = _whole(model, images, together, where, kind)
+                told.attempt(f"{model.label}: whole, {together}, {kind}", 0 if told.dry else 20, measure)
+            else:
+                told.result.raw(f"left out: {model.label}: whole, {kind}", f"less than {ROOM >> 30} GiB free")
+
+
+def choices(told: Stage, model: Model, images: Path) -> None:
+    """Other ways to the same: compiled, another memory layout, other batches, fewer bits."""
+    for way in ("compiled", "channels_last"):
+        told.attempt(f"{model.label}: fp16 {way}", 0 if told.dry else 15, _forward(model, "fp16", way))
+    measure = _whole(model, images, 2 if told.dry else 4, told.work, "disk", "compiled")
+    told.attempt(f"{model.label}: whole compiled", 0 if told.dry else 30, measure)
+    for batch in (2,) if told.dry else (32, 64, 128, 512):
+        told.attempt(f"{model.label}: batch {batch}", 0, _forward(model, "fp16", "eager", batch))
+    told.attempt(f"{model.label}: int4", 0, lambda: model.after("int4"))
+
+
 def main() -> None:
     with stage("extract") as told:
+        if told.dry:  # the compiler's graphs are run as they are: building them takes a minute on a CPU
+            torch.compile = functools.partial(torch.compile, backend="eager")
         clock = Clock(0.02, 1) if told.dry else Clock(1.5)
         images = generated_images(told.work / "images", 8) if told.dry else photographs(told.work / "images", IMAGES)
-        card = Card(told, clock)
-        models = [Model(told, label, card, clock) for label in (DRY_MODELS if told.dry else GPU_MODELS)]
-        precisions: tuple[Precision, ...] = ("fp16", "bf16")
-        for model in models:  # in the order of their worth: a cut-off takes what comes last
-            model.forward("fp16", "eager")
-            model.after("int8")
-            for together in (2,) if told.dry else (4, 1):
-                model.decode(images, together)
-                for kind, where in {"disk": told.work, "memory": MEMORY}.items():
-                    if not told.dry and shutil.disk_usage(where).free < ROOM:
-                        told.result.raw(f"left out: {model.label}: whole, {kind}", f"less than {ROOM >> 30} GiB free")
-                        continue
-                    measure = _whole(model, images, together, where, kind)
-                    told.attempt(f"{model.label}: whole, {together}, {kind}", 0 if told.dry else 20, measure)
+        card, models = Card(told, clock), list[Model]()
+        for label in DRY_MODELS if told.dry else GPU_MODELS:  # in the order of worth: a cut-off takes what comes last
+            told.attempt(label, 0, lambda label=label: models.append(Model(told, label, card, clock)))
         for model in models:
-            for precision in precisions:
-                for way in ("compiled", "channels_last", "eager"):
-                    if (precision, way) != ("fp16", "eager"):
-                        measure = _forward(model, precision, way)
-                        told.attempt(f"{model.label}: {precision} {way}", 0 if told.dry else 15, measure)
-            for batch in (2,) if told.dry else (32, 64, 128, 512):
-                told.attempt(f"{model.label}: batch {batch}", 0, _forward(model, "fp16", "eager", batch))
-            told.attempt(f"{model.label}: int4", 0, lambda model=model: model.after("int4"))
+            told.attempt(f"{model.label}: basics", 0, lambda model=model: basics(told, model, images))
+        for model in models:
+            choices(told, model, images)
+        for model in models:
+            for way in ("eager", "compiled", "channels_last"):
+                told.attempt(f"{model.label}: bf16 {way}", 0 if told.dry else 15, _forward(model, "bf16", way))
 
 
 def _forward(model: Model, precision: Precision, way: str, batch: int | None = None) -> Callable[[], None]:
     return lambda: model.forward(precision, way, batch)
 
 
-def _whole(model: Model, images: Path, together: int, where: Path, kind: str) -> Callable[[], None]:
-    return lambda: model.whole(images, together, where, kind)
+def _whole(model: Model, images: Path, together: int, where: Path, kind: str, way: str = "eager") -> Callable[[], None]:
+    return lambda: model.whole(images, together, where, kind, way)
 
 
 if __name__ == "__main__":

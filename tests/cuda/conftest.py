@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from gpu_checks import DRY
+from torch._dynamo.utils import counters
 
 from lookonce.train.host_memory import HostMemory
 
@@ -46,3 +48,14 @@ def poison(device: torch.device) -> Callable[[], None]:
 def host_memory(device: torch.device) -> HostMemory:
     """Where the trainer gathers batches for the device."""
     return HostMemory(page_locked=device.type == "cuda")
+
+
+@pytest.fixture
+def compiler(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing compiled, nothing counted; on the CPU graphs are run as they are: building them takes a minute."""
+    if device.type == "cpu":
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()

@@ -12,6 +12,7 @@ from gpu_checks import DRY
 from library_teachers import OTHER_KINDS, architectures, cut_teacher, library_model, random_views, randomised
 from PIL import Image
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lookonce.extract.teachers import Teacher, TeacherFeatures, known_teachers, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision
@@ -50,6 +51,18 @@ def test_an_architecture_sees_what_it_sees_on_the_cpu(name: str, device: torch.d
     for precision in TOLERANCES:
         teacher = cut_teacher(spec, 2, state, precision).to(device)
         assert_close(teacher.look(views.to(device)), wanted, precision)
+
+
+@pytest.mark.parametrize("name", FEW[1:2] if DRY else ["clip-b16", "siglip2-b16", "dinov3-s16"])
+def test_a_compiled_teacher_is_one_graph_and_sees_the_same(name: str, device: torch.device, compiler: None) -> None:
+    spec = resolve_teacher(name)
+    state, views = randomised(library_model(spec, depth=2)).state_dict(), random_views(5)
+    wanted = cut_teacher(spec, 2, state).look(views)
+    teacher = cut_teacher(spec, 2, state, "bf16" if DRY else "fp16").to(device)
+    teacher.compile_forward()
+    for _ in range(3):
+        assert_close(teacher.look(views.to(device)), wanted, teacher.precision)
+    assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})
 
 
 @pytest.mark.parametrize("precision", list(TOLERANCES))

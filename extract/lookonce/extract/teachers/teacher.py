@@ -56,7 +56,8 @@ class Teacher(nn.Module):
         patches, tokens: N and 1 + N; registers are not counted, they are dropped.
         has_class_token, attention_pool: what token 0 and importance are, see ``TeacherOutput``.
         view_size, input_size: side of the views, and of what the trunk is fed, pixels.
-        precision: of the blocks' arithmetic; embedding, residual stream, norms and everything after are float32.
+        precision: of the blocks' arithmetic; embedding, residual stream, norms and everything after are float32. On a
+            GPU, fp32 turns TF32 convolutions off in this process; in half precision patches are embedded in TF32.
         weights_digest: which weights it has (see ``weights.weights_digest``).
     """
 
@@ -94,6 +95,8 @@ class Teacher(nn.Module):
         Args:
             views: (B, view_size, view_size, 3) uint8 RGB, on any device.
         """
+        if self.precision == "fp32" and self.mean.is_cuda:
+            torch.backends.cudnn.allow_tf32 = False  # torch's default: convolutions, that of the patches too, in TF32
         return self._forward(self.normalise_pixels(views))
 
     def compile_forward(self) -> None:
