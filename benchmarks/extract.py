@@ -40,10 +40,10 @@ from time_slices import Slice, take_turns
 
 from lookonce.cache.containers.container import seed_folder
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.image_views import image_views
-from lookonce.extract.pipeline import BatchProgress
+from lookonce.extract.pipeline.pipeline import BatchProgress
+from lookonce.extract.pipeline.shard_extractor import ShardExtractor
 from lookonce.extract.prepare import load_config_teacher, open_extraction, open_or_create, remaining_tasks
-from lookonce.extract.shard_extractor import ShardExtractor
+from lookonce.extract.views.image_views import image_views
 from lookonce.shared.freed_memory import keep_freed_memory
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))

@@ -33,7 +33,7 @@ from PIL import Image
 
 from lookonce.extract.teachers import load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Teacher
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images.decode import decode_rgb
 from lookonce.shared.views import ViewParameters, ViewRecipe, apply_view, draw_view
 
 RECIPE = ViewRecipe()
@@ -94,7 +94,7 @@ def relative_change(teacher: Teacher, pairs: list[tuple[NDArray[np.uint8], NDArr
         return None
     errors = []
     for one, other in pairs:
-        wanted, found = (teacher.look(torch.from_numpy(view)[None]).targets for view in (one, other))
+        wanted, found = (teacher.extract(torch.from_numpy(view)[None]).targets for view in (one, other))
         errors.append(float((found - wanted).norm() / wanted.norm()))
     return statistics.median(errors)
 

@@ -28,7 +28,7 @@ from step import weights_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lookonce.extract.target_encoder import TargetEncoder
+from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import HALF, Precision
 from lookonce.storage_schemas.encoding import Encoding

@@ -39,20 +39,20 @@ from harness import arguments, report
 from synthetic_cache import LAYERS, PATCHES, WIDTH, clip_manifest, write_cache
 from torch import Tensor, nn
 
-from lookonce.cache.create import create_cache, prepare_seed
-from lookonce.cache.reader import CacheReader
-from lookonce.extract.image_views import image_views
-from lookonce.extract.shard_extractor import GPU_STREAMS, BatchProgress, ShardExtractor, ShardTask
-from lookonce.extract.target_encoder import EncodedTargets
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.write.create import create_cache, prepare_seed
+from lookonce.extract.pipeline.shard_extractor import GPU_STREAMS, BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.pipeline.target_encoder import EncodedTargets
 from lookonce.extract.teachers import Teacher, TeacherOutput
+from lookonce.extract.views.image_views import image_views
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import visible_count
 from lookonce.shared.sources import Listing, open_source
 from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.train.batch_reader import BatchReader, StoredPixels
-from lookonce.train.joined_caches import open_caches
-from lookonce.train.sample_order import SampleOrder
+from lookonce.train.data.batch_reader import BatchReader, StoredPixels
+from lookonce.train.data.joined_caches import open_caches
+from lookonce.train.data.sample_order import SampleOrder
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CORES = len(os.sched_getaffinity(0))

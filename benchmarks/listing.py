@@ -30,8 +30,8 @@ import numpy as np
 from harness import arguments, report
 from synthetic_cache import clip_manifest
 
-from lookonce.cache.create import create_cache, prepare_seed
-from lookonce.cache.writer import ShardWriter
+from lookonce.cache.write.create import create_cache, prepare_seed
+from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.shared.sources import open_source
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
@@ -86,7 +86,7 @@ def one_process(images: str, limit: int, *, drives: bool) -> None:
     """One row of the benchmark: prints what it measured."""
     if drives:
         from lookonce.extract.prepare import remaining_tasks
-        from lookonce.extract.progress import ExtractionProgress
+        from lookonce.extract.progress.display import ExtractionProgress
     started, cpu = time.perf_counter(), time.process_time()
     listing = open_source(images).listing()
     stored = listing.stored_at is not None

@@ -26,7 +26,7 @@ from harness import alternate, arguments, ratio, report
 from numpy.typing import NDArray
 from synthetic_cache import LAYERS, PATCHES, WIDTH, clip_manifest, write_cache
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 
 BATCH, VISIBLE = 64, 58
 TOKENS = PATCHES + 1

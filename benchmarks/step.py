@@ -40,20 +40,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.executors import extract_features
-from lookonce.extract.image_views import image_views
 from lookonce.extract.prepare import load_config_teacher, open_extraction
+from lookonce.extract.views.image_views import image_views
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import draw_patches
 from lookonce.shared.patches import patchify, unpatchify
-from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
-from lookonce.train.batch import Batch, StoredTargets
 from lookonce.train.config import TrainingConfig
-from lookonce.train.interrupts import DeferredInterrupts
-from lookonce.train.sample_order import SamplesOfStep
+from lookonce.train.data.batch import Batch, StoredTargets
+from lookonce.train.data.sample_order import SamplesOfStep
+from lookonce.train.loop.interrupts import DeferredInterrupts
+from lookonce.train.loop.trainer import Trainer
+from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.setup import set_up
-from lookonce.train.trainer import Trainer
 
 CORES = len(os.sched_getaffinity(0))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -164,7 +164,7 @@ class Ways:
             self._model(self._on_device).loss.backward()
         views = torch.zeros(self.pair.batch, 224, 224, 3, dtype=torch.uint8, device=DEVICE)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as look:
-            self.teacher.look(views)
+            self.teacher.extract(views)
         return step.get_total_flops(), look.get_total_flops()
 
     def _steps(self, batch: Callable[[], Batch]) -> int:
@@ -203,7 +203,7 @@ class Ways:
 
     def _seen(self, read: tuple[Any, ...]) -> Batch:
         views, patches, ids, scales = read
-        features = self.teacher.look(torch.from_numpy(views).to(DEVICE))
+        features = self.teacher.extract(torch.from_numpy(views).to(DEVICE))
         if ids is None:
             noise = np.random.default_rng(0).random((len(views), patches.shape[1]))
             ids = draw_patches(

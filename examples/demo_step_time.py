@@ -14,8 +14,8 @@ from torch import Tensor
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.shared.patches import unpatchify
 from lookonce.train.config import TrainingConfig
-from lookonce.train.optimization import adamw, set_learning_rate
-from lookonce.train.sample_order import SamplesOfStep
+from lookonce.train.data.sample_order import SamplesOfStep
+from lookonce.train.loop.optimization import adamw, set_learning_rate
 from lookonce.train.setup import TrainingSetup, set_up, trainable
 
 ROUNDS = 7
@@ -55,7 +55,7 @@ class TwoWays:
         ids = torch.from_numpy(self.setup.batches.visible(samples).ids)
         patches = reader.read("pixels", samples.seeds, samples.rows)
         views = torch.from_numpy(unpatchify(patches, model.student.patch_size))
-        features = self.teacher.look(views)
+        features = self.teacher.extract(views)
         samples_B1 = torch.arange(len(ids))[:, None]
         tokens = torch.nn.functional.pad(ids + 1, (1, 0))
         visible = torch.from_numpy(patches)[samples_B1, ids]

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images.decode import decode_rgb
 from lookonce.shared.sources import open_source
 from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
-from lookonce.train.student import Student
+from lookonce.train.model.student import Student
 
 BATCH = 32
 PEAK_LR = 2e-3

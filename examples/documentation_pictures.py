@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from lookonce.cache.picture import draw_cache
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.show.picture import draw_cache
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.executors import extract_features
 from lookonce.shared.masking import mask_noise, visible_patches
 from lookonce.shared.patches import unpatchify
 from lookonce.train.config import TrainingConfig

@@ -16,8 +16,8 @@ from pathlib import Path
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
 
-from lookonce.cache.convert import convert_cache
-from lookonce.cache.convert_plan import ConversionRequest
+from lookonce.cache.convert.conversion import convert_cache
+from lookonce.cache.convert.request import ConversionRequest
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 from lookonce.storage_schemas.tokens import AllTokens, TokenSubset, VisibleTokens

@@ -25,11 +25,11 @@ from typing import Any
 
 from study_judge import JUDGES
 
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.executors import extract_features
-from lookonce.shared.atomic import write_json
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import UsageError
-from lookonce.shared.seeds import parse_seeds
+from lookonce.shared.files.atomic import write_json
 from lookonce.train.config import TrainingConfig
 from lookonce.train.names import DeviceName
 

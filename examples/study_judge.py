@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from lookonce.shared.errors import CheckpointError
-from lookonce.train.checkpoints import find_checkpoint, load_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import find_checkpoint, load_checkpoint
 from lookonce.train.config import TrainingConfig
-from lookonce.train.evaluation.encoder import encode_split
+from lookonce.train.data.sample_order import SampleOrder, SamplesOfStep
+from lookonce.train.evaluation.encoders.encoder import encode_split
+from lookonce.train.evaluation.encoders.pooling import Pool
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
 from lookonce.train.evaluation.knn import knn_predict
 from lookonce.train.evaluation.labelled_images import open_labelled_images
-from lookonce.train.evaluation.linear import evaluate_linear
-from lookonce.train.evaluation.pooling import Pool
-from lookonce.train.evaluation.probe_config import LinearProbeConfig
-from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
-from lookonce.train.metrics import read_metrics
-from lookonce.train.sample_order import SampleOrder, SamplesOfStep
+from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
+from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
+from lookonce.train.records.metrics import read_metrics
 from lookonce.train.setup import TrainingSetup, resolve_device, set_up, trainable
 
 NEIGHBOURS = (10, 20)

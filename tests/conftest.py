@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.create import create_cache, prepare_seed
-from lookonce.cache.writer import ShardWriter
+from lookonce.cache.write.create import create_cache, prepare_seed
+from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding

@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lookonce.cache.convert import ConversionSummary, convert_cache
-    from lookonce.cache.convert_plan import ConversionRequest
-    from lookonce.cache.describe import describe_cache
-    from lookonce.cache.reader import CacheReader, open_cache
-    from lookonce.cache.verify import verify_cache
-    from lookonce.cache.verify_report import Finding, VerifyReport
-    from lookonce.cache.zarr_decoded import open_decoded
+    from lookonce.cache.convert.conversion import ConversionSummary, convert_cache
+    from lookonce.cache.convert.request import ConversionRequest
+    from lookonce.cache.read.reader import CacheReader, open_cache
+    from lookonce.cache.show.description import describe_cache
+    from lookonce.cache.verify.findings import Finding, VerifyReport
+    from lookonce.cache.verify.verification import verify_cache
+    from lookonce.cache.zarr_plugin.decoded_group import open_decoded
+    from lookonce.clusters.extraction.run import extract_features
     from lookonce.extract.config import ExtractionConfig
-    from lookonce.extract.drift import DriftRequest, check_drift
-    from lookonce.extract.drift_report import DriftReport
-    from lookonce.extract.executors import extract_features
-    from lookonce.extract.plan import Purpose
-    from lookonce.extract.plan import plan_extraction as plan
     from lookonce.extract.run import ExtractionSummary
     from lookonce.extract.teachers import Teacher, TeacherFeatures, load_teacher, resolve_teacher
+    from lookonce.reports.drift.check import DriftRequest, check_drift
+    from lookonce.reports.drift.report import DriftReport
+    from lookonce.reports.plan.plan import Purpose
+    from lookonce.reports.plan.plan import plan_extraction as plan
     from lookonce.shared.errors import (
         AccessError,
         BusyError,
@@ -50,39 +50,39 @@ if TYPE_CHECKING:
     )
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
-    from lookonce.train.alignment import AlignmentOutput, DynamicAlignment
-    from lookonce.train.alignment_config import AlignmentConfig
     from lookonce.train.cached_targets import CachedTargets, TargetBatch
     from lookonce.train.config import TrainingConfig
-    from lookonce.train.evaluation.encoder import Encoder, encode_split
-    from lookonce.train.evaluation.finetune import finetune_student
-    from lookonce.train.evaluation.finetune_config import FinetuneConfig
+    from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
+    from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
+    from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
+    from lookonce.train.evaluation.finetune.fine_tuning import finetune_student
+    from lookonce.train.evaluation.finetune.finetune_config import FinetuneConfig
     from lookonce.train.evaluation.knn import evaluate_knn, knn_predict
     from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
-    from lookonce.train.evaluation.linear import evaluate_linear
-    from lookonce.train.evaluation.probe_config import LinearProbeConfig
-    from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
-    from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
-    from lookonce.train.metrics import read_metrics
+    from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
+    from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
+    from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
+    from lookonce.train.model.alignment_config import AlignmentConfig
+    from lookonce.train.model.student import Student
+    from lookonce.train.model.student_file import save_student
     from lookonce.train.recipes import recipe_config
+    from lookonce.train.records.metrics import read_metrics
     from lookonce.train.run import TrainingSummary, train_student
-    from lookonce.train.student import Student
-    from lookonce.train.student_file import save_student
-    from lookonce.train.sweep import SweepSummary, train_sweep
+    from lookonce.train.sweep.lockstep import SweepSummary, train_sweep
 
 _MODULES = {
-    "lookonce.cache.convert": "ConversionSummary convert_cache",
-    "lookonce.cache.convert_plan": "ConversionRequest",
-    "lookonce.cache.describe": "describe_cache",
-    "lookonce.cache.reader": "CacheReader open_cache",
-    "lookonce.cache.verify": "verify_cache",
-    "lookonce.cache.verify_report": "Finding VerifyReport",
-    "lookonce.cache.zarr_decoded": "open_decoded",
+    "lookonce.cache.convert.conversion": "ConversionSummary convert_cache",
+    "lookonce.cache.convert.request": "ConversionRequest",
+    "lookonce.cache.show.description": "describe_cache",
+    "lookonce.cache.read.reader": "CacheReader open_cache",
+    "lookonce.cache.verify.verification": "verify_cache",
+    "lookonce.cache.verify.findings": "Finding VerifyReport",
+    "lookonce.cache.zarr_plugin.decoded_group": "open_decoded",
     "lookonce.extract.config": "ExtractionConfig",
-    "lookonce.extract.drift": "DriftRequest check_drift",
-    "lookonce.extract.drift_report": "DriftReport",
-    "lookonce.extract.executors": "extract_features",
-    "lookonce.extract.plan": "Purpose plan_extraction:plan",
+    "lookonce.reports.drift.check": "DriftRequest check_drift",
+    "lookonce.reports.drift.report": "DriftReport",
+    "lookonce.clusters.extraction.run": "extract_features",
+    "lookonce.reports.plan.plan": "Purpose plan_extraction:plan",
     "lookonce.extract.run": "ExtractionSummary",
     "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
     "lookonce.shared.errors": (
@@ -92,25 +92,25 @@ _MODULES = {
     ),
     "lookonce.shared.sources": "open_source",
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
-    "lookonce.train.alignment": "AlignmentOutput DynamicAlignment",
-    "lookonce.train.alignment_config": "AlignmentConfig",
+    "lookonce.train.model.alignment": "AlignmentOutput DynamicAlignment",
+    "lookonce.train.model.alignment_config": "AlignmentConfig",
     "lookonce.train.cached_targets": "CachedTargets TargetBatch",
     "lookonce.train.config": "TrainingConfig",
-    "lookonce.train.evaluation.encoder": "Encoder encode_split",
-    "lookonce.train.evaluation.finetune": "finetune_student",
-    "lookonce.train.evaluation.finetune_config": "FinetuneConfig",
+    "lookonce.train.evaluation.encoders.encoder": "Encoder encode_split",
+    "lookonce.train.evaluation.finetune.fine_tuning": "finetune_student",
+    "lookonce.train.evaluation.finetune.finetune_config": "FinetuneConfig",
     "lookonce.train.evaluation.knn": "evaluate_knn knn_predict",
     "lookonce.train.evaluation.labelled_images": "LabelledImages open_labelled_images",
-    "lookonce.train.evaluation.linear": "evaluate_linear",
-    "lookonce.train.evaluation.probe_config": "LinearProbeConfig",
-    "lookonce.train.evaluation.student_encoder": "StudentEncoder load_student",
-    "lookonce.train.evaluation.teacher_encoder": "TeacherEncoder",
-    "lookonce.train.metrics": "read_metrics",
+    "lookonce.train.evaluation.linear_probe.linear": "evaluate_linear",
+    "lookonce.train.evaluation.linear_probe.probe_config": "LinearProbeConfig",
+    "lookonce.train.evaluation.encoders.student_encoder": "StudentEncoder load_student",
+    "lookonce.train.evaluation.encoders.teacher_encoder": "TeacherEncoder",
+    "lookonce.train.records.metrics": "read_metrics",
     "lookonce.train.recipes": "recipe_config",
     "lookonce.train.run": "TrainingSummary train_student",
-    "lookonce.train.student": "Student",
-    "lookonce.train.student_file": "save_student",
-    "lookonce.train.sweep": "SweepSummary train_sweep",
+    "lookonce.train.model.student": "Student",
+    "lookonce.train.model.student_file": "save_student",
+    "lookonce.train.sweep.lockstep": "SweepSummary train_sweep",
 }
 """Module -> its public names, ``name:public`` where they differ; a test compares them with the imports above."""
 

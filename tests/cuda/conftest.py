@@ -10,7 +10,7 @@ import torch
 from gpu_checks import DRY
 from torch._dynamo.utils import counters
 
-from lookonce.train.host_memory import HostMemory
+from lookonce.train.data.host_memory import HostMemory
 
 POISON = 0xA5
 """A byte that stands in memory before it is handed out; four of them are a float of about -3e-16."""

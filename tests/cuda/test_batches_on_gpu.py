@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lookonce.train.batch import Batch, StoredTargets
-from lookonce.train.device_copies import DeviceCopies
-from lookonce.train.host_memory import HostMemory
+from lookonce.train.data.batch import Batch, StoredTargets
+from lookonce.train.data.device_copies import DeviceCopies
+from lookonce.train.data.host_memory import HostMemory
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
 

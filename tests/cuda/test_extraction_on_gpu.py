@@ -14,11 +14,11 @@ from gpu_checks import DRY
 from PIL import Image
 from safetensors.torch import save_file
 
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.drift import DriftRequest, check_drift
-from lookonce.extract.executors import extract_features
+from lookonce.reports.drift.check import DriftRequest, check_drift
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
 

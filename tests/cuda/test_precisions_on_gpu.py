@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lookonce.extract.target_encoder import TargetEncoder
+from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import normalise_targets
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, get_precision
-from lookonce.train.decoding import TargetDecoder
+from lookonce.train.data.target_decoder import TargetDecoder
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default"), pytest.mark.parametrize("name", PRECISIONS)]
 

@@ -14,10 +14,10 @@ from golden_curve import CACHE, fixed_numbers, golden_config
 from torch import Tensor
 
 from lookonce.train.config import TrainingConfig
-from lookonce.train.parallel import Copies, Forward, Pieces, shared_forward
+from lookonce.train.distributed.parallel import DdpForward, Forward, FsdpForward, shared_forward
+from lookonce.train.distributed.world import SINGLE_PROCESS
+from lookonce.train.loop.training_state import TrainingState
 from lookonce.train.setup import TrainingSetup, set_up
-from lookonce.train.training_state import TrainingState
-from lookonce.train.world import ALONE
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]
 
@@ -39,7 +39,7 @@ def train(config: TrainingConfig, share: Callable[[TrainingSetup], Forward]) -> 
     """Losses of some steps in two parts each, the first of which is not exchanged; and the weights behind them."""
     setup = set_up(config)
     forward = share(setup)
-    state = TrainingState(config, setup, ALONE)
+    state = TrainingState(config, setup, SINGLE_PROCESS)
     setup.model.train()
     losses = []
     for step in range(STEPS):
@@ -68,12 +68,12 @@ def test_one_process_of_many_computes_what_one_alone_does(
     config = golden_config(cache, tmp_path / "run", device=device.type, parallel=kind.partition("-")[0])
 
     def alone(setup: TrainingSetup) -> Forward:
-        return shared_forward(setup.model, config, device, ALONE)
+        return shared_forward(setup.model, config, device, SINGLE_PROCESS)
 
     def shared(setup: TrainingSetup) -> Forward:
         if kind == "ddp":
-            return Copies(setup.model, device, unused=False)
-        return Pieces(setup.model, device, ALONE, compile_blocks=kind == "fsdp-compiled")
+            return DdpForward(setup.model, device, unused=False)
+        return FsdpForward(setup.model, device, SINGLE_PROCESS, compile_blocks=kind == "fsdp-compiled")
 
     expected, weights = train(replace(config, parallel="ddp"), alone)
     losses, found = train(config, shared)

@@ -47,21 +47,21 @@ def test_an_architecture_sees_what_it_sees_on_the_cpu(name: str, device: torch.d
     spec = resolve_teacher(name)
     state = randomised(library_model(spec, depth=2)).state_dict()
     views = random_views()
-    wanted = cut_teacher(spec, 2, state).look(views)
+    wanted = cut_teacher(spec, 2, state).extract(views)
     for precision in TOLERANCES:
         teacher = cut_teacher(spec, 2, state, precision).to(device)
-        assert_close(teacher.look(views.to(device)), wanted, precision)
+        assert_close(teacher.extract(views.to(device)), wanted, precision)
 
 
 @pytest.mark.parametrize("name", FEW[1:2] if DRY else ["clip-b16", "siglip2-b16", "dinov3-s16"])
 def test_a_compiled_teacher_is_one_graph_and_sees_the_same(name: str, device: torch.device, compiler: None) -> None:
     spec = resolve_teacher(name)
     state, views = randomised(library_model(spec, depth=2)).state_dict(), random_views(5)
-    wanted = cut_teacher(spec, 2, state).look(views)
+    wanted = cut_teacher(spec, 2, state).extract(views)
     teacher = cut_teacher(spec, 2, state, "bf16" if DRY else "fp16").to(device)
     teacher.compile_forward()
     for _ in range(3):
-        assert_close(teacher.look(views.to(device)), wanted, teacher.precision)
+        assert_close(teacher.extract(views.to(device)), wanted, teacher.precision)
     assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})
 
 
@@ -78,6 +78,6 @@ def test_all_of_deit_tiny_sees_photographs_as_on_the_cpu(
     photographs = sorted((data_dir / "photos").glob("*.jpg"))[:4]
     pixels = [np.asarray(Image.open(path).convert("RGB").resize((112, 112))) for path in photographs]
     views = torch.from_numpy(np.stack(pixels))
-    found = load(device=device, precision=precision).look(views.to(device))
+    found = load(device=device, precision=precision).extract(views.to(device))
     assert found.targets.shape[2] == 12
-    assert_close(found, load().look(views), precision, factor=3)  # twelve blocks, not two
+    assert_close(found, load().extract(views), precision, factor=3)  # twelve blocks, not two

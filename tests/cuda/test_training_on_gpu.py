@@ -19,12 +19,12 @@ from torch._dynamo.utils import counters
 
 from lookonce.commands.train_student import main
 from lookonce.shared.errors import NumericalError
-from lookonce.train.alignment_step import AlignmentStep
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
 from lookonce.train.evaluation.knn import knn_predict
-from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
-from lookonce.train.interrupts import DeferredInterrupts
+from lookonce.train.loop.interrupts import DeferredInterrupts
+from lookonce.train.model.alignment_step import AlignmentStep
 from lookonce.train.run import prepare_run, train_student
 from lookonce.train.setup import set_up
 

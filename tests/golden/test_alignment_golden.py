@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
-from lookonce.train.layer_weights import layer_weights
+from lookonce.train.data.target_norm import level_statistics, recover_targets
+from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
+from lookonce.train.model.layer_weights import layer_weights
 from lookonce.train.names import LossName
-from lookonce.train.target_norm import level_statistics, recover_targets
 
 TOLERANCE = 1e-5
 LOSS_SCALES = {"smoothl1": 2.0, "l2": 1.0, "l1": 1.0}

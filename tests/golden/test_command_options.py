@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lookonce.commands.evaluate_finetune import FinetuneOptions
-from lookonce.commands.evaluate_knn import KnnOptions
-from lookonce.commands.evaluate_linear import LinearOptions
+from lookonce.commands.evaluation_commands.finetune import FinetuneOptions
+from lookonce.commands.evaluation_commands.knn import KnnOptions
+from lookonce.commands.evaluation_commands.linear import LinearOptions
 from lookonce.extract.config import ExtractionConfig
 from lookonce.train.config import TrainingConfig
 

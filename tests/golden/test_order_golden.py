@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookonce.train.sample_order import BLOCK_ORDER_VERSION, ORDER_VERSION, SampleOrder, ShardWindow
+from lookonce.train.data.sample_order import BLOCK_ORDER_VERSION, ORDER_VERSION, SampleOrder, ShardWindow
 
 PINNED = [  # (epochs, rows, augmentation seeds) of each step
     ([0, 0, 0, 0, 0], [8, 5, 4, 0, 7], [0, 0, 0, 0, 0]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lookonce.train.position import sincos_position_embedding
+from lookonce.train.model.position import sincos_position_embedding
 
 
 def test_position_embeddings_are_the_released_codes(golden_dir: Path) -> None:

@@ -34,7 +34,7 @@ def build_trunk(case: dict[str, Any]) -> Any:
     if case["family"] == "clip":
         from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
-        from lookonce.extract.teachers.open_clip_adapter import OpenClipTrunk
+        from lookonce.extract.teachers.adapters.open_clip_adapter import OpenClipTrunk
 
         model = VisionTransformer(
             case["image"], case["patch"], case["width"], case["layers"], case["heads"], mlp_ratio,
@@ -44,7 +44,7 @@ def build_trunk(case: dict[str, Any]) -> Any:
         return OpenClipTrunk(model, "golden")
     from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
-    from lookonce.extract.teachers.timm_adapter import TimmTrunk
+    from lookonce.extract.teachers.adapters.timm_adapter import TimmTrunk
 
     assert case["activation"] == "gelu"
     model = TimmVisionTransformer(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lookonce.shared.randomness import random_uniform
 from lookonce.train.config import TrainingConfig
-from lookonce.train.metrics import read_metrics
+from lookonce.train.records.metrics import read_metrics
 from lookonce.train.run import train_student
 
 CURVE = Path(__file__).resolve().parents[1] / "golden" / "loss_curve.json"

@@ -14,10 +14,10 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 
 from lookonce.extract.teachers import Teacher, resolve_teacher
+from lookonce.extract.teachers.adapters.trunk import Trunk
 from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.table import adapter_of
 from lookonce.extract.teachers.teacher import Precision
-from lookonce.extract.teachers.trunk import Trunk
 from lookonce.extract.teachers.weights import architecture_of, fit_weights
 from lookonce.weights.file import open_weights
 

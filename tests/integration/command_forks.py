@@ -17,7 +17,7 @@ import tyro  # noqa: F401 - for the children
 import lookonce.extract.run
 import lookonce.train.run  # noqa: F401 - for the children
 from lookonce.commands import evaluate_student, extract_features, feature_cache, train_student
-from lookonce.extract.teachers.timm_adapter import build_trunk, describe
+from lookonce.extract.teachers.adapters.timm_adapter import build_trunk, describe
 
 COMMANDS = {
     "extract-features": extract_features,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from lookonce.commands.evaluate_student import main
-from lookonce.train.evaluation import finetune, linear  # noqa: F401 - imported once, so that children start at once
+from lookonce.train.evaluation.linear_probe import linear  # noqa: F401 - imported once, so that children start at once
 
 
 def evaluate_and_kill(flags: list[str], metrics: Path) -> int:

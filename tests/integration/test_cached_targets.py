@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from lookonce.shared.errors import CacheMismatchError, CheckpointError, UsageError
 from lookonce.testing import check_batches_resume
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
 from lookonce.train.cached_targets import CachedTargets, TargetBatch
 from lookonce.train.config import TrainingConfig
+from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
 from lookonce.train.setup import set_up
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

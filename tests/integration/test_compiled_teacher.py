@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 from lookonce.extract.teachers import Teacher
 from lookonce.extract.teachers.compiled import COMPILED, FORWARD, WORTH_MEASURING, choose_forward
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.convert import convert_cache
-from lookonce.cache.convert_plan import ConversionRequest
-from lookonce.cache.create import exclusive_writer
+from lookonce.cache.convert.conversion import convert_cache
+from lookonce.cache.convert.request import ConversionRequest
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.cache.write.create import exclusive_writer
 from lookonce.commands.feature_cache import main
 from lookonce.shared.errors import CacheError, IncompleteCacheError, IntegrityError, RecipeMismatchError, UsageError
 from lookonce.storage_schemas.precision import get_precision

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.train.batch import Batch
 from lookonce.train.config import TrainingConfig
-from lookonce.train.prefetch import prefetched_batches
+from lookonce.train.data.batch import Batch
+from lookonce.train.data.prefetch import prefetched_batches
+from lookonce.train.distributed.world import World
 from lookonce.train.setup import TrainingSetup, set_up
-from lookonce.train.world import World
 
 SEEDS = (0, 3)
 EPOCHS = 4

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lookonce.shared.errors import CheckpointError
 from lookonce.testing import check_same, student_run
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lookonce.cache.convert import convert_cache
-from lookonce.cache.convert_plan import ConversionRequest
+from lookonce.cache.convert.conversion import convert_cache
+from lookonce.cache.convert.request import ConversionRequest
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
-from lookonce.cache.writer import ShardWriter
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.commands.early_checks import LOADING
 from lookonce.commands.feature_cache import main
-from lookonce.extract.drift_report import DifferenceTally
-from lookonce.extract.drift_samples import SampledView, sample_views
+from lookonce.reports.drift.report import DifferenceTally
+from lookonce.reports.drift.sampled_views import SampledView, sample_views
 from lookonce.shared.errors import IncompleteCacheError
 
 TEACHER = "teacher timm:vit_tiny_patch16_224"

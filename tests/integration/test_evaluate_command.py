@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lookonce.commands.evaluate_student import main
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student
 
 STUDENT = "test_vit"
 TEACHER = "vit_tiny_patch16_224"

@@ -117,7 +117,7 @@ def relative_error_of_int8(forks, photo_arguments, model, root, **changes):
     hidden, _ = independent_forward(model, unpatched(group["pixels"][:]))
     hidden = hidden.permute(1, 2, 0, 3)
     targets = torch.nn.functional.layer_norm(hidden, (192,), eps=1e-5).numpy()
-    from lookonce.cache.reader import CacheReader
+    from lookonce.cache.read.reader import CacheReader
 
     reader = CacheReader(root)
     decoded = reader.decode(reader.read("targets", [0] * len(targets), range(len(targets))))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.describe import describe_cache
-from lookonce.cache.describe_lines import describe_lines
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.replayed_views import ReplayedViews
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.replayed_views import ReplayedViews
+from lookonce.cache.show.description import describe_cache
+from lookonce.cache.show.description_text import describe_lines
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.executors import extract_features
 from lookonce.extract.run import ExtractionSummary
 from lookonce.shared.errors import CacheMismatchError, RecipeMismatchError
 from lookonce.shared.sources import ImageFolder, Listing

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.describe import describe_cache
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.show.description import describe_cache
+from lookonce.cache.verify.verification import verify_cache
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import LookonceError
 
 CONTAINERS = ["zarr", "webdataset"]

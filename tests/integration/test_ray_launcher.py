@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 

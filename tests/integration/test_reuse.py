@@ -13,10 +13,10 @@ import pytest
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.executors import extract_features
 from lookonce.extract.run import ExtractionSummary
 from lookonce.extract.teachers import Teacher
 
@@ -221,7 +221,7 @@ def test_part_of_the_images_still_counts_as_the_same(extract, whole_cache: Path,
 
 
 def test_what_was_copied_was_made_by_other_versions(extract, earlier: Path, images: Path, tmp_path: Path) -> None:
-    from lookonce.shared.atomic import write_json
+    from lookonce.shared.files.atomic import write_json
     from lookonce.storage_schemas.problems import sealed
 
     path = CacheLayout(earlier).receipt_file(0, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lookonce.cache.create import create_cache
+from lookonce.cache.write.create import create_cache
 
 COMMANDS = """
 import builtins, contextlib, importlib, io, json, sys

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.convert import convert_cache
-from lookonce.cache.convert_plan import ConversionRequest
-from lookonce.cache.picture import draw_cache
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.stored_patches import stored_patch_ids
-from lookonce.cache.verify import verify_cache
+from lookonce.cache.convert.conversion import convert_cache
+from lookonce.cache.convert.request import ConversionRequest
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.show.picture import draw_cache
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.commands.train_student import main as train_student
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.tokens import parse_token_subset

@@ -14,11 +14,11 @@ import torch
 
 from lookonce.commands.train_student import main
 from lookonce.shared.errors import CheckpointError, NumericalError, StorageError
-from lookonce.train.checkpoints import VERSION, load_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import VERSION, load_checkpoint
 from lookonce.train.config import TrainingConfig
-from lookonce.train.metrics import MetricsLog, read_metrics
+from lookonce.train.loop.trainer import Trainer
+from lookonce.train.records.metrics import MetricsLog, read_metrics
 from lookonce.train.setup import set_up
-from lookonce.train.trainer import Trainer
 
 TINY = ["--student=test_vit", "--layer-weights=top2", "--epochs=2", "--batch-size=4", "--device=cpu", "--log-steps=1"]
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from lookonce.shared.errors import CheckpointError
 from lookonce.train.config import TrainingConfig
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student
 from lookonce.train.run import train_student
 from lookonce.train.setup import set_up
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student
 
 
 def test_a_run_starts_from_weights_and_resumes_without_them(

@@ -14,7 +14,7 @@ from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.testing import check_same, logged_numbers, student_run
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import TrainingSummary, train_student
-from lookonce.train.sweep import train_sweep
+from lookonce.train.sweep.lockstep import train_sweep
 
 RECIPE: dict[str, Any] = {
     "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,

@@ -15,10 +15,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lookonce.cache.reader import CacheReader
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.cache.read.reader import CacheReader
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
-from lookonce.train.metrics import read_metrics
+from lookonce.train.records.metrics import read_metrics
 from lookonce.train.run import train_student
 
 RECIPE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from lookonce.shared.errors import CacheMismatchError, SourceError
 from lookonce.shared.patches import patchify
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view, pixel_digest
 from lookonce.train.config import TrainingConfig
-from lookonce.train.metrics import read_metrics
+from lookonce.train.records.metrics import read_metrics
 from lookonce.train.run import train_student
 
 SAMPLES = 11

@@ -15,7 +15,7 @@ import pytest
 
 from lookonce.shared.errors import CheckpointError
 from lookonce.testing import check_exact_resume, check_same, logged_numbers, student_run
-from lookonce.train.checkpoints import checkpoints_in, load_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in, load_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 

@@ -20,10 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lookonce.train.config import TrainingConfig
-from lookonce.train.metrics import read_metrics
+from lookonce.train.loop.step_memory import activation_bytes
+from lookonce.train.model.student import Student
+from lookonce.train.records.metrics import read_metrics
 from lookonce.train.run import train_student
-from lookonce.train.step_memory import activation_bytes
-from lookonce.train.student import Student
 
 
 def train(cache: Path, out: Path, **changes: Any) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lookonce.shared.errors import NumericalError, UsageError
-from lookonce.train.checkpoints import checkpoints_in, load_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in, load_checkpoint
 from lookonce.train.config import TrainingConfig
-from lookonce.train.diagnosis import blame
+from lookonce.train.loop.diagnosis import blame
 from lookonce.train.run import train_student
 from lookonce.train.setup import set_up
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import VisibleTokens
-from lookonce.train.alignment_step import AlignmentStep, StepOutput
-from lookonce.train.batch import Batch
 from lookonce.train.config import TrainingConfig
+from lookonce.train.data.batch import Batch
+from lookonce.train.model.alignment_step import AlignmentStep, StepOutput
 from lookonce.train.run import train_student
 from lookonce.train.setup import TrainingSetup, set_up
 

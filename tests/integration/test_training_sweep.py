@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from lookonce.shared.errors import Interrupted, StorageError, UsageError
-from lookonce.train.checkpoints import Checkpoint, checkpoints_in, save_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_in, save_checkpoint
 from lookonce.train.config import TrainingConfig
+from lookonce.train.loop.trainer import Trainer
 from lookonce.train.run import train_student
-from lookonce.train.sweep import train_sweep
-from lookonce.train.sweep_file import read_sweep
-from lookonce.train.trainer import Trainer
+from lookonce.train.sweep.lockstep import train_sweep
+from lookonce.train.sweep.sweep_file import read_sweep
 
 RECIPE: dict[str, Any] = {
     "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
@@ -137,7 +137,7 @@ def test_a_full_disk_under_one_run_leaves_a_checkpoint_of_the_others(
             raise StorageError(f"{folder}: no space")
         return save_checkpoint(folder, checkpoint)
 
-    monkeypatch.setattr("lookonce.train.trainer.save_checkpoint", save)
+    monkeypatch.setattr("lookonce.train.loop.trainer.save_checkpoint", save)
     for out, settings, reached in (("middle", {}, 3), ("end", {"checkpoint_steps": 10**6}, 11)):
         with pytest.raises(StorageError, match="full/checkpoints: no space"):
             train_sweep(config(cache, tmp_path / out, **settings), file, show_progress=False)

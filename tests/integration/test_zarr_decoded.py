@@ -14,9 +14,9 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore
 
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.zarr_codec import TargetsCodec
-from lookonce.cache.zarr_decoded import decoded_targets_metadata, open_decoded
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.zarr_plugin.codec import TargetsCodec
+from lookonce.cache.zarr_plugin.decoded_group import decoded_targets_metadata, open_decoded
 from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest

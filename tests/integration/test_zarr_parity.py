@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

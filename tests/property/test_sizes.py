@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lookonce.cache import sizes
 from lookonce.cache.containers import CONTAINERS
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.sizes import cache_bytes, key_bytes
+from lookonce.cache.write import sizes
+from lookonce.cache.write.sizes import cache_bytes, key_bytes
 from lookonce.shared.sources import ListingEntry
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens

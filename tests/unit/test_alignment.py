@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.adapters import ADAPTERS, StackedLayerNorm, StackedLinear, build_adapters
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
+from lookonce.train.model.adapters import ADAPTERS, StackedLayerNorm, StackedLinear, build_adapters
+from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
 
 S, T, B, N, D, C = 4, 4, 3, 5, 8, 12
 

@@ -13,19 +13,19 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.masking import mask_noise, visible_patches
 from lookonce.shared.masking import visible_count as count_of
-from lookonce.train.alignment import DynamicAlignment
-from lookonce.train.alignment_config import AlignmentConfig
-from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
-from lookonce.train.batch_reader import BatchReader, StoredPixels
-from lookonce.train.decoding import TargetDecoder
-from lookonce.train.device_copies import DeviceCopies
-from lookonce.train.host_memory import HostMemory
-from lookonce.train.joined_caches import JoinedCaches
-from lookonce.train.sample_order import SampleOrder, SamplesOfStep, batch_parts
-from lookonce.train.student import Student
+from lookonce.train.data.batch_reader import BatchReader, StoredPixels
+from lookonce.train.data.device_copies import DeviceCopies
+from lookonce.train.data.host_memory import HostMemory
+from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.sample_order import SampleOrder, SamplesOfStep, batch_parts
+from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.model.alignment import DynamicAlignment
+from lookonce.train.model.alignment_config import AlignmentConfig
+from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
+from lookonce.train.model.student import Student
 
 MASK_RATIO = 0.7
 
@@ -175,7 +175,7 @@ def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..
 
 
 def test_batches_are_the_same_from_many_threads(training_cache: Callable[..., Path]) -> None:
-    from lookonce.train.prefetch import prefetched_batches
+    from lookonce.train.data.prefetch import prefetched_batches
 
     reader, targets = open_targets(training_cache(), target_norm="bn", drop_path=0.5, student_depth=6)
     order = order_of(reader, batch_size=3)

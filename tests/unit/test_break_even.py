@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lookonce.extract.break_even import BreakEven
-from lookonce.extract.probe import Probe
-from lookonce.extract.workers import WorkerResources
+from lookonce.clusters.extraction.resources import WorkerResources
+from lookonce.reports.plan.break_even import BreakEven
+from lookonce.reports.plan.probe import Probe
 
 
 def case(**changes: Any) -> BreakEven:
@@ -25,7 +25,7 @@ def test_a_cache_of_few_seeds_pays_within_one_experiment() -> None:
     plan = case()
     assert plan.break_even_epochs == 5  # 4 epochs online take 400 s, 5 take 500
     assert plan.break_even_experiments == 1
-    assert plan.looks_ratio == 50
+    assert plan.forward_ratio == 50
     assert plan.saved_seconds == 200 * 100 - 440
     assert plan.reasons_against == []
 
@@ -61,7 +61,7 @@ def test_a_full_disk_is_a_reason() -> None:
 
 def test_a_cache_that_is_there_has_paid() -> None:
     plan = case(views_left=0, extraction_seconds=0.0, bytes_left=0, bytes_free=0)
-    assert (plan.break_even_epochs, plan.break_even_experiments, plan.looks_ratio) == (1, 1, math.inf)
+    assert (plan.break_even_epochs, plan.break_even_experiments, plan.forward_ratio) == (1, 1, math.inf)
     assert plan.reasons_against == []
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.by_key import SamplesByKey
-from lookonce.cache.create import create_cache, prepare_seed
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.writer import ShardWriter
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.samples_by_key import SamplesByKey
+from lookonce.cache.write.create import create_cache, prepare_seed
+from lookonce.cache.write.shard_writer import ShardWriter
 
 KEYS = ["Z.jpg", "a/b.jpg", "a.jpg", "é.jpg", "a0.jpg", "\U0001f40d.jpg", "\uffee.jpg"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookonce.shared import decoding_room
-from lookonce.shared.decoding_room import DecodingRoom, machine_memory, room_for
 from lookonce.shared.errors import UnreadableImageError
-from lookonce.shared.images import decode_rgb, decoded_rgb
+from lookonce.shared.images import decoding_room
+from lookonce.shared.images.decode import decode_rgb, decoded_rgb
+from lookonce.shared.images.decoding_room import DecodingRoom, machine_memory, room_for
 
 GIB = 1 << 30
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookonce.cache.create import create_cache
-from lookonce.cache.describe import describe_cache
-from lookonce.cache.describe_lines import describe_lines
-from lookonce.cache.picture import draw_cache
-from lookonce.cache.picture_samples import principal_components, shown_samples
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.show.description import describe_cache
+from lookonce.cache.show.description_text import describe_lines
+from lookonce.cache.show.picture import draw_cache
+from lookonce.cache.show.picture_samples import principal_components, shown_samples
+from lookonce.cache.write.create import create_cache
 from lookonce.shared.errors import CacheError, IncompleteCacheError, StorageError, UsageError
 from lookonce.shared.patches import unpatchify
 from lookonce.storage_schemas.tokens import TopTokens

@@ -15,13 +15,13 @@ from lookonce.extract.teachers import load_teacher, resolve_teacher
 from lookonce.shared.errors import CheckpointError, NumericalError, UsageError
 from lookonce.shared.normalisation import IMAGENET
 from lookonce.shared.sources import ImageFolder, Listing, ListingEntry
-from lookonce.train.evaluation.encoder import encode_split
+from lookonce.train.evaluation.encoders.encoder import encode_split
+from lookonce.train.evaluation.encoders.pooling import POOLS, Pool, pool_tokens
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
+from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
 from lookonce.train.evaluation.labelled_images import LabelledSplit
-from lookonce.train.evaluation.pooling import POOLS, Pool, pool_tokens
-from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
-from lookonce.train.evaluation.teacher_encoder import TeacherEncoder
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student
 
 NAME = "test_vit"
 SIZE = 32

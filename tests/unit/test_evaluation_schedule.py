@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.evaluation.schedule import Schedule
+from lookonce.train.evaluation.fit_schedule import FitSchedule
 
 
-def schedule(**changes: float) -> Schedule:
-    return Schedule(**{"images": 10, "batch_size": 4, "epochs": 3, "warmup_epochs": 1, "base_lr": 0.64, **changes})  # type: ignore[arg-type]
+def schedule(**changes: float) -> FitSchedule:
+    return FitSchedule(**{"images": 10, "batch_size": 4, "epochs": 3, "warmup_epochs": 1, "base_lr": 0.64, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(10, 4), (9, 4), (8, 4), (3, 16384), (7, 1)])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lookonce.commands.extract_features import summarise_extraction
-from lookonce.extract.batch_encoder import LaneTime
-from lookonce.extract.lanes import idle_cores_note
-from lookonce.extract.worker_table import efficiency, teacher_shares
+from lookonce.extract.pipeline.batch_encoder import ThreadTimes
+from lookonce.extract.pipeline.teacher_threads import idle_cores_note
+from lookonce.extract.progress.worker_table import efficiency, teacher_shares
 
 RESULT: dict[str, Any] = {
     "cache": "c", "fingerprint": "sha256:0", "samples": 24, "seeds": [0, 1], "shards": 4, "shards_written": 4,
@@ -18,18 +18,18 @@ RESULT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def summary(time: LaneTime, **changes: Any) -> list[str]:
+def summary(time: ThreadTimes, **changes: Any) -> list[str]:
     result = {**RESULT, "time_share": time.shares(), "teacher_share": teacher_shares(time), **changes}
     return summarise_extraction(result).splitlines()
 
 
 def test_where_the_time_went_agrees_with_itself_on_a_loaded_machine() -> None:
-    loaded = LaneTime(decode=2.0, teacher=97.0, write=1.0, forward=26.0, core_wait=68.0)
+    loaded = ThreadTimes(decode=2.0, teacher=97.0, write=1.0, forward=26.0, core_wait=68.0)
     assert summary(loaded)[-1] == (
         "time         decode 2%, teacher 97%, write 1% (27% of the teacher's in its forward pass, 70% waiting for a "
         "CPU core: other threads or programs kept the cores busy)"
     )
-    alone = LaneTime(decode=1.0, teacher=98.0, write=1.0, forward=95.0, core_wait=1.0)
+    alone = ThreadTimes(decode=1.0, teacher=98.0, write=1.0, forward=95.0, core_wait=1.0)
     assert summary(alone)[-1] == (
         "time         decode 1%, teacher 98%, write 1% (97% of the teacher's in its forward pass)"
     )
@@ -37,10 +37,10 @@ def test_where_the_time_went_agrees_with_itself_on_a_loaded_machine() -> None:
 
 
 def test_seeds_and_sizes_do_not_run_into_each_other() -> None:
-    lines = summary(LaneTime())
+    lines = summary(ThreadTimes())
     assert "content      24 samples per seed (seeds 0, 1); 1 hole (unreadable images)" in lines
     assert "size         1.2 MB" in lines
-    many = summary(LaneTime(), seeds=list(range(20)))
+    many = summary(ThreadTimes(), seeds=list(range(20)))
     assert any("(seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ... (20 in all))" in line for line in many)
 
 

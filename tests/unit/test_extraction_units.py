@@ -7,9 +7,9 @@ import pickle
 import pytest
 
 from lookonce.cache.layout import CacheLayout
+from lookonce.extract.pipeline.shard_extractor import BatchProgress
 from lookonce.extract.prepare import SEEDS_A_TASK, remaining_tasks
-from lookonce.extract.progress import ExtractionProgress
-from lookonce.extract.shard_extractor import BatchProgress
+from lookonce.extract.progress.display import ExtractionProgress
 from lookonce.shared.errors import SchemaError
 from lookonce.shared.sources import Listing, ListingEntry
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.fidelity import ErrorMeter, channel_statistics
-from lookonce.cache.fidelity_plot import draw_fidelity
-from lookonce.cache.fidelity_reference import ENOUGH_IMAGES, Reference, split_images
-from lookonce.commands.cache_commands.fidelity_measures import measure_fidelity
+from lookonce.reports.fidelity.error_meter import ErrorMeter, channel_statistics
+from lookonce.reports.fidelity.measure import measure_fidelity
+from lookonce.reports.fidelity.plot import draw_fidelity
+from lookonce.reports.fidelity.reference import ENOUGH_IMAGES, Reference, split_images
+from lookonce.reports.fidelity.student_sensitivity import TargetSensitivity
 from lookonce.storage_schemas.precision import PRECISIONS
-from lookonce.storage_schemas.precision.int4 import Int4
-from lookonce.train.target_sensitivity import TargetSensitivity
+from lookonce.storage_schemas.precision.lloyd_max import Int4
 
 
 def one_view(*tokens: list[float]) -> np.ndarray:

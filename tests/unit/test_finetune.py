@@ -27,23 +27,23 @@ from torch import Tensor
 from lookonce.shared import stopping
 from lookonce.shared.errors import Interrupted, MachineError, UnreadableImageError, UsageError
 from lookonce.shared.normalisation import IMAGENET
-from lookonce.train.evaluation import finetune
-from lookonce.train.evaluation.finetune import finetune_student
-from lookonce.train.evaluation.finetune_config import FinetuneConfig
-from lookonce.train.evaluation.finetune_model import (
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder
+from lookonce.train.evaluation.finetune import fine_tuning as finetune
+from lookonce.train.evaluation.finetune.fine_tuning import finetune_student
+from lookonce.train.evaluation.finetune.finetune_config import FinetuneConfig
+from lookonce.train.evaluation.finetune.finetune_model import (
     FinetunePool,
     classifier,
     classifier_arguments,
     layer_decay_optimizer,
 )
+from lookonce.train.evaluation.finetune.seeded import seeded_generators
+from lookonce.train.evaluation.finetune.training_views import TrainingViews, training_batches
+from lookonce.train.evaluation.fit_schedule import FitSchedule
 from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
-from lookonce.train.evaluation.schedule import Schedule
-from lookonce.train.evaluation.seeded import seeded_generators
-from lookonce.train.evaluation.student_encoder import StudentEncoder
-from lookonce.train.evaluation.training_views import TrainingViews, training_batches
-from lookonce.train.interrupts import DeferredInterrupts
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student
+from lookonce.train.loop.interrupts import DeferredInterrupts
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student
 
 NAME, SIZE = "test_vit", 32
 CPU = torch.device("cpu")
@@ -243,7 +243,7 @@ def test_full_magnitude_is_no_error(images: LabelledImages) -> None:
     assert posterize(image).getcolors() == [(16, (192, 64, 0))]
 
 
-SCHEDULE = Schedule(images=15, batch_size=6, epochs=2, warmup_epochs=1, base_lr=1.0)
+SCHEDULE = FitSchedule(images=15, batch_size=6, epochs=2, warmup_epochs=1, base_lr=1.0)
 
 
 def batches(
@@ -467,7 +467,7 @@ def test_a_signal_ends_the_wait_for_a_worker_that_hangs(
 ) -> None:
     monkeypatch.setattr(TrainingViews, "__getitem__", lambda *_: time.sleep(100))
     monkeypatch.setattr(stopping, "PATIENCE", 0.5)
-    schedule = Schedule(images=15, batch_size=5, epochs=1, warmup_epochs=0, base_lr=1, min_lr=0, seed=0)
+    schedule = FitSchedule(images=15, batch_size=5, epochs=1, warmup_epochs=0, base_lr=1, min_lr=0, seed=0)
     views = TrainingViews(images.train, SIZE, SHORT)
     batches = training_batches(views, schedule, 0, even=False, workers=1, device=CPU)
     with DeferredInterrupts():

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.shared.errors import CheckpointError, Interrupted, NumericalError, UnreadableImageError
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.evaluation.evaluation_folder import EvaluationFolder
 from lookonce.train.evaluation.fit import RATE_SCALE, fit
-from lookonce.train.evaluation.schedule import Schedule
+from lookonce.train.evaluation.fit_schedule import FitSchedule
 
-SCHEDULE = Schedule(images=10, batch_size=4, epochs=3, warmup_epochs=1, base_lr=3.0)
+SCHEDULE = FitSchedule(images=10, batch_size=4, epochs=3, warmup_epochs=1, base_lr=3.0)
 STEPS = 9
 
 
@@ -42,7 +42,7 @@ class Points:
         self.before, self.poison = before, 1.0
         self.rates: list[list[float]] = []
 
-    def batches(self, schedule: Schedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
+    def batches(self, schedule: FitSchedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
         for step in range(first, schedule.total_steps):
             self.before(step)
             rows = torch.from_numpy(schedule.rows(step))

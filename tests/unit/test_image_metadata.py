@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lookonce.shared.errors import UnreadableImageError
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images.decode import decode_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
 

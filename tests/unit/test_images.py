@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from lookonce.shared.errors import SourceError, UnreadableImageError
-from lookonce.shared.images import MAXIMUM_PIXELS, decode_rgb
+from lookonce.shared.images.decode import MAXIMUM_PIXELS, decode_rgb
 
 
 def encode(image: Image.Image, format: str, **options: object) -> bytes:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lookonce.train import input_watch
 from lookonce.train.config import TrainingConfig
-from lookonce.train.input_watch import SILENCE, WINDOW, InputWatch, ReadingCost
+from lookonce.train.data import input_watch
+from lookonce.train.data.input_watch import SILENCE, WINDOW, InputWatch, ReadingCost
 from lookonce.train.run import train_student
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.layer_weights import aligned_blocks, layer_weights
+from lookonce.train.model.layer_weights import aligned_blocks, layer_weights
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,14 @@ from torch.nn import functional
 from lookonce.shared.errors import CheckpointError, NumericalError, UnreadableImageError, UsageError
 from lookonce.shared.normalisation import IMAGENET
 from lookonce.shared.view_recipe import ViewRecipe
-from lookonce.train.evaluation.encoder import encode_split
+from lookonce.train.evaluation.encoders.encoder import encode_split
+from lookonce.train.evaluation.encoders.pooling import Pool
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder
 from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
-from lookonce.train.evaluation.linear import evaluate_linear
-from lookonce.train.evaluation.pooling import Pool
-from lookonce.train.evaluation.probe_config import LinearProbeConfig
-from lookonce.train.evaluation.stored_features import encode_in_parts
-from lookonce.train.evaluation.student_encoder import StudentEncoder
-from lookonce.train.student import Student
+from lookonce.train.evaluation.linear_probe.feature_store import encode_in_parts
+from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
+from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
+from lookonce.train.model.student import Student
 
 SMALL = LinearProbeConfig(optimizer="sgd", epochs=25, probe_batch_size=8, base_lr=3.0)
 FRESH = LinearProbeConfig(optimizer="lars", epochs=4, probe_batch_size=7, base_lr=40.0)
@@ -148,7 +148,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_to_the_last_bit(
 def test_features_are_kept_until_the_end_and_damaged_ones_are_made_again(
     images: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookonce.train.evaluation.stored_features.PART", 6)
+    monkeypatch.setattr("lookonce.train.evaluation.linear_probe.feature_store.PART", 6)
     expected = encode_split(Colours(), images.train, 2)
     with pytest.raises(Killed):
         encode_in_parts(Colours(killed_after=8), images.train, 2, tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lookonce.shared.errors import BusyError, StorageError
-from lookonce.shared.lock import exclusive_folder
+from lookonce.shared.files.lock import exclusive_folder
 from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
@@ -23,7 +23,7 @@ import os
 import sys
 from pathlib import Path
 from lookonce.shared.errors import BusyError
-from lookonce.shared.lock import exclusive_folder
+from lookonce.shared.files.lock import exclusive_folder
 with exclusive_folder(Path(sys.argv[1]), BusyError("busy")):
     os.write(1, b"held\\n")  # in one piece, beside what a fork of it says
     sys.stdin.read()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lookonce.shared.errors import MachineError
-from lookonce.shared.machine_errors import machine_error
+from lookonce.shared.faults.machine_errors import machine_error
 
 TRAINING = SimpleNamespace(accumulate=1, batch_size=1024, workers=2, compile=True)
 EXTRACTION = SimpleNamespace(batch_size=32, workers="auto", executor="ray")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import zarr
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TokenSubset, TopTokens, VisibleTokens
-from lookonce.train.batch_reader import BatchReader, StoredPixels
-from lookonce.train.joined_caches import JoinedCaches
-from lookonce.train.masks import choose_masks
-from lookonce.train.sample_order import SampleOrder
+from lookonce.train.data.batch_reader import BatchReader, StoredPixels
+from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.mask_choice import choose_masks
+from lookonce.train.data.sample_order import SampleOrder
 
 VISIBLE, TOP = VisibleTokens(mask="random", mask_ratio=0.75), TopTokens(share=0.5)
 

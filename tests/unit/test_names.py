@@ -9,7 +9,7 @@ from timm.models import _registry
 from lookonce.shared import timm_names
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import close_names
-from lookonce.shared.timm_names import refuse_unknown_model, registered_models
+from lookonce.weights.timm_names import refuse_unknown_model, registered_models
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.alignment import AlignmentConfig, DynamicAlignment
-from lookonce.train.optimization import (
+from lookonce.train.loop.optimization import (
     adamw,
     learning_rate,
     parameter_groups,
     scaled_learning_rate,
     set_learning_rate,
 )
-from lookonce.train.student import Student
+from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
+from lookonce.train.model.student import Student
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE_ROOTS = ("extract", "train", "shared", "storage_schemas", "cache", "weights", "commands")
+SOURCE_ROOTS = ("commands", "reports", "clusters", "extract", "train", "cache", "weights", "storage_schemas", "shared")
 
 
 @pytest.mark.parametrize("name", SOURCE_ROOTS)
@@ -28,6 +30,23 @@ def test_every_package_folder_is_a_package() -> None:
             assert (module.parent / "__init__.py").is_file(), f"{module.parent} lacks __init__.py"
 
 
+def packages() -> list[Path]:
+    return sorted(
+        init.parent for name in SOURCE_ROOTS for init in (ROOT / name / "lookonce" / name).rglob("__init__.py")
+    )
+
+
+@pytest.mark.parametrize("folder", packages(), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_package_is_small_and_says_where_to_begin(folder: Path) -> None:
+    modules = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert len(modules) <= 15, f"{len(modules)} modules: make sub-packages"
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+    assert docstring.endswith("."), "no docstring"
+    named = re.findall(r"``([\w/]+(?:\.py|/))``", docstring)
+    assert [name for name in named if not (folder / name).exists()] == []
+    assert named or len(modules) <= 3, "the docstring should name the file to open first"
+
+
 def test_import_contracts_are_kept() -> None:
     pytest.importorskip("importlinter")
     result = subprocess.run(
@@ -40,7 +59,8 @@ def test_import_contracts_are_kept() -> None:
 
 def test_documents_import_no_torch() -> None:
     code = (
-        "import sys, lookonce.storage_schemas.manifest, lookonce.storage_schemas.precision, lookonce.cache.reader\n"
+        "import sys, lookonce.storage_schemas.manifest, lookonce.storage_schemas.precision\n"
+        "import lookonce.cache.read.reader\n"
         "print([name for name in ('torch', 'ray', 'timm') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from lookonce.cache.picture_file import FORMATS, picture_format, write_picture
+from lookonce.cache.show.picture_file import FORMATS, picture_format, write_picture
 from lookonce.shared.errors import UsageError
 
 BEGINNINGS = {

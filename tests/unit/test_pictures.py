@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lookonce.train import pictures
-from lookonce.train.pictures import draw_loss, draw_mixture, level_styles, mixture_pixels
+from lookonce.train.records import pictures
+from lookonce.train.records.pictures import draw_loss, draw_mixture, level_styles, mixture_pixels
 
 
 @pytest.fixture

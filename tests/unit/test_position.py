@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.position import sincos_position_embedding
+from lookonce.train.model.position import sincos_position_embedding
 
 
 def test_first_half_of_the_channels_tells_the_column_second_the_row() -> None:

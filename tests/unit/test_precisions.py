@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from lookonce.cache.reader import CacheReader
-from lookonce.extract import target_encoder
-from lookonce.extract.target_encoder import TargetEncoder
+from lookonce.cache.read.reader import CacheReader
+from lookonce.extract.pipeline import target_encoder
+from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import normalise_targets
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, get_precision, lloyd_max
 from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside, pack, unpack
-from lookonce.train.decoding import TargetDecoder
+from lookonce.train.data.target_decoder import TargetDecoder
 
 OUTLIERS = (3, 50, 100, 200)
 BOUNDS = {"fp16": 0.0003, "bf16": 0.002, "fp8-e4m3": 0.03, "int8": 0.012, "int4": 0.11, "int2": 0.37}
@@ -163,7 +163,7 @@ def real_features(data_dir: Path) -> np.ndarray:
     from PIL import Image
 
     from lookonce.extract.teachers import load_teacher, resolve_teacher
-    from lookonce.shared.images import decode_rgb
+    from lookonce.shared.images.decode import decode_rgb
 
     teacher = load_teacher(
         resolve_teacher("deit-tiny"), weights=data_dir / "deit_tiny_patch16_224.safetensors",
@@ -171,7 +171,7 @@ def real_features(data_dir: Path) -> np.ndarray:
     )  # fmt: skip
     photos = sorted((data_dir / "photos").glob("*.jpg"))
     views = [decode_rgb(path.read_bytes(), path.name).resize((224, 224), Image.Resampling.BICUBIC) for path in photos]
-    return teacher.look(torch.from_numpy(np.stack([np.asarray(view) for view in views]))).targets.numpy()
+    return teacher.extract(torch.from_numpy(np.stack([np.asarray(view) for view in views]))).targets.numpy()
 
 
 def test_levels_are_fitted_to_all_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.evaluation.probe import LinearProbe, probe_optimizer
-from lookonce.train.evaluation.probe_config import LARS_FROM, RECIPES, LinearProbeConfig, ProbeRecipe
+from lookonce.train.evaluation.linear_probe.probe_config import LARS_FROM, RECIPES, LinearProbeConfig, ProbeRecipe
+from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe, probe_optimizer
 
 
 def features(rows: int = 12, channels: int = 5, seed: int = 0) -> torch.Tensor:

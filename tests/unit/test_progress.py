@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lookonce.shared import progress
-from lookonce.train import trainer
+from lookonce.shared import progress_bar as progress
 from lookonce.train.config import TrainingConfig
+from lookonce.train.loop import trainer
 from lookonce.train.run import train_student
 
 

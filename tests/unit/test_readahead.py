@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.mapped import MappedObject
-from lookonce.cache.readahead import PIECE, Range, Readahead, will_need
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.mapped_objects import MappedObject
+from lookonce.cache.read.readahead import PIECE, Range, Readahead, will_need
+from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import IntegrityError
 
 NAMES = ["targets", "pixels"]

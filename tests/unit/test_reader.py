@@ -17,10 +17,10 @@ import pytest
 
 from lookonce.cache.committed import is_committed, require_sizes
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.mapped import MappedObject, MapPool
-from lookonce.cache.reader import CacheReader
-from lookonce.shared.atomic import write_json
+from lookonce.cache.read.mapped_objects import MappedObject, MapPool
+from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheError, CacheMismatchError, IncompleteCacheError, IntegrityError, SchemaError
+from lookonce.shared.files.atomic import write_json
 from lookonce.storage_schemas.problems import sealed
 from lookonce.storage_schemas.receipt import StoredObject
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 
 PROGRAM = """
 import sys, numpy as np
 from pathlib import Path
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 reader = CacheReader(Path(sys.argv[1]))
 rows = np.arange(reader.manifest.samples)
 for name in ("targets", "importance"):
@@ -48,7 +48,7 @@ def test_more_shards_than_open_files(make_manifest, fill_cache, tmp_path: Path, 
     written = fill_cache(tmp_path / "c", manifest)[0]
     program = (
         "import resource, sys, numpy as np\nresource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))\n"
-        "from pathlib import Path\nfrom lookonce.cache.reader import CacheReader\n"
+        "from pathlib import Path\nfrom lookonce.cache.read.reader import CacheReader\n"
         "reader = CacheReader(Path(sys.argv[1]))\nrows = list(range(90)) * 2\n"
         "np.save(sys.argv[2], np.stack([reader.read(n, [0] * 180, rows).reshape(180, -1)[:, :8].astype('f4') "
         "for n in ('targets', 'importance', 'target_mean')]))"

@@ -12,7 +12,7 @@ from lookonce.commands import evaluate_student, extract_features, feature_cache,
 from lookonce.commands.command import parse_arguments
 from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.train.config import TrainingConfig
-from lookonce.train.sweep_file import read_sweep
+from lookonce.train.sweep.sweep_file import read_sweep
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

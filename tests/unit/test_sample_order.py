@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.sample_order import SampleOrder, ShardWindow
+from lookonce.train.data.sample_order import SampleOrder, ShardWindow
 
 ROWS = np.array([0, 1, 2, 4, 5, 7, 8], dtype=np.int64)  # 3 and 6 are holes
 

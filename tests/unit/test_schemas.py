@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.create import check_same_recipe
+from lookonce.cache.write.create import check_same_recipe
 from lookonce.shared.errors import RecipeMismatchError, SchemaError
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import parse_manifest, validate_manifest

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lookonce.cache.create import create_cache, prepare_seed
-from lookonce.extract.batch_encoder import LaneTime
-from lookonce.extract.lanes import MOST_CPU_LANES, Lanes
-from lookonce.extract.pipeline import AHEAD, BatchProgress
-from lookonce.extract.shard_extractor import ShardExtractor, ShardTask
+from lookonce.cache.write.create import create_cache, prepare_seed
+from lookonce.extract.pipeline.batch_encoder import ThreadTimes
+from lookonce.extract.pipeline.pipeline import QUEUED_BATCHES, BatchProgress
+from lookonce.extract.pipeline.shard_extractor import ShardExtractor, ShardTask
+from lookonce.extract.pipeline.teacher_threads import MAX_CPU_THREADS, TeacherThreads
 from lookonce.extract.teachers import TeacherOutput
 from lookonce.shared.errors import NumericalError, SourceError, StorageError, UnreadableImageError
 from lookonce.shared.sources import ListingEntry
@@ -126,8 +126,8 @@ def test_each_lane_computes_on_its_own_core(extraction):
     list(extractor.extract(tasks))
     assert teacher.torch_threads == {1}
     assert torch.get_num_threads() == before  # of this thread
-    many = Lanes(torch.device("cpu"), 4 * MOST_CPU_LANES)
-    assert (many.count, many.threads) == (MOST_CPU_LANES, 4)
+    many = TeacherThreads(torch.device("cpu"), 4 * MAX_CPU_THREADS)
+    assert (many.count, many.threads) == (MAX_CPU_THREADS, 4)
 
 
 def test_no_more_is_under_way_than_may_be(extraction):
@@ -135,7 +135,7 @@ def test_no_more_is_under_way_than_may_be(extraction):
     _, extractor, tasks = extraction("cache", threads=2, teacher=teacher, seeds=(0,))
     done = 0
     for event in extractor.extract(tasks):
-        assert teacher.looks <= done + 2 + AHEAD + 1
+        assert teacher.looks <= done + 2 + QUEUED_BATCHES + 1
         done += isinstance(event, BatchProgress)
 
 
@@ -204,7 +204,7 @@ def test_closed_in_the_middle_it_leaves_nothing_open(extraction):
 def test_time_is_accounted_for(extraction):
     source = FakeSource()
     _, extractor, tasks = extraction("cache", source=source, seeds=(0,))
-    spent = sum((event.time for event in extractor.extract(tasks) if isinstance(event, BatchProgress)), LaneTime())
+    spent = sum((event.time for event in extractor.extract(tasks) if isinstance(event, BatchProgress)), ThreadTimes())
     assert spent.teacher >= 0.03 * 3  # the slow looks
     assert spent.decode > 0.01  # the first images take longest
     assert 0 < spent.forward < spent.teacher  # it sleeps, which is no CPU time

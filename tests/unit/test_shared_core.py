@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lookonce.shared import errors
-from lookonce.shared.atomic import TEMPORARY_MARK, atomic_file, write_json
 from lookonce.shared.canonical import canonical_json, digest_bytes, digest_document, digest_file
-from lookonce.shared.seeds import parse_seeds
+from lookonce.shared.config_values import parse_seeds
+from lookonce.shared.files.atomic import TEMPORARY_MARK, atomic_file, write_json
 
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 

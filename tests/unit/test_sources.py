@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookonce.shared.errors import SourceError, UsageError
-from lookonce.shared.images import FORMATS, decode_rgb
+from lookonce.shared.images.decode import FORMATS, decode_rgb
 from lookonce.shared.sources import NO_LABEL, ImageFolder, ImageSource, Listing, ListingEntry, hugging_face, open_source
 from lookonce.shared.sources.image_names import EXTENSIONS, begins_like_image
 

@@ -55,14 +55,14 @@ def settle(folder: Path) -> None:
 def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often a folder was walked."""
     count = 0
-    look = ImageFolder._look
+    look = ImageFolder._scan
 
     def counted(self: ImageFolder, *arguments: object) -> ListingBuilder:
         nonlocal count
         count += 1
         return look(self, *arguments)
 
-    monkeypatch.setattr(ImageFolder, "_look", counted)
+    monkeypatch.setattr(ImageFolder, "_scan", counted)
     return lambda: count
 
 
@@ -94,7 +94,7 @@ def test_list_anew(small: Path, folder: Path, looks: Callable[[], int]) -> None:
     with pytest.raises(SourceError, match=r"expected 0 bytes, found 8.*--relist"):
         ImageFolder(folder).read(ImageFolder(folder).listing().entries[0])
     assert looks() == 1
-    assert ImageFolder(folder).listing(anew=True).entries[0].byte_count == 8
+    assert ImageFolder(folder).listing(refresh=True).entries[0].byte_count == 8
     assert ImageFolder(folder).listing().entries[0].byte_count == 8
     assert looks() == 2
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources import NO_LABEL, ImageFolder, TarShards, open_source
 from lookonce.shared.sources import kept_listing as kept
-from lookonce.shared.sources.tar_members import LONGEST_TAIL, tar_members
+from lookonce.shared.sources.tar_headers import LONGEST_TAIL, tar_members
 
 LONG_AGO = 1_500_000_000
 

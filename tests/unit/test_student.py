@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.position import sincos_position_embedding
-from lookonce.train.student import Student
+from lookonce.train.model.position import sincos_position_embedding
+from lookonce.train.model.student import Student
 
 NAME, IMG, PATCH, GRID = "vit_tiny_patch16_224", 64, 16, 4
 

@@ -18,12 +18,12 @@ from timm.data.config import resolve_data_config
 
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.shared.normalisation import IMAGENET, Normalisation
-from lookonce.train.evaluation.finetune_model import classifier, classifier_arguments
-from lookonce.train.evaluation.student_encoder import StudentEncoder, load_student
-from lookonce.train.initial_weights import start_from_weights
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student, save_weights
-from lookonce.train.timm_description import leave_timm_folder, timm_description
+from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
+from lookonce.train.evaluation.finetune.finetune_model import classifier, classifier_arguments
+from lookonce.train.model.initial_weights import start_from_weights
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student, save_weights
+from lookonce.train.model.timm_description import leave_timm_folder, timm_description
 
 NAME, SIZE = "test_vit", 32
 HALVES = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.target_norm import level_statistics, recover_targets
+from lookonce.train.data.target_norm import level_statistics, recover_targets
 
 SAMPLES, TOKENS, LEVELS, CHANNELS = 3, 7, 2, 16
 VISIBLE = [0, 2, 5]

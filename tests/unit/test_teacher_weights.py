@@ -73,7 +73,7 @@ def test_one_digest_for_the_same_values_in_any_container(tiny: State, tmp_path: 
 def test_full_clip_and_its_image_tower_are_the_same_teacher(tmp_path: Path) -> None:
     from open_clip.transformer import VisionTransformer
 
-    from lookonce.extract.teachers.open_clip_adapter import OpenClipTrunk
+    from lookonce.extract.teachers.adapters.open_clip_adapter import OpenClipTrunk
     from lookonce.extract.teachers.weights import fit_weights
 
     def tower() -> Any:
@@ -222,7 +222,7 @@ def test_real_deit_tiny_sees_what_timm_sees(data_dir: Path) -> None:
     teacher = load(path, view_size=224)
     assert (teacher.blocks, teacher.width, teacher.patches) == ((8, 9, 10, 11, 12), 192, 196)
     views = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    features = teacher.look(views)
+    features = teacher.extract(views)
 
     model: Any = timm.create_model("deit_tiny_patch16_224").eval()
     model.load_state_dict(load_file(path))

@@ -25,7 +25,7 @@ from lookonce.extract.teachers import (
     resolve_blocks,
     resolve_teacher,
 )
-from lookonce.extract.teachers.timm_trunk import EvaTrunk, TimmTrunk
+from lookonce.extract.teachers.adapters.timm_trunk import EvaTrunk, TimmTrunk
 from lookonce.extract.teachers.weights import fit_weights
 from lookonce.shared.errors import TeacherError, UsageError
 from lookonce.weights.positions import interpolate_positions
@@ -102,7 +102,7 @@ def assert_features(
     teacher: Teacher, views: Tensor, hidden: Tensor, importance: Tensor, tolerance: float = 1e-4
 ) -> None:
     """``look`` gives LayerNormed ``hidden`` (all blocks), with its statistics, and ``importance``."""
-    features = teacher.look(views)
+    features = teacher.extract(views)
     wanted = hidden[[number - 1 for number in teacher.blocks]].permute(1, 2, 0, 3)
     mean, variance = wanted.mean(-1), wanted.var(-1, correction=0)
     std = (variance + 1e-5).sqrt()
@@ -249,7 +249,7 @@ def small_teacher(library: str, blocks: tuple[int, ...], precision: Any = "fp32"
     else:
         from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 
-        from lookonce.extract.teachers.open_clip_adapter import OpenClipTrunk
+        from lookonce.extract.teachers.adapters.open_clip_adapter import OpenClipTrunk
 
         model = OpenClipVisionTransformer(40, 8, 32, 3, 2, 4.0)
         trunk = OpenClipTrunk(model, "small")
@@ -301,7 +301,7 @@ def test_half_precision_is_close_and_keeps_the_residual_stream_in_float32(
     views = random_views(2, 40)
     exact, half = small_teacher(library, (1, 3)), small_teacher(library, (1, 3), precision)
     assert {output.dtype for output in half(views).hidden} == {torch.float32}
-    expected, found = exact.look(views), half.look(views)
+    expected, found = exact.extract(views), half.extract(views)
     error = (found.targets - expected.targets).norm() / expected.targets.norm()
     assert 0 < error < 4 * 2**-bits
     torch.testing.assert_close(found.importance, expected.importance, rtol=8 * 2**-bits, atol=0)
@@ -311,18 +311,18 @@ def test_teacher_is_frozen_and_refuses_other_views() -> None:
     teacher = small_teacher("timm", (3,))
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert teacher.look(random_views(1, 40)).targets.is_inference()
+    assert teacher.extract(random_views(1, 40)).targets.is_inference()
     with pytest.raises(ValueError, match="uint8"):
-        teacher.look(random_views(1, 40).float())
+        teacher.extract(random_views(1, 40).float())
     with pytest.raises(ValueError, match=r"40, 40, 3"):
-        teacher.look(random_views(1, 48))
+        teacher.extract(random_views(1, 48))
 
 
 def test_a_view_gives_the_same_alone_and_in_a_batch() -> None:
     teacher, views = small_teacher("open_clip", (1, 2, 3)), random_views(4, 40)
-    together = teacher.look(views)
+    together = teacher.extract(views)
     for index in range(4):
-        alone = teacher.look(views[index : index + 1])
+        alone = teacher.extract(views[index : index + 1])
         torch.testing.assert_close(alone.targets[0], together.targets[index], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone.importance[0], together.importance[index])
 

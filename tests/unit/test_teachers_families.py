@@ -81,7 +81,7 @@ def check(teacher: Teacher, model: Any) -> None:
         pixels = teacher.normalise_pixels(views)
     outputs, importance, prefix = own_forward(model, pixels)
     assert teacher.block_count == len(outputs) == len(teacher.blocks)
-    features = teacher.look(views)
+    features = teacher.extract(views)
     for level, output in enumerate(outputs):
         patches = output[:, prefix:]
         first = output[:, :1] if teacher.has_class_token else patches.mean(1, keepdim=True)
@@ -145,7 +145,7 @@ def test_a_siglip_checkpoint_of_open_clip_and_of_timm_give_the_same(tmp_path: Pa
         for name, file in (("siglip2-b16", "timm"), ("open_clip:ViT-B-16-SigLIP2/webli", "open_clip"))
     )
     assert ours.weights_digest == theirs.weights_digest
-    assert torch.equal(ours.look(random_views()).targets, theirs.look(random_views()).targets)
+    assert torch.equal(ours.extract(random_views()).targets, theirs.extract(random_views()).targets)
 
 
 def test_the_digest_is_of_what_decides_targets_and_importance() -> None:
@@ -156,12 +156,12 @@ def test_the_digest_is_of_what_decides_targets_and_importance() -> None:
         model.get_parameter(name).add_(1)
     same = cut_teacher(spec, 1, model.state_dict())
     assert same.weights_digest == before.weights_digest
-    assert torch.equal(same.look(random_views()).importance, before.look(random_views()).importance)
+    assert torch.equal(same.extract(random_views()).importance, before.extract(random_views()).importance)
     for name in ("attn_pool.latent", "attn_pool.q.bias", "norm.weight"):
         model.get_parameter(name)[..., ::2] += 1
         changed = cut_teacher(spec, 1, model.state_dict())
         assert changed.weights_digest != before.weights_digest
-        assert not torch.equal(changed.look(random_views()).importance, before.look(random_views()).importance)
+        assert not torch.equal(changed.extract(random_views()).importance, before.extract(random_views()).importance)
         before = changed
 
 

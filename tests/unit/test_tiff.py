@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lookonce.shared.errors import UnreadableImageError
-from lookonce.shared.images import decode_rgb
+from lookonce.shared.images.decode import decode_rgb
 
 from .tiff_writer import RATIONAL, write_tiff
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.stored_patches import stored_patch_ids
+from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.shared.errors import UsageError
 from lookonce.shared.masking import MASK_VERSION, mask_noise, visible_patches
 from lookonce.storage_schemas.manifest import Manifest, validate_manifest

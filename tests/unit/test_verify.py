@@ -12,10 +12,10 @@ import pytest
 
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.verify import verify_cache
-from lookonce.cache.verify_report import Finding, VerifyReport
-from lookonce.shared.atomic import write_json
+from lookonce.cache.verify.findings import Finding, VerifyReport
+from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import UsageError
+from lookonce.shared.files.atomic import write_json
 from lookonce.storage_schemas.problems import sealed
 
 ARRAYS = ("targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest", "view", "key", "label")

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from lookonce.cache.containers.tar_members import member_header, npy_header
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
-from lookonce.shared.atomic import write_json
+from lookonce.cache.containers.webdataset_members import member_header, npy_header
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.canonical import digest_file
 from lookonce.shared.errors import IntegrityError
+from lookonce.shared.files.atomic import write_json
 from lookonce.storage_schemas.arrays import VIEW_FIELDS, ArraySpec
 from lookonce.storage_schemas.problems import sealed
 
@@ -138,8 +138,8 @@ def test_values_are_npy_files_aligned_to_64_bytes(shape: tuple[int, ...], dtype:
 
 
 def test_offsets_are_aligned_and_keys_of_any_length_fit(make_manifest, tmp_path: Path) -> None:
-    from lookonce.cache.create import create_cache
-    from lookonce.cache.writer import ShardWriter
+    from lookonce.cache.write.create import create_cache
+    from lookonce.cache.write.shard_writer import ShardWriter
 
     manifest = make_manifest(samples=3, shard_size=3, container="webdataset")
     create_cache(tmp_path, manifest)

@@ -8,12 +8,12 @@ import pickle
 import pytest
 
 from lookonce.cache.layout import CacheLayout
-from lookonce.extract.batch_encoder import LaneTime
-from lookonce.extract.pipeline import BatchProgress
-from lookonce.extract.worker_table import WorkerTable, efficiency
+from lookonce.extract.pipeline.batch_encoder import ThreadTimes
+from lookonce.extract.pipeline.pipeline import BatchProgress
+from lookonce.extract.progress.worker_table import WorkerTable, efficiency
 
-BUSY = LaneTime(decode=1.0, teacher=8.0, write=1.0, forward=6.0)
-STARVED = LaneTime(decode=9.0, teacher=1.0, write=0.0, forward=0.5)
+BUSY = ThreadTimes(decode=1.0, teacher=8.0, write=1.0, forward=6.0)
+STARVED = ThreadTimes(decode=9.0, teacher=1.0, write=0.0, forward=0.5)
 
 
 def test_rows_say_who_waits_for_what():
@@ -23,21 +23,21 @@ def test_rows_say_who_waits_for_what():
     assert "node1:11" in table.row("node1:11")
     assert "decode  10%  teacher  80%  write  10%" in table.row("node1:11")
     assert "decode  90%  teacher  10%  write   0%" in table.row("node2:22")
-    assert table.spent == LaneTime(decode=11.0, teacher=17.0, write=2.0, forward=12.5)
+    assert table.spent == ThreadTimes(decode=11.0, teacher=17.0, write=2.0, forward=12.5)
 
 
 def test_efficiency_is_what_the_forward_has_of_the_time():
     assert efficiency(BUSY) == 0.6
     assert efficiency(BUSY + STARVED) == 0.325
-    assert efficiency(LaneTime()) is None
-    assert LaneTime().shares() == {}
+    assert efficiency(ThreadTimes()) is None
+    assert ThreadTimes().shares() == {}
 
 
 def test_views_that_a_lost_worker_takes_back_are_no_worker():
     table = WorkerTable(show=False)
     table.update(BatchProgress(views=-32))
     table.update(BatchProgress(copied=32))
-    assert table.spent == LaneTime()
+    assert table.spent == ThreadTimes()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -71,7 +71,7 @@ class FakeCounter:
 
 
 def test_ray_gets_counters(make_manifest, fill_cache, tmp_path):
-    from lookonce.extract.ray_metrics import WorkerMetrics
+    from lookonce.clusters.extraction.counters import WorkerMetrics
 
     fill_cache(tmp_path, make_manifest())
     receipt = CacheLayout(tmp_path).load_receipt(0, 0)

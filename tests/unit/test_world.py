@@ -9,8 +9,8 @@ from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.diagnosis import FirstBadLoss
-from lookonce.train.world import World, joined_world
+from lookonce.train.distributed.world import World, joined_world
+from lookonce.train.loop.diagnosis import FirstBadLoss
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookonce.cache.create import create_cache, prepare_seed, remove_temporary_files, seed_metadata
 from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.cache.reader import CacheReader
-from lookonce.cache.verify import verify_cache
-from lookonce.cache.writer import ShardWriter
-from lookonce.shared.atomic import TEMPORARY_MARK
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.verify.verification import verify_cache
+from lookonce.cache.write.create import create_cache, prepare_seed, remove_temporary_files, seed_metadata
+from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.shared.errors import StorageError
+from lookonce.shared.files.atomic import TEMPORARY_MARK
 from lookonce.storage_schemas.manifest import Manifest
 
 

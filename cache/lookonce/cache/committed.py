@@ -10,7 +10,7 @@ from lookonce.cache.advice import RESUME
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import IntegrityError, SchemaError
-from lookonce.shared.os_errors import ABSENT, access_error
+from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 

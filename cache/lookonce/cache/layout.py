@@ -12,7 +12,7 @@ from lookonce.cache.advice import RESTORE
 from lookonce.cache.containers.container import seed_folder
 from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import CacheError, SchemaError
-from lookonce.shared.os_errors import ABSENT, access_error, os_reason
+from lookonce.shared.faults.os_errors import ABSENT, access_error, os_reason
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest, parse_manifest
 from lookonce.storage_schemas.receipt import Receipt, parse_receipt
 

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
+from lookonce.shared.faults.machine_errors import machine_error
 from lookonce.shared.given_flags import refuse_urls
-from lookonce.shared.machine_errors import machine_error
 from lookonce.shared.stopping import STOPPED, ending_on_signals
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2

@@ -9,8 +9,8 @@ from pathlib import Path
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.teachers.table import teacher_library
 from lookonce.shared.errors import CheckpointError, TeacherError
-from lookonce.shared.timm_names import refuse_unknown_model
 from lookonce.train.config import TrainingConfig
+from lookonce.weights.timm_names import refuse_unknown_model
 
 LOADING = "loading torch and timm ..."
 """End of an announcement."""
@@ -35,8 +35,8 @@ def check_extraction(config: ExtractionConfig) -> None:
         SourceError: no images at that path.
         CacheError: ``--out`` is something else than a cache, or there is no cache to reuse.
     """
-    from lookonce.cache.create import existing_manifest
     from lookonce.cache.layout import CacheLayout
+    from lookonce.cache.write.create import existing_manifest
 
     check_teacher(config.teacher, config.teacher_weights)
     if config.reuse is not None:
@@ -85,7 +85,7 @@ def check_training(config: TrainingConfig, sweep: Path | None = None) -> None:
         CheckpointError: no checkpoint file.
     """
     from lookonce.cache.layout import CacheLayout
-    from lookonce.train.sweep_file import read_sweep
+    from lookonce.train.sweep.sweep_file import read_sweep
 
     for cache in config.shards:
         CacheLayout(cache).load_manifest()

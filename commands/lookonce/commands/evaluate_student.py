@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from lookonce.commands.command import finish, parse_arguments
-from lookonce.commands.evaluate_finetune import DESCRIPTION as FINETUNE_DESCRIPTION
-from lookonce.commands.evaluate_finetune import FinetuneOptions, run_finetune, summarise_finetune
-from lookonce.commands.evaluate_knn import DESCRIPTION as KNN_DESCRIPTION
-from lookonce.commands.evaluate_knn import KnnOptions, run_knn, summarise_knn
-from lookonce.commands.evaluate_linear import DESCRIPTION as LINEAR_DESCRIPTION
-from lookonce.commands.evaluate_linear import LinearOptions, run_linear, summarise_linear
+from lookonce.commands.evaluation_commands.finetune import DESCRIPTION as FINETUNE_DESCRIPTION
+from lookonce.commands.evaluation_commands.finetune import FinetuneOptions, run_finetune, summarise_finetune
+from lookonce.commands.evaluation_commands.knn import DESCRIPTION as KNN_DESCRIPTION
+from lookonce.commands.evaluation_commands.knn import KnnOptions, run_knn, summarise_knn
+from lookonce.commands.evaluation_commands.linear import DESCRIPTION as LINEAR_DESCRIPTION
+from lookonce.commands.evaluation_commands.linear import LinearOptions, run_linear, summarise_linear
 
 DESCRIPTION = "Measure on labelled images how good a student is, a teacher, or an untrained model."
 

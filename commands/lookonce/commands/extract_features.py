@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> Mapping[str, Any]:
         check_extraction(config)
         announce(_announcement(config))
-        from lookonce.extract.executors import extract_features
+        from lookonce.clusters.extraction.run import extract_features
         from lookonce.extract.prepare import resolve_device
 
         keep_freed_memory(resolve_device(config.device).type)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lookonce.clusters.training.launcher_options import LauncherOptions
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.early_checks import announce, check_training
-from lookonce.commands.launcher_options import LauncherOptions
 from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if options.sweep is not None and options.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
         if options.launcher == "ray":
-            from lookonce.commands.ray_training import train_on_ray
+            from lookonce.clusters.training.launch import train_on_ray
 
             return train_on_ray(config, options, command)
         announce(f"training {_students(options)} from {', '.join(map(str, config.shards))} to {config.out}")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         keep_freed_memory(resolve_device(config.device).type)
         if options.sweep is not None:
-            from lookonce.train.sweep import train_sweep
+            from lookonce.train.sweep.lockstep import train_sweep
 
             return train_sweep(config, options.sweep, command=command).document()
         from lookonce.train.run import train_student

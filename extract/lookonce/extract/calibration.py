@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookonce.extract.image_views import ViewProducer, batches_of_views
 from lookonce.extract.sanity import check_finite
 from lookonce.extract.teachers import Teacher
+from lookonce.extract.views.image_views import ViewProducer, batches_of_views
 from lookonce.shared.errors import SourceError
 from lookonce.shared.sources import ListingEntry
 from lookonce.storage_schemas.encoding import Encoding
@@ -85,7 +85,7 @@ def calibration_values(
         for batch in batches_of_views(rows, chosen, producer, [seed], BATCH_SIZE, threads):
             pixels = [image.pixels[0] for image in batch if image.pixels is not None]
             if pixels:
-                features = teacher.look(torch.from_numpy(np.stack(pixels)).to(device))
+                features = teacher.extract(torch.from_numpy(np.stack(pixels)).to(device))
                 check_finite(features, [entries[image.row].key for image in batch if image.pixels is not None], seed)
                 part = features.targets[:, kept].flatten(0, 1).cpu().numpy()
                 values[filled : filled + len(part)] = part

@@ -8,11 +8,10 @@ from typing import Literal
 
 from lookonce.extract.teachers.blocks import require_layers
 from lookonce.extract.teachers.table import teacher_library
+from lookonce.shared.config_values import convert_fields, parse_seeds
 from lookonce.shared.errors import UsageError
-from lookonce.shared.fields import convert_fields
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import RGB, require_rgb
-from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset

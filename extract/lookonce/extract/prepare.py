@@ -10,23 +10,23 @@ from pathlib import Path
 import torch
 
 from lookonce.cache.committed import is_committed
-from lookonce.cache.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.cache.layout import CacheLayout
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.write.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
 from lookonce.extract.asked_images import asked_images, labels_sentence
-from lookonce.extract.cached_images import CachedImages
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.image_views import CutViews, ViewProducer
-from lookonce.extract.reuse import Reuse, compare_images, obstacles, open_earlier, require_use
-from lookonce.extract.shard_extractor import ShardTask
+from lookonce.extract.pipeline.shard_extractor import ShardTask
+from lookonce.extract.reuse.cached_images import CachedImages
+from lookonce.extract.reuse.earlier_cache import Reuse, compare_images, copy_obstacles, describe_reuse, open_earlier
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.compiled import choose_forward
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
+from lookonce.extract.views.image_views import CroppedViews, ViewProducer
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheError, UsageError
 from lookonce.shared.normalisation import Normalisation
-from lookonce.shared.seeds import parse_seeds
 from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
@@ -75,7 +75,7 @@ def open_extraction(config: ExtractionConfig) -> Extraction:
         if config.images is None:
             return _without_images(config, view, earlier)
     source = open_source(config.images or "")
-    everything = source.listing(anew=config.relist)
+    everything = source.listing(refresh=config.relist)
     listing = asked_images(config, everything)
     dataset = DatasetIdentity(samples=len(listing), digest=listing.digest)
     reuse = compare_images(earlier, everything, config.images or "") if earlier is not None else None
@@ -186,14 +186,14 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     config, reuse = extraction.config, extraction.reuse
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
     found = manifest_to_join(config, recipe, extraction.listing)
-    producer: ViewProducer = CutViews(extraction.source, extraction.view)
+    producer: ViewProducer = CroppedViews(extraction.source, extraction.view)
     if reuse is not None:
         earlier = CacheLayout(reuse.root).load_manifest()
         same = earlier.encoding.precision == config.precision
         encoding = earlier.encoding if same else Encoding(precision=config.precision, parameters={})
         taking = found or new_manifest(extraction, recipe, encoding, versions)
-        print(require_use(reuse, earlier, taking, config.images), file=sys.stderr, flush=True)
-        if found is None and not obstacles(earlier, taking):
+        print(describe_reuse(reuse, earlier, taking, config.images), file=sys.stderr, flush=True)
+        if found is None and not copy_obstacles(earlier, taking):
             create_cache(config.out, taking)
             return taking
         producer, _ = reuse.open(taking, producer)

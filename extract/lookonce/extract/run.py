@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
-from lookonce.cache.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.cache.layout import CacheLayout
+from lookonce.cache.write.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.lanes import idle_cores_note
+from lookonce.extract.pipeline.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.pipeline.teacher_threads import idle_cores_note
 from lookonce.extract.prepare import (
     Extraction,
     load_config_teacher,
@@ -25,12 +26,11 @@ from lookonce.extract.prepare import (
     resolve_batch_size,
     resolve_device,
 )
-from lookonce.extract.progress import ExtractionProgress, size_sentence
-from lookonce.extract.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.progress.display import ExtractionProgress, size_sentence
+from lookonce.extract.progress.worker_table import efficiency, teacher_shares
 from lookonce.extract.teachers import Teacher
-from lookonce.extract.worker_table import efficiency, teacher_shares
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError
-from lookonce.shared.seeds import parse_seeds
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 

@@ -150,3 +150,21 @@ class EndedElsewhereError(DistributedError):
 
     def __reduce__(self) -> tuple[type, tuple[str, LookonceError | None]]:
         return type(self), (self.message, self.cause)
+
+
+class WorkerLostError(LookonceError):
+    """Workers died again and again on the same shard: look for memory or driver trouble on the nodes."""
+
+    code = "L800"
+
+
+class RayStartError(LookonceError):
+    """Ray does not start here: run again when the machine is less busy, or without Ray."""
+
+    code = "L802"
+
+
+class HeadLostError(LookonceError):
+    """The Ray head died or cannot be reached: start the cluster again, then run again."""
+
+    code = "L801"

@@ -20,20 +20,20 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
-from lookonce.train.alignment_config import AlignmentConfig
-from lookonce.train.alignment_step import recovered_targets
-from lookonce.train.batch import Batch
-from lookonce.train.batch_reader import BatchReader
-from lookonce.train.checkpoints import LATER_NOTED
-from lookonce.train.decoding import TargetDecoder
-from lookonce.train.device_copies import DeviceCopies
-from lookonce.train.host_memory import HostMemory
-from lookonce.train.joined_caches import open_caches
-from lookonce.train.layer_weights import aligned_blocks
-from lookonce.train.masks import choose_masks
+from lookonce.train.checkpoints.checkpoint_file import LATER_NOTED
+from lookonce.train.data.batch import Batch
+from lookonce.train.data.batch_reader import BatchReader
+from lookonce.train.data.device_copies import DeviceCopies
+from lookonce.train.data.host_memory import HostMemory
+from lookonce.train.data.joined_caches import open_caches
+from lookonce.train.data.mask_choice import choose_masks
+from lookonce.train.data.prefetch import prefetched_batches
+from lookonce.train.data.sample_order import SampleOrder, batch_parts
+from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.model.alignment_config import AlignmentConfig
+from lookonce.train.model.alignment_step import recovered_targets
+from lookonce.train.model.layer_weights import aligned_blocks
 from lookonce.train.names import CheckName, MaskName, ReadaheadName, TargetNorm
-from lookonce.train.prefetch import prefetched_batches
-from lookonce.train.sample_order import SampleOrder, batch_parts
 from lookonce.train.setup import data_document, pixel_source, require_moments
 
 STATE_VERSION = 1

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from lookonce.shared.config_values import convert_fields, parse_seeds
 from lookonce.shared.errors import UsageError
-from lookonce.shared.fields import convert_fields
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
-from lookonce.shared.seeds import parse_seeds
-from lookonce.train.alignment_config import AlignmentConfig
+from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.names import (
     CheckName,
     CheckpointName,

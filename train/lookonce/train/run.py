@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lookonce.shared.atomic import TEMPORARY_MARK
 from lookonce.shared.errors import BusyError, UsageError
-from lookonce.shared.lock import LOCK_FILES, exclusive_folder
-from lookonce.train.checkpoints import (
+from lookonce.shared.files.atomic import TEMPORARY_MARK
+from lookonce.shared.files.lock import LOCK_FILES, exclusive_folder
+from lookonce.train.checkpoints.checkpoint_file import (
     Checkpoint,
     check_continues,
     check_replaceable,
@@ -25,19 +25,19 @@ from lookonce.train.checkpoints import (
     load_checkpoint,
     resume_again,
 )
+from lookonce.train.checkpoints.lengthening import lengthened_document, require_checkpoint_to_lengthen
 from lookonce.train.config import TrainingConfig
-from lookonce.train.lengthening import lengthened_document, require_checkpoint_to_lengthen
-from lookonce.train.metrics import MetricsLog, read_metrics
-from lookonce.train.mixtures import draw_mixtures, mixture_images
-from lookonce.train.pictures import draw_loss
+from lookonce.train.distributed.world import SINGLE_PROCESS, World, joined_world, started_again
+from lookonce.train.loop.trainer import Trainer
+from lookonce.train.model.student import Student
+from lookonce.train.model.student_file import save_student
+from lookonce.train.records.metrics import MetricsLog, read_metrics
+from lookonce.train.records.mixtures import draw_mixtures, mixture_images
+from lookonce.train.records.pictures import draw_loss
+from lookonce.train.records.run_record import record_start
+from lookonce.train.records.wandb_run import WandbRun, require_wandb
 from lookonce.train.run_notes import lasting_notes, loss_notes, tell_start
-from lookonce.train.run_record import record_start
 from lookonce.train.setup import TrainingSetup, set_up
-from lookonce.train.student import Student
-from lookonce.train.student_file import save_student
-from lookonce.train.trainer import Trainer
-from lookonce.train.wandb_run import WandbRun, require_wandb
-from lookonce.train.world import ALONE, World, joined_world, started_again
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def train_student(
         config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
         # before the folder is made: a run that is refused leaves nothing behind
-        setup = world.together(lambda: _checked_setup(config, world))
-        show_progress = show_progress and world.leads
+        setup = world.raise_on_all(lambda: _checked_setup(config, world))
+        show_progress = show_progress and world.is_leader
         with contextlib.ExitStack() as held:
-            world.together(lambda: held.enter_context(exclusive_run(run)) if world.leads else None)
+            world.raise_on_all(lambda: held.enter_context(exclusive_run(run)) if world.is_leader else None)
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:
@@ -124,7 +124,7 @@ def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
     return exclusive_folder(run, busy)
 
 
-def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALONE) -> Trainer:
+def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = SINGLE_PROCESS) -> Trainer:
     """The trainer of a run, at its newest (or the wanted) checkpoint; writes nothing.
 
     Raises:
@@ -134,12 +134,12 @@ def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = ALO
     """
     run, document = config.out, run_document(config, setup)
     trainer = Trainer(config, setup, document, world)
-    found = world.first_says(lambda: _wanted_checkpoint(config))
+    found = world.from_leader(lambda: _wanted_checkpoint(config))
     if found is not None:
-        checkpoint = world.together(lambda: _checked_checkpoint(found, trainer))
+        checkpoint = world.raise_on_all(lambda: _checked_checkpoint(found, trainer))
         trainer.restore(checkpoint, found)
     else:
-        world.together(lambda: check_replaceable(run, document) if world.leads else None)
+        world.raise_on_all(lambda: check_replaceable(run, document) if world.is_leader else None)
     return trainer
 
 
@@ -170,7 +170,9 @@ def open_log(trainer: Trainer, command: str | None = None) -> MetricsLog | None:
         StorageError: the operating system refused.
     """
     mixtures = trainer.state.mixtures()
-    return trainer.world.together(lambda: _opened_log(trainer, mixtures, command) if trainer.world.leads else None)
+    return trainer.world.raise_on_all(
+        lambda: _opened_log(trainer, mixtures, command) if trainer.world.is_leader else None
+    )
 
 
 def _opened_log(trainer: Trainer, mixtures: Sequence[Tensor | None], command: str | None) -> MetricsLog:
@@ -189,7 +191,7 @@ def _opened_log(trainer: Trainer, mixtures: Sequence[Tensor | None], command: st
 def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bool = False) -> TrainingSummary:
     """Leave the student and the pictures of a run whose schedule is over, unless it diverged; say what it did."""
     finished = trainer.step >= trainer.schedule.total_steps and not diverged
-    trainer.world.together(lambda: _leave_student(trainer) if finished else None)
+    trainer.world.raise_on_all(lambda: _leave_student(trainer) if finished else None)
     return _summary(trainer.config.out, trainer, trainer.setup, resumed, finished, seconds)
 
 
@@ -242,7 +244,7 @@ def _leave_student(trainer: Trainer) -> None:
     """Gathered by all processes, written by one."""
     run, student = trainer.config.out, trainer.setup.model.student
     weights, mixtures = student.export_state(), trainer.state.mixtures()
-    if not trainer.world.leads:
+    if not trainer.world.is_leader:
         return
     save_student(student, run / "student.safetensors", weights)
     if trainer.state.average is not None:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lookonce.train.checkpoints.lengthening import lengthening_note
 from lookonce.train.config import TrainingConfig
-from lookonce.train.lengthening import lengthening_note
-from lookonce.train.step_memory import memory_note
-from lookonce.train.trainer import Trainer
+from lookonce.train.loop.step_memory import memory_note
+from lookonce.train.loop.trainer import Trainer
 
 
 def tell_start(trainer: Trainer) -> None:

@@ -9,27 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from lookonce.cache.reader import CacheReader
+from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.shared.masking import MASK_VERSION
-from lookonce.shared.seeds import parse_seeds
-from lookonce.train.alignment import DynamicAlignment
-from lookonce.train.alignment_step import AlignmentStep, TeacherAlignment
-from lookonce.train.batch_reader import BatchReader, PixelSource, StoredPixels
-from lookonce.train.checkpoints import checkpoints_in
+from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
-from lookonce.train.decoding import TargetDecoder
-from lookonce.train.host_memory import HostMemory
-from lookonce.train.initial_weights import start_from_weights
-from lookonce.train.joined_caches import JoinedCaches, open_caches
-from lookonce.train.masks import MaskChoice, choose_masks
+from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
+from lookonce.train.data.host_memory import HostMemory
+from lookonce.train.data.joined_caches import JoinedCaches, open_caches
+from lookonce.train.data.mask_choice import MaskChoice, choose_masks
+from lookonce.train.data.replayed_pixels import ReplayedPixels
+from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
+from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
+from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.distributed.world import SINGLE_PROCESS, World
+from lookonce.train.model.alignment import DynamicAlignment
+from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
+from lookonce.train.model.initial_weights import start_from_weights
+from lookonce.train.model.student import Student
 from lookonce.train.names import TargetNorm
-from lookonce.train.replayed_pixels import ReplayedPixels
-from lookonce.train.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
-from lookonce.train.stochastic_depth import STOCHASTIC_DEPTH_VERSION
-from lookonce.train.student import Student
-from lookonce.train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def data_document(caches: JoinedCaches) -> dict[str, Any]:
     }
 
 
-def resolve_device(device: str, world: World = ALONE) -> torch.device:
+def resolve_device(device: str, world: World = SINGLE_PROCESS) -> torch.device:
     """``auto`` is the GPU when there is one: of several processes of a machine, each has its own.
 
     Raises:
@@ -138,7 +138,9 @@ def open_run_caches(config: TrainingConfig) -> JoinedCaches:
     return open_caches(config.shards, seeds=seeds, check=config.check, readahead=config.readahead)
 
 
-def set_up(config: TrainingConfig, *, world: World = ALONE, caches: JoinedCaches | None = None) -> TrainingSetup:
+def set_up(
+    config: TrainingConfig, *, world: World = SINGLE_PROCESS, caches: JoinedCaches | None = None
+) -> TrainingSetup:
     """Open the caches, build student and alignment.
 
     Args:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lookonce.shared.errors import WeightsError
-from lookonce.shared.os_errors import access_error
+from lookonce.shared.faults.os_errors import access_error
 from lookonce.weights.checkpoint import HoldsCodeError, UnskippableError, load_checkpoint_content
 from lookonce.weights.kinds import foreign_kind, is_safetensors, safetensors_shortfall
 from lookonce.weights.selection import Architecture, WeightSet, listed, not_floating, weight_sets

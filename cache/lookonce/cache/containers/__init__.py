@@ -1,4 +1,8 @@
-"""Containers: how shards lie on disk. One file each, one table from name to container."""
+"""Containers: how shards lie on disk. One file each, one table from name to container.
+
+Open ``container.py`` first: which objects a shard has, how they are written, and where in them a sample lies. Bytes go
+through ``object_file.py``, which digests them on their way.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.cache.unmapped import FileBytes
+from lookonce.cache.containers.unmapped import FileBytes
 from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.shared.atomic import TEMPORARY_MARK, sync_directory
 from lookonce.shared.canonical import DIGEST_PREFIX
+from lookonce.shared.files.atomic import TEMPORARY_MARK, sync_directory
 from lookonce.storage_schemas.receipt import StoredObject
 
 _HASHERS = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), thread_name_prefix="lookonce-digest")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lookonce.cache.advice import REPAIR
 from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
 from lookonce.cache.containers.object_file import ObjectFile
-from lookonce.cache.containers.tar_members import (
+from lookonce.cache.containers.webdataset_members import (
     BLOCK,
     END_MARK,
     FACTS,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lookonce.cache.advice import REPAIR
 from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
 from lookonce.cache.containers.object_file import ObjectFile, write_together
-from lookonce.cache.zarr_objects import (
+from lookonce.cache.containers.zarr_objects import (
     decode_whole_chunk,
     empty_chunk_bytes,
     encode_shard_index,

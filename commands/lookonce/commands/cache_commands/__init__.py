@@ -1,4 +1,7 @@
-"""The subcommands of ``feature-cache``: one file each, one table from name to subcommand."""
+"""The subcommands of ``feature-cache``: one file each, one table from name to subcommand.
+
+Open ``subcommand.py`` first: what each of them declares.
+"""
 
 from __future__ import annotations
 

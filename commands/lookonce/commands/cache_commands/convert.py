@@ -66,8 +66,8 @@ class Options(CommonOptions):
 def _run(options: Options) -> Mapping[str, Any]:
     from tqdm import tqdm
 
-    from lookonce.cache.convert import convert_cache
-    from lookonce.cache.convert_plan import ConversionRequest
+    from lookonce.cache.convert.conversion import convert_cache
+    from lookonce.cache.convert.request import ConversionRequest
 
     request = ConversionRequest(
         container=options.format, precision=options.precision, shard_size=options.shard_size,

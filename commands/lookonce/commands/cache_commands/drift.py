@@ -59,7 +59,7 @@ def _run(options: Options) -> Mapping[str, Any]:
     teacher = CacheLayout(options.cache).load_manifest().recipe.teacher.name
     check_teacher(teacher, options.teacher_weights)
     announce(f"comparing views of {options.cache} with what teacher {teacher} gives now")
-    from lookonce.extract.drift import DriftRequest, check_drift
+    from lookonce.reports.drift.check import DriftRequest, check_drift
 
     request = DriftRequest(
         cache=options.cache,

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from lookonce.cache.picture_file import picture_format
-from lookonce.commands.cache_commands.fidelity_lines import fidelity_lines
+from lookonce.cache.show.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_images, check_teacher
+from lookonce.reports.fidelity.text import fidelity_lines
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import RGB
-from lookonce.shared.seeds import parse_seeds
 
 if TYPE_CHECKING:
-    from lookonce.cache.fidelity_reference import Reference
+    from lookonce.reports.fidelity.reference import Reference
 
 DESCRIPTION = """Measure, for each precision, bytes a view (of the targets, and of all arrays), relative error, cosine
 of tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is what CACHE
@@ -99,13 +99,13 @@ def _run(options: Options) -> Mapping[str, Any]:
     from tqdm import tqdm
 
     _check(options)
-    from lookonce.commands.cache_commands.fidelity_measures import measure_fidelity
+    from lookonce.reports.fidelity.measure import measure_fidelity
 
     with tqdm(unit="view", disable=None, leave=False) as bar:
         result = measure_fidelity(_reference(options), student_error=options.student_error, progress=bar.update)
     if options.plot is None:
         return result
-    from lookonce.cache.fidelity_plot import draw_fidelity
+    from lookonce.reports.fidelity.plot import draw_fidelity
 
     reference = result["reference"]
     blocks = ", ".join(map(str, reference["blocks"]))
@@ -129,14 +129,14 @@ def _check(options: Options) -> None:
 
 def _reference(options: Options) -> Reference:
     if options.cache is not None:
-        from lookonce.cache.fidelity_reference import cache_reference
+        from lookonce.reports.fidelity.reference import cache_reference
 
         seeds = None if options.seeds is None else parse_seeds(options.seeds)
         return cache_reference(
             options.cache, seeds=seeds, views=options.views, calibration_views=options.calibration_views
         )
     from lookonce.extract.config import ExtractionConfig
-    from lookonce.extract.fidelity_reference import teacher_reference
+    from lookonce.reports.fidelity.teacher_reference import teacher_reference
 
     given = {name: getattr(options, name) for name in ("layers", "view_size", "patch_size", "seeds")}
     config = ExtractionConfig(

@@ -57,8 +57,8 @@ def _run(options: Options) -> Mapping[str, Any]:
     announce(f"planning an extraction of {options.images} with teacher {options.teacher}; nothing is written")
     import psutil
 
-    from lookonce.extract.plan import Purpose, plan_extraction
     from lookonce.extract.prepare import resolve_device
+    from lookonce.reports.plan.plan import Purpose, plan_extraction
 
     keep_freed_memory(resolve_device(options.device).type)  # as extract-features does
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
@@ -68,7 +68,7 @@ def _run(options: Options) -> Mapping[str, Any]:
 
 
 def _summarise(plan: Mapping[str, Any]) -> str:
-    from lookonce.commands.cache_commands.plan_lines import plan_lines
+    from lookonce.reports.plan.text import plan_lines
 
     return "\n".join(plan_lines(plan))
 

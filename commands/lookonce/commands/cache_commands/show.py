@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from lookonce.cache.picture_file import picture_format
+from lookonce.cache.show.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
@@ -38,19 +38,19 @@ class Options(CommonOptions):
 
 
 def _run(options: Options) -> Mapping[str, Any]:
-    from lookonce.cache.describe import describe_cache
+    from lookonce.cache.show.description import describe_cache
 
     facts = describe_cache(options.cache)
     if options.picture is None:
         return facts
-    from lookonce.cache.picture import draw_cache
+    from lookonce.cache.show.picture import draw_cache
 
     shown = draw_cache(options.cache, options.picture, samples=options.samples)
     return {**facts, "picture": str(options.picture), "picture_samples": shown}
 
 
 def _summarise(facts: Mapping[str, Any]) -> str:
-    from lookonce.cache.describe_lines import describe_lines
+    from lookonce.cache.show.description_text import describe_lines
 
     lines = describe_lines(facts)
     if "picture" in facts:

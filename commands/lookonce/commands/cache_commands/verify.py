@@ -16,7 +16,7 @@ from lookonce.commands.command import EXIT_FAILURE, CommonOptions
 from lookonce.shared.errors import UsageError
 
 if TYPE_CHECKING:
-    from lookonce.cache.verify_report import VerifyReport
+    from lookonce.cache.verify.findings import VerifyReport
 
 EXIT_NOT_READABLE = 3
 _MOST_NOTES = 20
@@ -39,7 +39,7 @@ class Options(CommonOptions):
 
 
 def _run(options: Options) -> Mapping[str, Any]:
-    from lookonce.cache.verify import verify_cache
+    from lookonce.cache.verify.verification import verify_cache
 
     with _progress_bar() as progress:
         report = verify_cache(options.cache, full=options.full, workers=options.workers, progress=progress)
@@ -54,7 +54,7 @@ def _exit_code(report: VerifyReport) -> int:
 
 
 def _summarise(result: Mapping[str, Any]) -> str:
-    from lookonce.cache.verify_report import Finding, Note
+    from lookonce.cache.verify.findings import Finding, Note
 
     lines = [str(Finding.from_document(finding)) for finding in result["findings"]]
     notes = [f"note: {Note(**note)}" for note in result["notes"]]

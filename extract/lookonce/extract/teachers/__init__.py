@@ -1,6 +1,7 @@
-"""Frozen teachers: one table of names, one adapter a library.
+"""Frozen teachers: one table of names, one adapter per library.
 
-Nothing is imported before it is asked for: names are checked without torch, which takes seconds to import.
+A name becomes a spec (``table.py``), a spec with weights a teacher (``loading.py``). Open ``teacher.py`` first: uint8
+views in, block outputs and importance out. ``adapters/`` give it a library's blocks, one by one, without a head.
 """
 
 from __future__ import annotations

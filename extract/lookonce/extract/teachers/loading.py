@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lookonce.extract.teachers.adapters.trunk import Trunk
 from lookonce.extract.teachers.blocks import resolve_blocks
 from lookonce.extract.teachers.hub import reason_and_advice
 from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.table import adapter_of
 from lookonce.extract.teachers.teacher import HALF, Precision, Teacher
-from lookonce.extract.teachers.trunk import Trunk
 from lookonce.extract.teachers.weights import architecture_of, fit_weights
 from lookonce.shared.errors import TeacherError, UsageError
 from lookonce.shared.normalisation import Normalisation

@@ -8,7 +8,7 @@ from typing import Literal
 
 Library = Literal["timm", "open_clip"]
 
-WHO_CAN_TEACH = (
+SUPPORTED_TEACHERS = (
     "teachers are timm's VisionTransformer and Eva (DINO, DINOv2, DINOv3, DeiT, MAE, AugReg, SigLIP, EVA-02 ...) "
     "and open_clip's image towers that are such or its own, with a class token or attention pooling"
 )

@@ -59,10 +59,10 @@ def known_teachers() -> tuple[str, ...]:
 def adapter_of(library: Library) -> ModuleType:
     """The adapter module of a library, imported on first use (open_clip takes a while and not everybody needs it)."""
     if library == "timm":
-        from lookonce.extract.teachers import timm_adapter
+        from lookonce.extract.teachers.adapters import timm_adapter
 
         return timm_adapter
-    from lookonce.extract.teachers import open_clip_adapter
+    from lookonce.extract.teachers.adapters import open_clip_adapter
 
     return open_clip_adapter
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lookonce.extract.teachers.adapters.trunk import Trunk
 from lookonce.extract.teachers.spec import TeacherSpec
 from lookonce.extract.teachers.targets import normalise_targets, patch_attention
-from lookonce.extract.teachers.trunk import Trunk
 
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,7 +139,7 @@ class Teacher(nn.Module):
         return TeacherOutput(hidden=hidden, importance=importance)
 
     @torch.inference_mode()
-    def look(self, views: Tensor) -> TeacherFeatures:
+    def extract(self, views: Tensor) -> TeacherFeatures:
         """Everything the cache keeps of views, (B, view_size, view_size, 3) uint8."""
         output = self(views)
         targets, mean, std = normalise_targets(output.hidden)

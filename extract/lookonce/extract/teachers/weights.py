@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookonce.extract.teachers.trunk import Trunk
+from lookonce.extract.teachers.adapters.trunk import Trunk
 from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
 from lookonce.shared.errors import TeacherError
 from lookonce.weights.positions import interpolate_positions

@@ -1,4 +1,8 @@
-"""Image sources: one file each, one table from what the user types to the class that reads it."""
+"""Image sources: one file each, one table from what users type to the class that reads it.
+
+Open ``source.py`` first: what every source promises. A source lists its images once (``listing.py``), in an order that
+depends on nothing else; a large listing is kept in a file (``kept_listing.py``) and used again.
+"""
 
 from __future__ import annotations
 

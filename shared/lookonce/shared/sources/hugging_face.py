@@ -53,7 +53,7 @@ class HuggingFaceImages:
         on_disk = os.path.isdir(folder) or folder.startswith(("/", "."))
         return cls(os.path.abspath(folder) if on_disk else folder, split or None)
 
-    def listing(self, *, anew: bool = False) -> Listing:
+    def listing(self, *, refresh: bool = False) -> Listing:
         """The images in row order, with their sizes; none is decoded.
 
         Raises:
@@ -61,9 +61,11 @@ class HuggingFaceImages:
             UsageError: the library ``datasets`` is not installed.
         """
         opened = _opened(self.dataset, self.split)
-        return kept_listing(f"hf {self.dataset}:{opened.split}", digest_document(opened.files), self._look, anew=anew)
+        return kept_listing(
+            f"hf {self.dataset}:{opened.split}", digest_document(opened.files), self._scan, refresh=refresh
+        )
 
-    def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
         opened = _opened(self.dataset, self.split)
         builder = ListingBuilder(runs, classes=opened.classes, class_folders=False, notes=opened.notes)
         for file in opened.files:

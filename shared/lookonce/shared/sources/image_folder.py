@@ -35,7 +35,7 @@ class ImageFolder:
     root: Path
     """Absolute path of the folder."""
 
-    def listing(self, *, anew: bool = False) -> Listing:
+    def listing(self, *, refresh: bool = False) -> Listing:
         """The images, sorted by key: as they are, or as they were stored when no folder has changed since.
 
         Raises:
@@ -43,9 +43,9 @@ class ImageFolder:
                 cannot be followed.
         """
         self._require_folder()
-        return kept_listing(f"folder {self.root}", "", self._look, anew=anew)
+        return kept_listing(f"folder {self.root}", "", self._scan, refresh=refresh)
 
-    def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
         builder = ListingBuilder(runs)
         for key, file in _walk(self.root, watch, builder.folders):
             extension = os.path.splitext(key)[1].lower()

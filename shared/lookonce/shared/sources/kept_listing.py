@@ -24,9 +24,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from lookonce.shared.atomic import atomic_file
 from lookonce.shared.errors import StorageError
-from lookonce.shared.os_errors import storage_error
+from lookonce.shared.faults.os_errors import storage_error
+from lookonce.shared.files.atomic import atomic_file
 from lookonce.shared.sources.entry_table import CHUNK, ROW, BytesInFile, EntryTable, ListingDigest, packed
 from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder
@@ -48,22 +48,22 @@ Watch = Callable[[str], None]
 
 
 def kept_listing(
-    name: str, state: str, look: Callable[[SortedRuns, Watch], ListingBuilder], *, anew: bool = False
+    name: str, state: str, scan: Callable[[SortedRuns, Watch], ListingBuilder], *, refresh: bool = False
 ) -> Listing:
     """The stored listing of a source if it is still true, else a new one.
 
     Args:
         name: of the source: its kind and absolute path.
         state: what else decides whether a stored listing is true; compared as it is.
-        look: looks at the source.
-        anew: look in any case.
+        scan: looks at the source.
+        refresh: look in any case.
 
     Raises:
-        SourceError: whatever ``look`` raises; a key that comes twice.
+        SourceError: whatever ``scan`` raises; a key that comes twice.
         StorageError: there is no room for the listing, neither in the folder of listings nor among temporary files.
     """
     path = listings_folder() / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.listing"
-    found = None if anew else _stored(path, name, state)
+    found = None if refresh else _stored(path, name, state)
     if found is not None:
         return found
     about: dict[str, Any] = {"version": VERSION, "name": name, "state": state, "listed_at_ns": time.time_ns()}
@@ -76,7 +76,7 @@ def kept_listing(
             last_change = max(last_change, changed)
             watched.write(json.dumps([place, size, changed]).encode() + b"\n")
 
-        builder = look(runs, watch)
+        builder = scan(runs, watch)
         about["classes"], about["notes"] = builder.classes, builder.notes
         if len(builder) < KEPT_FROM:
             return Listing(EntryTable.of(list(builder.entries())), builder.classes, notes=builder.notes)

@@ -15,11 +15,11 @@ class ImageSource(Protocol):
     threads at once. Deterministic: the same content gives the same listing, in the same order, wherever it lies.
     """
 
-    def listing(self, *, anew: bool = False) -> Listing:
+    def listing(self, *, refresh: bool = False) -> Listing:
         """List the images; a large listing is stored and used again while the source looks unchanged.
 
         Args:
-            anew: look at the whole source in any case.
+            refresh: look at the whole source in any case.
 
         Raises:
             SourceError: there is no such source, it holds no image, or a key comes twice in it.

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from lookonce.shared.errors import SourceError
 from lookonce.shared.sources.entry_table import NO_LABEL
 from lookonce.shared.sources.image_names import HEAD_BYTES, IMAGES, RARER_IMAGES, begins_like_image
-from lookonce.shared.sources.tar_members import Member, tar_members
+from lookonce.shared.sources.tar_headers import Member, tar_members
 
 LONGEST_LABEL = 200
 """Characters of a class's name."""

@@ -49,7 +49,7 @@ class TarShards:
         paths = tuple(sorted(set(_expanded(pattern))))
         return cls(pattern, paths, tuple(_stamp(path) for path in paths))
 
-    def listing(self, *, anew: bool = False) -> Listing:
+    def listing(self, *, refresh: bool = False) -> Listing:
         """The images of all tars, sorted by key: as they are, or as stored when no tar has changed since.
 
         Raises:
@@ -59,9 +59,9 @@ class TarShards:
         if missing or not self.paths:
             found = f"{len(missing)} of {len(self.paths)} missing (first: {missing[0]})" if missing else "no such file"
             raise SourceError(f"{self.pattern}: expected tars, found {found}; check the path")
-        return kept_listing(f"tars {self.pattern}", digest_document(self.paths), self._look, anew=anew)
+        return kept_listing(f"tars {self.pattern}", digest_document(self.paths), self._scan, refresh=refresh)
 
-    def _look(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
         builder = ListingBuilder(runs, parts=self.paths)
         for part, path in enumerate(self.paths):
             watch(path)

@@ -1,4 +1,7 @@
-"""Precisions: how a float target becomes bytes. One file each, one table from name to class."""
+"""Precisions: how a float target becomes bytes. One file per family, one table from name to class.
+
+Open ``base.py`` first: the numpy reference of encoding and decoding, and what each precision declares.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ from collections.abc import Mapping
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import unknown_name
 from lookonce.storage_schemas.precision.base import Precision, QuantisationPlan
-from lookonce.storage_schemas.precision.bf16 import Bf16
-from lookonce.storage_schemas.precision.fp8_e4m3 import Fp8E4M3
-from lookonce.storage_schemas.precision.fp16 import Fp16
-from lookonce.storage_schemas.precision.int2 import Int2
-from lookonce.storage_schemas.precision.int4 import Int4
+from lookonce.storage_schemas.precision.floats import Bf16, Fp8E4M3, Fp16
 from lookonce.storage_schemas.precision.int8 import Int8
+from lookonce.storage_schemas.precision.lloyd_max import Int2, Int4
 
 PRECISIONS: Mapping[str, Precision] = {
     precision.name: precision for precision in (Fp16(), Bf16(), Fp8E4M3(), Int8(), Int4(), Int2())

@@ -1,4 +1,7 @@
-"""What the float precisions share: no calibration, the stored bits are the value."""
+"""Float precisions (fp16, bf16, fp8-e4m3): the stored bits are the value, so there is nothing to calibrate.
+
+Relative errors: fp16 about 2e-4, bf16 2e-3 (stored as uint16, because zarr has no bfloat16), fp8-e4m3 0.027.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,30 @@ class FloatPrecision(Precision):
     def plan(self, parameters: Parameters) -> QuantisationPlan:
         """Round to the nearest float of the type."""
         return QuantisationPlan(bits=self.bits, float_dtype=self.float_dtype)
+
+
+class Fp16(FloatPrecision):
+    """IEEE binary16."""
+
+    name: ClassVar[str] = "fp16"
+    bits: ClassVar[int] = 16
+    dtype: ClassVar[str] = "float16"
+    float_dtype: ClassVar[str] = "float16"
+
+
+class Bf16(FloatPrecision):
+    """The upper half of an IEEE binary32."""
+
+    name: ClassVar[str] = "bf16"
+    bits: ClassVar[int] = 16
+    dtype: ClassVar[str] = "uint16"
+    float_dtype: ClassVar[str] = "bfloat16"
+
+
+class Fp8E4M3(FloatPrecision):
+    """OCP E4M3 ("fn": no infinities), largest value 448; stored as uint8."""
+
+    name: ClassVar[str] = "fp8-e4m3"
+    bits: ClassVar[int] = 8
+    dtype: ClassVar[str] = "uint8"
+    float_dtype: ClassVar[str] = "float8_e4m3fn"

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lookonce.shared.atomic import TEMPORARY_MARK, write_json
 from lookonce.shared.errors import BusyError, CheckpointError, UsageError
-from lookonce.shared.lock import LOCK_FILES, exclusive_folder
+from lookonce.shared.files.atomic import TEMPORARY_MARK, write_json
+from lookonce.shared.files.lock import LOCK_FILES, exclusive_folder
 from lookonce.storage_schemas.recipe import document_differences
-from lookonce.train.checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 
 CONFIG, RESULTS, CHECKPOINTS = "config.json", "results.json", "checkpoints"
 FREE = ("settings", "evaluated.weights", "images.folder")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lookonce.shared.errors import Interrupted, MachineError, NumericalError, SourceError, StorageError
-from lookonce.shared.progress import progress_bar
+from lookonce.shared.progress_bar import progress_bar
 from lookonce.train.evaluation.evaluation_folder import EvaluationFolder
-from lookonce.train.evaluation.schedule import Schedule
-from lookonce.train.interrupts import DeferredInterrupts
-from lookonce.train.metrics import MetricsLog
+from lookonce.train.evaluation.fit_schedule import FitSchedule
+from lookonce.train.loop.interrupts import DeferredInterrupts
+from lookonce.train.records.metrics import MetricsLog
 
 RATE_SCALE = "lr_scale"
 """Key of an optimizer's parameter group: its share of the learning rate (timm's name for layer decay)."""
@@ -55,7 +55,7 @@ class Learner(Protocol[B]):
         """Over the module's parameters."""
         ...
 
-    def batches(self, schedule: Schedule, first: int) -> Generator[B]:
+    def batches(self, schedule: FitSchedule, first: int) -> Generator[B]:
         """The batches of all steps from ``first`` on."""
         ...
 
@@ -69,7 +69,7 @@ class Learner(Protocol[B]):
 
 
 def fit(
-    learner: Learner[Any], schedule: Schedule, folder: EvaluationFolder | None, *, checkpoint_seconds: float = 60.0
+    learner: Learner[Any], schedule: FitSchedule, folder: EvaluationFolder | None, *, checkpoint_seconds: float = 60.0
 ) -> dict[str, Any]:
     """Train from the folder's newest checkpoint, or from the start, to the end.
 
@@ -94,7 +94,7 @@ def fit(
 
 class _Fit:
     def __init__(
-        self, learner: Learner[Any], schedule: Schedule, folder: EvaluationFolder | None, checkpoint_seconds: float
+        self, learner: Learner[Any], schedule: FitSchedule, folder: EvaluationFolder | None, checkpoint_seconds: float
     ) -> None:
         self.learner, self.schedule, self.folder = learner, schedule, folder
         self.checkpoint_seconds = checkpoint_seconds

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
-from lookonce.train.evaluation.encoder import Encoder, encode_split
+from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
 from lookonce.train.evaluation.labelled_images import LabelledImages
 
 TEMPERATURE = 0.07

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookonce.shared.errors import SourceError
-from lookonce.shared.images import decoded_rgb
+from lookonce.shared.images.decode import decoded_rgb
 from lookonce.shared.sources import NO_LABEL, ImageSource, Listing, open_source, refuse_url
 from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 

@@ -1,4 +1,7 @@
-"""Recipes: whole training runs by name. One file each, headed by its commands, expected time and expected score."""
+"""Recipes: whole training runs by name. One file each, headed by its commands, expected time and expected score.
+
+Open ``released.py`` first: what the recipes of MaskAlign's release have in common.
+"""
 
 from __future__ import annotations
 

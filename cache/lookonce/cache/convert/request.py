@@ -1,0 +1,89 @@
+"""What a conversion makes of a manifest: container, precision with its calibration, token subset, shard size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lookonce.cache.read.calibration_features import calibration_values
+from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.errors import IncompleteCacheError, UsageError
+from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.manifest import Container, Manifest
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import TokenSubset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConversionRequest:
+    """What to change; None leaves a thing as it is."""
+
+    container: Container | None = None
+    precision: str | None = None
+    shard_size: int | None = None
+    """Samples a shard, at least 1."""
+    tokens: TokenSubset | None = None
+    """Patches to keep of a cache that holds all of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: an unknown precision, or a shard size below 1.
+        """
+        if self.precision is not None:
+            get_precision(self.precision)
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UsageError(f"shard size {self.shard_size}: must be at least 1")
+
+
+def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manifest:
+    """The manifest of the converted cache; the same source and request always give the same.
+
+    Raises:
+        UsageError: the precision is another one of no fewer bits, or the source does not hold the wanted tokens.
+        IncompleteCacheError: every sample is a hole, so there is nothing to calibrate from.
+        IntegrityError: an object is damaged.
+    """
+    manifest = reader.manifest
+    recipe, encoding = _recipe(reader, request.tokens), manifest.encoding
+    if request.precision is not None and request.precision != encoding.precision:
+        encoding = _encoding(reader, request.precision)
+    return dataclasses.replace(
+        manifest,
+        recipe=recipe,
+        encoding=encoding,
+        container=request.container or manifest.container,
+        shard_size=request.shard_size or manifest.shard_size,
+        arrays=cache_arrays(recipe, precision=encoding.precision, store_pixels=manifest.stores_pixels),
+    )
+
+
+def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
+    found = reader.manifest.recipe
+    if tokens is None or tokens == found.tokens:
+        return found
+    if not found.tokens.whole:
+        raise UsageError(
+            f"{reader.root}: it holds the token subset {found.tokens.document()}, of which no other can be made; "
+            "convert a cache of all tokens, or extract again"
+        )
+    return dataclasses.replace(found, tokens=tokens)
+
+
+def _encoding(reader: CacheReader, precision: str) -> Encoding:
+    found, codec = get_precision(reader.manifest.encoding.precision), get_precision(precision)
+    if codec.bits >= found.bits:
+        raise UsageError(
+            f"--precision {precision} ({codec.bits} bits): {reader.root} holds {found.name} ({found.bits} bits), and a "
+            "conversion can only take bits away; extract again for more"
+        )
+    if not codec.calibrated:
+        return Encoding(precision=precision, parameters={})
+    seed = reader.seeds[0]
+    present = reader.rows(seed)
+    if not len(present):
+        raise IncompleteCacheError(f"{reader.root}: every sample of seed {seed} is a hole: nothing to calibrate from")
+    values = calibration_values(reader, seed, present)
+    return Encoding(precision=precision, parameters=codec.calibrate(values))

@@ -1,0 +1,149 @@
+"""Objects mapped into memory: opened once, checked, closed again when too many are open."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import mmap
+import os
+import resource
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.advice import REPAIR, RESUME
+from lookonce.cache.containers.unmapped import FileBytes, tell_unmapped
+from lookonce.shared.canonical import DIGEST_PREFIX
+from lookonce.shared.errors import IntegrityError
+from lookonce.shared.faults.os_errors import ABSENT, access_error, os_reason
+from lookonce.storage_schemas.receipt import StoredObject
+
+Bytes = NDArray[np.uint8]
+Key = tuple[str, int, int]
+"""(object, seed, shard)."""
+
+_BLOCK_BYTES = 1 << 20
+"""Read and digested at a time."""
+
+
+Memory = mmap.mmap | FileBytes
+"""A map, or what stands in for one where files cannot be mapped."""
+
+
+@dataclass(frozen=True)
+class MappedObject:
+    """One object in memory."""
+
+    memory: Memory
+    """The map itself, for advice to the kernel."""
+    data: Bytes | FileBytes
+    """uint8 (file bytes,), read-only, backed by the file."""
+    offsets: Mapping[str, NDArray[np.int64]]
+    """By array: int64 (shard size,), where each sample starts; -1 for a hole."""
+
+
+def bytes_of(memory: Memory) -> Bytes | FileBytes:
+    """What is in an object's memory: uint8 (file bytes,), read-only."""
+    return memory if isinstance(memory, FileBytes) else np.frombuffer(memory, dtype=np.uint8)
+
+
+def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memory:
+    """Map an object's file after checking it against its receipt.
+
+    Digested are the bytes as they are read, not as they are mapped: a disk that fails then gives an error, where
+    touching a map would end the process.
+
+    Raises:
+        IntegrityError: the file is missing, has another size, or (``check_digest``) other bytes.
+        AccessError: the operating system does not give it out.
+    """
+    path = root / stored.path
+    try:
+        with path.open("rb") as handle:
+            status = os.fstat(handle.fileno())
+            if status.st_size != stored.bytes:
+                raise IntegrityError(
+                    f"{path} (array {stored.array!r}): {status.st_size} bytes, its receipt says {stored.bytes}: "
+                    f"the object is truncated or was replaced; {RESUME}"
+                )
+            if check_digest and (found := digest_file(handle)) != stored.digest:
+                raise IntegrityError(
+                    f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says "
+                    f"{stored.digest}: the object was changed or damaged; {REPAIR}"
+                )
+            try:
+                return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:  # ENODEV; EACCES or EINVAL of some FUSE file systems
+                memory = FileBytes(path, handle.fileno(), status.st_size)
+                tell_unmapped(path, status.st_dev, error)
+                return memory
+    except ABSENT as error:
+        raise IntegrityError(
+            f"{path} (array {stored.array!r}): cannot be opened: {os_reason(error)}; {RESUME}"
+        ) from error
+    except OSError as error:
+        raise access_error(error, path) from error
+    except ValueError as error:  # an empty file, or a path with a zero byte
+        raise IntegrityError(f"{path} (array {stored.array!r}): cannot be mapped: {error}; {REPAIR}") from error
+
+
+def digest_file(handle: BinaryIO, tell: Callable[[int], object] = lambda count: None) -> str:
+    """Digest of a file's bytes from where it stands on, ``sha256:...``.
+
+    Args:
+        handle: open for reading.
+        tell: told the bytes of each block.
+
+    Raises:
+        OSError: the operating system does not give them out.
+    """
+    hasher, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    while count := handle.readinto(block):  # type: ignore[attr-defined]  # BinaryIO lacks what every file has
+        hasher.update(block[:count])
+        tell(count)
+    return DIGEST_PREFIX + hasher.hexdigest()
+
+
+class MapPool:
+    """Mapped objects by key, least recently used closed first; thread-safe.
+
+    Python keeps a file descriptor open for each map, so their number stays under half of the open-file limit (which
+    is raised to its hard value first).
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit or max(_raised_file_limit() // 2, 16)
+        self._open: collections.OrderedDict[Key, MappedObject] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, key: Key) -> MappedObject | None:
+        """The object of (name, seed, shard) if it is mapped; it is then the most recently used."""
+        with self._lock:
+            found = self._open.get(key)
+            if found is not None:
+                self._open.move_to_end(key)
+            return found
+
+    def add(self, key: Key, mapped: MappedObject) -> None:
+        """Take an object in, and let go of those used least recently; their maps close when nobody reads them."""
+        with self._lock:
+            self._open[key] = mapped
+            while len(self._open) > self._limit:
+                self._open.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+def _raised_file_limit() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft

@@ -1,0 +1,305 @@
+"""Reading a cache: (seed, row) to bytes, visible tokens only, at the speed of memory.
+
+A reader is thread-safe and picklable (maps are opened again in the other process) and holds O(shards) memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.advice import RESUME
+from lookonce.cache.committed import misfits, require_sizes
+from lookonce.cache.containers import ObjectContent, container_of
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.read.mapped_objects import MappedObject, MapPool, Memory, bytes_of, map_object
+from lookonce.cache.read.readahead import Readahead, ReadaheadMode
+from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.receipt import Receipt, StoredObject
+
+Check = Literal["first-use", "never"]
+"""When an object's bytes are digested: once, when a process first maps it, or never (sizes are always checked)."""
+
+
+def open_cache(
+    root: Path | str, *, seeds: Sequence[int] | None = None, check: Check = "first-use",
+    readahead: ReadaheadMode = "auto",
+) -> CacheReader:  # fmt: skip
+    """Open a cache for reading.
+
+    Args:
+        root: the cache folder.
+        seeds: which seeds must be complete; None for every seed that has receipts.
+        check: when object digests are checked.
+        readahead: what ``CacheReader.prefetch`` does.
+
+    Raises:
+        CacheError: no cache at ``root``.
+        SchemaError: its manifest or a receipt is not valid.
+        IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+    """
+    return CacheReader(Path(root).expanduser(), seeds=seeds, check=check, readahead=readahead)
+
+
+class CacheReader:
+    """A complete cache, open for reading.
+
+    Args:
+        root: the cache folder.
+        seeds: which seeds must be whole; None for every seed that has receipts.
+        check: when object digests are checked.
+        readahead: what ``prefetch`` does.
+
+    Raises:
+        CacheError: no cache at ``root``.
+        SchemaError: its manifest or a receipt is not valid.
+        IncompleteCacheError: a wanted seed is missing or has shards without receipts.
+        IntegrityError: an object is missing or has another size than its receipt says.
+        AccessError: the operating system does not give a document out.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        seeds: Sequence[int] | None = None,
+        check: Check = "first-use",
+        readahead: ReadaheadMode = "auto",
+    ) -> None:
+        self.root = root
+        self.layout = CacheLayout(root)
+        self.manifest: Manifest = self.layout.load_manifest()
+        self.seeds: tuple[int, ...] = tuple(seeds) if seeds is not None else self.layout.seeds()
+        self._check = check
+        self.readahead = Readahead(readahead)
+        self._container = container_of(self.manifest)
+        self._receipts = self._load_receipts()
+        self._pool, self._digested = MapPool(), set[str]()
+        self._precision = get_precision(self.manifest.encoding.precision)
+
+    def _load_receipts(self) -> dict[tuple[int, int], Receipt]:
+        if not self.seeds:
+            raise IncompleteCacheError(f"{self.root}: no shard has a receipt; run extract-features again to resume")
+        there = self.layout.seeds()
+        if absent := [seed for seed in self.seeds if seed not in there]:
+            wanted, has = (", ".join(map(str, seeds)) for seeds in (absent, there))
+            raise IncompleteCacheError(
+                f"{self.root}: this cache has no seed {wanted}, it has {has}; choose of those, or extract the others "
+                f"(extract-features ... --seeds {wanted.replace(' ', '')})"
+            )
+        receipts = {}
+        for seed in self.seeds:
+            present = set(self.layout.receipted_shards(seed))
+            missing = [shard for shard in range(self.manifest.shard_count) if shard not in present]
+            if missing:
+                listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+                raise IncompleteCacheError(
+                    f"{self.root}: seed {seed} has no receipt for {len(missing)} of {self.manifest.shard_count} shards "
+                    f"({listed}); run extract-features with the same arguments to resume, or choose other seeds "
+                    f"(there are {', '.join(map(str, there))})"
+                )
+            for shard in range(self.manifest.shard_count):
+                receipts[seed, shard] = self._checked_receipt(seed, shard)
+        require_sizes(self.root, receipts.values())
+        return receipts
+
+    def _checked_receipt(self, seed: int, shard: int) -> Receipt:
+        receipt = self.layout.load_receipt(seed, shard)
+        if differing := misfits(receipt, self.manifest):
+            listed = ", ".join(f"{field} is {found}, expected {wanted}" for field, (found, wanted) in differing.items())
+            raise IntegrityError(
+                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache ({listed}); "
+                "delete it and run the extraction again"
+            )
+        return receipt
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_pool"], state["_digested"]
+        state["readahead"] = self.readahead.mode
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.readahead = Readahead(state["readahead"])
+        self._pool, self._digested = MapPool(), set()
+
+    def rows(self, seed: int) -> NDArray[np.int64]:
+        """Rows of a seed that can be trained on (no holes), int64, ascending."""
+        present = np.ones(self.manifest.samples, dtype=bool)
+        for shard in range(self.manifest.shard_count):
+            for hole in self._receipts[seed, shard].holes:
+                present[hole.sample] = False
+        return np.flatnonzero(present)
+
+    def receipts(self, seed: int) -> list[Receipt]:
+        """All receipts of a seed, by shard."""
+        return [self._receipts[seed, shard] for shard in range(self.manifest.shard_count)]
+
+    def layer_positions(self, blocks: Sequence[int]) -> list[int]:
+        """Positions on the layer axis of the given 1-based teacher blocks.
+
+        Raises:
+            CacheMismatchError: the cache does not hold one of them; the message lists what it holds.
+        """
+        held = self.manifest.recipe.teacher.blocks
+        missing = [block for block in blocks if block not in held]
+        if missing:
+            raise CacheMismatchError(
+                f"{self.root}: blocks {', '.join(map(str, missing))} are not in this cache, which holds blocks "
+                f"{', '.join(map(str, held))} of {self.manifest.recipe.teacher.block_count}; "
+                "extract them with --layers, or choose other layer weights"
+            )
+        return [held.index(block) for block in blocks]
+
+    def column(self, name: str, seed: int, rows: range | None = None) -> NDArray[Any]:
+        """A ``chunking="shard"`` array of a seed (``key``, ``label`` or ``view``).
+
+        Args:
+            name: array name.
+            seed: which seed.
+            rows: consecutive rows, at least one; None for all.
+
+        Returns:
+            The array's dtype, shape (rows, ...).
+        """
+        spec, size = self.manifest.array(name), self.manifest.shard_size
+        rows = range(self.manifest.samples) if rows is None else rows
+        first = rows.start // size
+        parts = [
+            self._container.column(self._map(self._container.object_of(name), seed, shard)[1], spec)
+            for shard in range(first, (rows.stop - 1) // size + 1)
+        ]
+        joined: NDArray[Any] = np.concatenate(parts)
+        return joined[rows.start - first * size : rows.stop - first * size]
+
+    def read(
+        self,
+        name: str,
+        seeds: Sequence[int] | NDArray[np.int64],
+        rows: Sequence[int] | NDArray[np.int64],
+        tokens: NDArray[np.int64] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Gather samples of a ``chunking="sample"`` array, as stored.
+
+        Args:
+            name: array name.
+            seeds: seed of each sample, length B.
+            rows: row of each sample, length B.
+            tokens: int64 (B, k): positions on the first axis of a sample (tokens or patches); None for all.
+            out: where to put the result (same shape and dtype as returned, C-contiguous), such as pinned memory.
+
+        Returns:
+            Stored dtype, (B, k, ...) with ``tokens``, else (B, *sample_shape).
+
+        Raises:
+            IntegrityError: a sample is a hole, or an object is damaged.
+            AccessError: the operating system does not give an object out.
+            ValueError: a position that the axis does not have, or an ``out`` that does not fit.
+        """
+        spec = self.manifest.array(name)
+        count = len(rows)
+        picked = spec.sample_shape if tokens is None else (tokens.shape[1], *spec.sample_shape[1:])
+        result = np.empty((count, *picked), dtype=spec.numpy_dtype) if out is None else out
+        if result.shape != (count, *picked) or result.dtype != spec.numpy_dtype or not result.flags.c_contiguous:
+            raise ValueError(
+                f"out must be C-contiguous {spec.dtype} {(count, *picked)}, got {result.dtype} {result.shape}"
+            )
+        records = spec.sample_shape[0] if spec.sample_shape else 1
+        if not result.size:
+            return result
+        if tokens is not None and not 0 <= tokens.min() <= tokens.max() < records:
+            raise ValueError(
+                f"tokens must be 0 to {records - 1} for array {name!r}, got {tokens.min()} to {tokens.max()}"
+            )
+        length = spec.sample_bytes
+        record_type = np.dtype((np.void, length // records))
+        flat = result.reshape(count, -1).view(np.uint8).view(record_type)
+        for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
+            source = mapped.data[start : start + length].view(record_type)
+            if tokens is None:
+                flat[position] = source
+            else:
+                # mode="clip" skips numpy's buffering of out; nothing is clipped
+                source.take(tokens[position], out=flat[position], mode="clip")
+        return result
+
+    def decode(self, stored: NDArray[Any], layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Decode ``targets`` elements (..., layer, stored channel) to float32; the numpy reference.
+
+        Args:
+            stored: elements as ``read`` returns them.
+            layers: positions on the layer axis that ``stored`` holds; None for all.
+        """
+        width = self.manifest.recipe.teacher.width
+        return self._precision.decode(stored, self.manifest.encoding.parameters, channels=width, layers=layers)
+
+    def prefetch(
+        self,
+        names: Sequence[str],
+        seeds: Sequence[int] | NDArray[np.int64],
+        rows: Sequence[int] | NDArray[np.int64],
+    ) -> None:
+        """Announce that samples will be read soon, so that a cold disk is at work meanwhile; best a batch ahead.
+
+        What comes of it is ``readahead``'s choice. It may be called from any thread and changes no result.
+
+        Args:
+            names: arrays that will be read.
+            seeds: seed of each sample, length B.
+            rows: row of each sample, length B.
+
+        Raises:
+            IntegrityError: a sample is a hole, or an object is damaged.
+        """
+        if self.readahead.mode != "none":
+            lengths = {name: self.manifest.array(name).sample_bytes for name in names}
+            self.readahead.announce(
+                [(mapped, at, lengths[name]) for name in names for mapped, at in self._places(name, seeds, rows)]
+            )
+
+    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int]]:
+        """The object and the first byte of each sample; no map is held longer than the pool holds it."""
+        object_name, find = self._container.object_of(name), self._pool.find
+        shards, places = np.divmod(np.asarray(rows, dtype=np.int64), self.manifest.shard_size)
+        numbers = np.asarray(seeds, dtype=np.int64).tolist()
+        for seed, shard, place in zip(numbers, shards.tolist(), places.tolist(), strict=True):
+            mapped = find((object_name, seed, shard)) or self._open(object_name, seed, shard)
+            start = mapped.offsets[name].item(place)
+            if start < 0:
+                row = shard * self.manifest.shard_size + place
+                raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
+            yield mapped, start
+
+    def _open(self, name: str, seed: int, shard: int) -> MappedObject:
+        memory, content = self._map(name, seed, shard)
+        mapped = MappedObject(memory, content.data, self._container.offsets(content))
+        self.readahead.opened(mapped)
+        self._pool.add((name, seed, shard), mapped)
+        return mapped
+
+    def _map(self, name: str, seed: int, shard: int) -> tuple[Memory, ObjectContent]:
+        receipt = self._receipts[seed, shard]
+        stored = self._stored(name, receipt)
+        check_digest = self._check == "first-use" and stored.path not in self._digested
+        memory = map_object(self.root, stored, check_digest=check_digest)
+        if check_digest:
+            self._digested.add(stored.path)
+        return memory, ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self.manifest)
+
+    def _stored(self, name: str, receipt: Receipt) -> StoredObject:
+        expected = self._container.object_paths(self.manifest, receipt.seed, receipt.shard).get(name)
+        for stored in receipt.objects:
+            if stored.array == name and stored.path == expected:
+                return stored
+        raise IntegrityError(
+            f"{self.layout.receipt_file(receipt.seed, receipt.shard)}: it does not name the object {name!r} at "
+            f"{expected}; {RESUME}"
+        )

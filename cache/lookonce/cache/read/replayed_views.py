@@ -1,0 +1,63 @@
+"""Views that a cache does not store whole: cut again from the source images, and proven by their digests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.errors import CacheMismatchError, SourceError
+from lookonce.shared.images.decode import decoded_rgb
+from lookonce.shared.patches import patchify
+from lookonce.shared.sources import open_source
+from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
+
+
+class ReplayedViews:
+    """Replays views from the images that the cache was made from; thread-safe.
+
+    Args:
+        reader: the open cache.
+        images: image source, as given to extract-features.
+
+    Raises:
+        SourceError: images of the cache are not in the source.
+    """
+
+    def __init__(self, reader: CacheReader, images: str) -> None:
+        self._reader = reader
+        self._source = open_source(images)
+        self._listing = self._source.listing()
+        keys: list[str] = reader.column("key", reader.seeds[0]).tolist()
+        rows = np.unique(np.concatenate([reader.rows(seed) for seed in reader.seeds]))
+        self._positions = self._listing.positions(keys)
+        missing = rows[self._positions[rows] < 0]
+        if len(missing):
+            raise SourceError(
+                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: "
+                f"{keys[missing[0]]!r}); give the images that the cache was made from, or extract with --pixels store"
+            )
+        self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
+
+    def patches(self, seed: int, row: int) -> NDArray[np.uint8]:
+        """One view, whole, as ``patchify`` cuts it: uint8 (patches, patch size squared * 3).
+
+        Raises:
+            CacheMismatchError: it has other pixels than the teacher saw.
+            SourceError: the image is gone or cannot be read.
+        """
+        entry = self._listing.entries[self._positions[row]]
+        recipe = self._reader.manifest.recipe
+        with decoded_rgb(self._source.read(entry), entry.key) as image:
+            pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
+        patches = patchify(pixels, recipe.patch_size)
+        expected = self._reader.read("pixel_digest", [seed], [row])[0]
+        if not np.array_equal(pixel_digest(patches), expected):
+            raise CacheMismatchError(
+                f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
+                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes otherwise than "
+                f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}), or it is "
+                "a deep or signed TIFF that was read wrongly then (see CHANGELOG.md); install that version, or extract "
+                "anew, with --pixels store to need no images"
+            )
+        return patches

@@ -1,0 +1,51 @@
+"""The formats that pictures are written in: the suffix of the file decides."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookonce.shared.errors import UsageError
+from lookonce.shared.files.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "jpg", "jpeg", "webp", "svg", "pdf")
+"""Suffixes of pictures, without the dot, in any case of letters."""
+
+_DPI = 150
+
+
+def picture_format(file: Path, flag: str) -> str:
+    """The format of a picture: its suffix in small letters, without the dot.
+
+    Args:
+        file: where the picture goes.
+        flag: what the user gave it by, for the message.
+
+    Raises:
+        UsageError: another suffix, or none.
+
+    >>> picture_format(Path("views.SVG"), "--picture")
+    'svg'
+    """
+    suffix = file.suffix.removeprefix(".").lower()
+    if suffix not in FORMATS:
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise UsageError(f"{flag} {file}: expected a name that ends in one of {known}")
+    return suffix
+
+
+def write_picture(figure: Figure, file: Path) -> None:
+    """Write a figure by rename, in the format of the file's suffix; 150 pixels per inch where it has pixels.
+
+    Raises:
+        UsageError: see ``picture_format``.
+        StorageError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=picture_format(file, "picture"), dpi=_DPI)
+    with atomic_file(file) as handle:
+        handle.write(buffer.getvalue())

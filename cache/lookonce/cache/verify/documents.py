@@ -1,0 +1,115 @@
+"""Checking the documents of a cache as a whole: its manifest, and the zarr metadata of each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.cache.verify.findings import Finding
+from lookonce.cache.write.create import seed_metadata
+from lookonce.shared.canonical import canonical_json
+from lookonce.shared.errors import AccessError, CacheError
+from lookonce.shared.faults.os_errors import access_advice, access_error, access_problem
+from lookonce.shared.files.atomic import json_bytes
+from lookonce.storage_schemas.manifest import Manifest, parse_manifest, validate_manifest
+from lookonce.storage_schemas.recipe import document_differences
+
+
+def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]:
+    """The manifest, None when it is not valid, and a finding for each of its problems."""
+    path = layout.manifest_file
+    advice = "restore it from a copy, or extract into a new folder"
+    if not path.is_file():
+        found = "there is no manifest, so this is not a lookonce cache"
+        return None, [Finding(path=path.name, problem=found, advice=f"check the path {layout.root}, or {advice}")]
+    try:
+        document = load_json(path)
+    except AccessError as error:
+        return None, [not_readable(error, path, path.name)]
+    except CacheError as error:
+        problem = reason(error, path)
+        return None, [Finding(path=path.name, problem=problem, advice=advice)]
+    problems = [str(problem) for problem in validate_manifest(document)]
+    if problems:
+        return None, [Finding(path=path.name, problem=problem, advice=advice) for problem in problems]
+    manifest = parse_manifest(document, str(path))
+    changed = form_problem(path, document)
+    return manifest, [Finding(path=path.name, problem=changed, advice=advice)] if changed else []
+
+
+def form_problem(path: Path, document: Any) -> str | None:
+    """What is wrong with a file whose document is sound: digests bind documents, this binds the file's other bytes.
+
+    Raises:
+        AccessError: the operating system does not give the file out.
+    """
+    try:
+        if path.read_bytes() == json_bytes(document):
+            return None
+    except OSError as error:
+        raise access_error(error, path) from error
+    return "its white space, order or spelling was changed: these are not the bytes that lookonce writes for it"
+
+
+def check_metadata(layout: CacheLayout, manifest: Manifest, seed: int) -> Iterator[Finding]:
+    """Each ``zarr.json`` of a seed must be what the manifest implies: other readers go by it."""
+    for path, expected in seed_metadata(layout.root, manifest, seed).items():
+        array = None if path.parent == layout.seed_folder(seed) else path.parent.name
+        name = path.relative_to(layout.root).as_posix()
+        try:
+            problem = _metadata_problem(path, expected)
+        except AccessError as error:
+            yield not_readable(error, path, name, array=array, seed=seed)
+            continue
+        if problem is not None:
+            yield Finding(
+                path=name,
+                array=array,
+                seed=seed,
+                problem=problem,
+                advice="run extract-features again with the same arguments: it writes the file anew",
+            )
+
+
+def _metadata_problem(path: Path, expected: Mapping[str, Any]) -> str | None:
+    try:
+        document = load_json(path)
+    except CacheError as error:
+        return reason(error, path)
+    if canonical_json(document) == canonical_json(expected):  # where == takes true for 1
+        return form_problem(path, expected)
+    if not isinstance(document, dict):
+        return f"it is a JSON {type(document).__name__}, expected an object"
+    differences = document_differences(document, expected)[:4]
+    listed = [f"{field} is {found!r:.80}, expected {wanted!r:.80}" for field, found, wanted in differences]
+    return "; ".join(listed) or "it is not what the manifest implies"
+
+
+def not_readable(
+    error: AccessError | OSError, path: Path, name: str, *, array: str | None = None, seed: int | None = None,
+    shard: int | None = None, rows: tuple[int, int] | None = None,
+) -> Finding:  # fmt: skip
+    """The finding for a file that the operating system does not give out.
+
+    Args:
+        error: what it said.
+        path: the file.
+        name: POSIX path relative to the cache.
+        array: as in ``Finding``; also the others.
+        seed: see there.
+        shard: see there.
+        rows: see there.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    known = cause if isinstance(cause, OSError) else OSError(str(error))
+    return Finding(
+        path=name, array=array, seed=seed, shard=shard, rows=rows, kind="not readable",
+        problem=f"it cannot be read: {access_problem(known)}", advice=access_advice(known),
+    )  # fmt: skip
+
+
+def reason(error: CacheError, path: Path) -> str:
+    """An error's sentence without the file and the advice, which a finding has beside it."""
+    return str(error).removeprefix(f"{path}: ").split("; ")[0]

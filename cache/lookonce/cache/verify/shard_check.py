@@ -1,0 +1,162 @@
+"""Checking one (seed, shard): its receipt, the sizes of its objects, their indices, and on demand their digests."""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookonce.cache.advice import REPAIR
+from lookonce.cache.committed import misfits
+from lookonce.cache.containers import ObjectContent, container_of
+from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.cache.read.mapped_objects import bytes_of, map_object
+from lookonce.cache.verify.documents import form_problem, not_readable, reason
+from lookonce.cache.verify.findings import Finding
+from lookonce.shared.errors import AccessError, CacheError
+from lookonce.shared.faults.os_errors import ABSENT
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt, StoredObject, parse_receipt, validate_receipt
+
+RESUME = "run extract-features again with the same arguments: it writes the shard"
+ANEW = "delete it, then run extract-features again with the same arguments: it writes the shard anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What the checks of one shard gave, digests apart."""
+
+    objects: int = 0
+    """Objects looked at."""
+    bytes: int = 0
+    """What their receipt says they hold."""
+    sound: tuple[StoredObject, ...] = ()
+    """Objects with nothing bad so far: their digests are worth computing."""
+    findings: tuple[Finding, ...] = ()
+
+
+class ShardChecker:
+    """Checks one (seed, shard) against the manifest of its cache; thread-safe."""
+
+    def __init__(self, layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> None:
+        self._layout, self._manifest = layout, manifest
+        self.seed, self.shard = seed, shard
+        self._container = container_of(manifest)
+        self._exists = shard < manifest.shard_count
+        self._rows = manifest.shard_rows(shard) if self._exists else range(0)
+        self._receipt_path = layout.receipt_file(seed, shard).relative_to(layout.root).as_posix()
+
+    def check(self) -> ShardCheck:
+        """Look at everything but the digests of a shard that has a receipt."""
+        if not self._exists:
+            last = self._manifest.shard_count - 1
+            problem = f"there is no shard {self.shard}: the last one is {last}"
+            return ShardCheck(findings=(self._receipt_finding(problem, "delete it: it belongs to another cache"),))
+        path = self._layout.receipt_file(self.seed, self.shard)
+        try:
+            document = load_json(path)
+        except AccessError as error:
+            return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
+        except CacheError as error:
+            return ShardCheck(findings=(self._receipt_finding(reason(error, path), ANEW),))
+        problems = [str(problem) for problem in validate_receipt(document)]
+        receipt = None if problems else parse_receipt(document, self._receipt_path)
+        if receipt is not None:
+            try:
+                changed = form_problem(path, document)
+            except AccessError as error:
+                return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
+            problems = [*self._identity_problems(receipt), *([changed] if changed else [])]
+        if receipt is None or problems:
+            return ShardCheck(findings=tuple(self._receipt_finding(problem, ANEW) for problem in problems))
+        return self._check_objects(receipt)
+
+    def missing(self) -> Finding:
+        """The finding for a shard without a receipt."""
+        return self._receipt_finding("there is no receipt: the shard was not finished, or its receipt is lost", RESUME)
+
+    def digest_mismatch(self, stored: StoredObject, found: str) -> Finding:
+        """The finding for an object whose bytes are not those that its receipt names."""
+        problem = f"the digest of its bytes is {found}, its receipt says {stored.digest}: it was changed or damaged"
+        return self._object_finding(stored.path, stored.array, problem)
+
+    def unreadable(self, stored: StoredObject, error: OSError) -> Finding:
+        """The finding for an object that the operating system does not give out."""
+        if isinstance(error, ABSENT):
+            return self._object_finding(stored.path, stored.array, "there is no such file")
+        return self._not_readable(error, self._layout.root / stored.path, stored.path, stored.array)
+
+    def _identity_problems(self, receipt: Receipt) -> list[str]:
+        differing = {"seed": (receipt.seed, self.seed), "shard": (receipt.shard, self.shard)}
+        differing = {field: pair for field, pair in differing.items() if pair[0] != pair[1]}
+        return [
+            f"{field} is {found}, expected {wanted}: the receipt of another cache or shard"
+            for field, (found, wanted) in (differing or misfits(receipt, self._manifest)).items()
+        ]
+
+    def _check_objects(self, receipt: Receipt) -> ShardCheck:
+        findings, sound, checked = [], [], 0
+        counts = collections.Counter(stored.array for stored in receipt.objects)
+        paths = self._container.object_paths(self._manifest, self.seed, self.shard)
+        for name in sorted(counts.keys() - paths.keys()):
+            findings.append(self._receipt_finding(f"it names an object {name!r} that the cache has not", ANEW))
+        by_name = {stored.array: stored for stored in receipt.objects}
+        for name, path in paths.items():
+            if counts[name] != 1:
+                problem = f"it names {counts[name]} objects {name!r}, expected 1"
+                findings.append(self._receipt_finding(problem, ANEW, name))
+                continue
+            stored = by_name[name]
+            if stored.path != path:
+                problem = f"it names the object {stored.path}, expected {path}"
+                findings.append(self._receipt_finding(problem, ANEW, name))
+                continue
+            checked += 1
+            try:
+                found = self._object_problem(stored, receipt)
+            except (AccessError, OSError) as error:
+                findings.append(self._not_readable(error, self._layout.root / path, path, name))
+                continue
+            if found is None:
+                sound.append(stored)
+            else:
+                findings.append(self._object_finding(stored.path, name, found))
+        return ShardCheck(
+            objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings)
+        )  # fmt: skip
+
+    def _object_problem(self, stored: StoredObject, receipt: Receipt) -> str | None:
+        path = self._layout.root / stored.path
+        try:
+            size = path.stat().st_size
+        except ABSENT:
+            return "there is no such file"
+        if size != stored.bytes:
+            return f"{size} bytes, its receipt says {stored.bytes}: it is truncated or was replaced"
+        if size == 0:  # an empty file cannot be mapped
+            return "it is empty"
+        try:
+            memory = map_object(self._layout.root, stored, check_digest=False)
+            content = ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self._manifest)
+            self._container.check(content)
+        except CacheError as error:
+            return str(error).removeprefix(f"{stored.path}: ").removeprefix(f"{path}: ").removesuffix(f"; {REPAIR}")
+        return None
+
+    def _receipt_finding(self, problem: str, advice: str, array: str | None = None) -> Finding:
+        return self._finding(self._receipt_path, array, problem, advice)
+
+    def _object_finding(self, path: str, array: str, problem: str) -> Finding:
+        return self._finding(path, array, problem, f"delete {self._receipt_path}, then {RESUME}")
+
+    def _not_readable(
+        self, error: AccessError | OSError, path: Path, name: str, array: str | None = None
+    ) -> Finding:  # fmt: skip
+        rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
+        return not_readable(error, path, name, array=array, seed=self.seed, shard=self.shard, rows=rows)
+
+    def _finding(self, path: str, array: str | None, problem: str, advice: str) -> Finding:
+        rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
+        return Finding(
+            path=path, array=array, seed=self.seed, shard=self.shard, rows=rows, problem=problem, advice=advice
+        )  # fmt: skip

@@ -1,0 +1,60 @@
+"""What lies in a cache folder without belonging to it: temporary files, objects without a receipt, other files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+
+from lookonce.cache.containers import container_of
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.verify.findings import Note
+from lookonce.shared.files.atomic import TEMPORARY_MARK
+from lookonce.shared.files.lock import LOCK_FILES
+from lookonce.storage_schemas.manifest import Manifest
+
+
+def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> list[Note]:
+    """Notes about the files of the given seeds, and those beside them, that do not count, by path."""
+    known = _known_files(layout, manifest, seeds)
+    unreceipted = _unreceipted_objects(layout, manifest, seeds)
+    notes = []
+    for path in sorted(_files(layout, seeds)):
+        if TEMPORARY_MARK in path.rsplit("/", 1)[-1]:
+            notes.append(Note(path=path, remark="a temporary file, of a writer that runs or was killed"))
+        elif path in unreceipted:
+            notes.append(Note(path=path, remark="an object without a receipt: it does not count and will be rewritten"))
+        elif path not in known:
+            notes.append(Note(path=path, remark="not part of the cache"))
+    return notes
+
+
+def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+    root = layout.root
+    container, known = container_of(manifest), {layout.manifest_file.name, *LOCK_FILES}
+    for seed in seeds:
+        known |= container.seed_documents(manifest, seed).keys()
+        for shard in layout.receipted_shards(seed):
+            known.add(layout.receipt_file(seed, shard).relative_to(root).as_posix())
+            known |= set(container.object_paths(manifest, seed, shard).values())
+    return known
+
+
+def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+    return {
+        path
+        for seed in seeds
+        for shard in set(range(manifest.shard_count)) - set(layout.receipted_shards(seed))
+        for path in container_of(manifest).object_paths(manifest, seed, shard).values()
+    }
+
+
+def _files(layout: CacheLayout, seeds: Sequence[int]) -> Iterator[str]:
+    """Files directly in the cache, and all files under the given seeds; POSIX paths relative to the cache."""
+    root = layout.root
+    yield from (entry.name for entry in root.iterdir() if not entry.is_dir())
+    for seed in seeds:
+        for top in (layout.seed_folder(seed), layout.receipt_file(seed, 0).parent):
+            for folder, _, names in os.walk(top):
+                relative = Path(folder).relative_to(root).as_posix()
+                yield from (f"{relative}/{name}" for name in names)

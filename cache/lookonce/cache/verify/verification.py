@@ -1,0 +1,89 @@
+"""Verifying a cache: every bad thing is found and named; nothing raises for what lies on disk.
+
+The quick checks read documents, sizes and indices: seconds for a terabyte. The full ones also digest every object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lookonce.cache.layout import CacheLayout
+from lookonce.cache.verify.digests import Progress, check_digests, in_threads
+from lookonce.cache.verify.documents import check_manifest, check_metadata
+from lookonce.cache.verify.findings import Finding, VerifyReport
+from lookonce.cache.verify.shard_check import ShardChecker
+from lookonce.cache.verify.strays import stray_notes
+from lookonce.shared.errors import UsageError
+from lookonce.storage_schemas.manifest import Manifest
+
+
+def verify_cache(
+    root: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    full: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check a cache against its own documents.
+
+    Args:
+        root: the cache folder.
+        seeds: which seeds to check; None for every seed that has a folder.
+        full: also digest the bytes of every object.
+        workers: threads, at least 1.
+        progress: told about the bytes digested.
+
+    Returns:
+        A report; its findings are ordered by seed and shard.
+
+    Raises:
+        UsageError: fewer than one worker.
+    """
+    if workers < 1:
+        raise UsageError(f"workers: expected at least 1, found {workers}")
+    layout = CacheLayout(root)
+    manifest, findings = check_manifest(layout)
+    if manifest is None:
+        return VerifyReport(
+            findings=tuple(findings), notes=(), seeds=(), shards=0, objects=0, bytes=0, digested=full
+        )  # fmt: skip
+    chosen = tuple(dict.fromkeys(seeds)) if seeds is not None else _seeds_on_disk(layout)
+    if not chosen:
+        problem, advice = "the cache holds no seed", "run extract-features again with the same arguments"
+        findings.append(Finding(path="receipts", problem=problem, advice=advice))
+    for seed in chosen:
+        findings += check_metadata(layout, manifest, seed)
+    checkers, missing = _checkers(layout, manifest, chosen)
+    checks = list(in_threads(ShardChecker.check, checkers, workers))
+    digests = check_digests(root, checkers, checks, workers, progress) if full else []
+    shard_findings = [*missing, *(finding for check in checks for finding in check.findings), *digests]
+    place = {seed: position for position, seed in enumerate(chosen)}
+    shard_findings.sort(key=lambda finding: (place[finding.seed or 0], finding.shard or 0))
+    return VerifyReport(
+        findings=(*findings, *shard_findings),
+        notes=tuple(stray_notes(layout, manifest, chosen)),
+        seeds=chosen,
+        shards=len(checks),
+        objects=sum(check.objects for check in checks),
+        bytes=sum(check.bytes for check in checks),
+        digested=full,
+    )
+
+
+def _seeds_on_disk(layout: CacheLayout) -> tuple[int, ...]:
+    return tuple(sorted({*layout.seeds(), *layout.seed_folders()}))
+
+
+def _checkers(
+    layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]
+) -> tuple[list[ShardChecker], list[Finding]]:
+    """A checker for each shard with a receipt, and a finding for each shard without."""
+    checkers, missing = [], []
+    for seed in seeds:
+        receipted = layout.receipted_shards(seed)
+        checkers += [ShardChecker(layout, manifest, seed, shard) for shard in receipted]
+        absent = sorted(set(range(manifest.shard_count)) - set(receipted))
+        missing += [ShardChecker(layout, manifest, seed, shard).missing() for shard in absent]
+    return checkers, missing

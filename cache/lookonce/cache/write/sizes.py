@@ -1,0 +1,110 @@
+"""Bytes of a cache before it is written: plain arithmetic, compared by tests with what is written.
+
+Bytes are those of all files below the cache folder (the sum of their ``st_size``): objects, manifest, receipts, zarr
+metadata. Objects are exact when ``key_bytes`` is and every image can be read; a hole saves its sample. Receipts are as
+long as a typical one, to a few bytes: the digits of their numbers vary.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lookonce.cache.containers import container_of
+from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.files.atomic import json_bytes
+from lookonce.shared.sources import ListingEntry
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt, StoredObject
+
+MOST_KEYS = 100_000
+"""Samples whose keys are looked at."""
+
+_DIGEST = digest_bytes(b"")
+_STATISTIC = 1.234567
+"""Stands for a statistic of a receipt: they are rounded to six decimals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheBytes:
+    """How large a whole cache is."""
+
+    views: int
+    """Samples times seeds."""
+    objects: int
+    """Bytes of the shards' objects."""
+    documents: int
+    """Bytes of manifest, receipts and zarr metadata."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return self.objects + self.documents
+
+    @property
+    def a_view(self) -> float:
+        """Bytes of all files over views."""
+        return self.total / self.views
+
+
+def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statistics: Sequence[str] = ()) -> CacheBytes:
+    """How large a cache becomes when every image can be read.
+
+    Args:
+        manifest: of the cache; of its encoding only precision and shapes count.
+        seeds: augmentation seeds, at least one.
+        keys: ``key_bytes`` of the same seeds; the same for every precision and token subset.
+        statistics: names of the statistics that receipts will hold.
+    """
+    container = container_of(manifest)
+    samples, shards = manifest.samples * len(seeds), manifest.shard_count * len(seeds)
+    metadata = [container.seed_documents(manifest, seed) for seed in seeds]
+    documents = [manifest.document(), *(document for found in metadata for document in found.values())]
+    receipt = _typical_receipt(manifest, max(seeds), dict.fromkeys(statistics, _STATISTIC))
+    return CacheBytes(
+        views=samples,
+        objects=samples * container.sample_bytes(manifest) + shards * container.shard_bytes(manifest) + keys,
+        documents=sum(len(json_bytes(document)) for document in documents)
+        + shards * len(json_bytes(receipt.document())),
+    )
+
+
+def key_bytes(manifest: Manifest, seeds: Sequence[int], entries: Sequence[ListingEntry]) -> int:
+    """Bytes that the samples' keys and labels take in the objects of all seeds.
+
+    Exact up to ``MOST_KEYS`` samples; beyond, from as many evenly spread ones.
+
+    Args:
+        manifest: of the cache; only its container counts.
+        seeds: augmentation seeds.
+        entries: the whole listing.
+    """
+    container, rows = container_of(manifest), range(0, len(entries), -(-len(entries) // MOST_KEYS))
+    alike = collections.defaultdict(list)  # seeds of as many digits give as many bytes
+    for seed in seeds:
+        alike[len(str(seed))].append(seed)
+    found = 0
+    for row in rows:
+        entry = entries[row]
+        found += sum(len(of) * container.key_bytes(row, entry.key, entry.label, of[0]) for of in alike.values())
+    return found * len(entries) // len(rows)
+
+
+def _typical_receipt(manifest: Manifest, seed: int, statistics: Mapping[str, float]) -> Receipt:
+    shard = manifest.shard_count - 1
+    container = container_of(manifest)
+    size = container.sample_bytes(manifest) * manifest.shard_size
+    paths = container.object_paths(manifest, seed, shard)
+    return Receipt(
+        fingerprint=manifest.recipe.fingerprint,
+        encoding=manifest.encoding.digest,
+        seed=seed,
+        shard=shard,
+        first_sample=manifest.shard_rows(shard).start,
+        samples=manifest.shard_size,
+        holes=(),
+        objects=tuple(StoredObject(array=name, path=path, bytes=size, digest=_DIGEST) for name, path in paths.items()),
+        statistics=dict(statistics),
+        versions=dict(manifest.created_with),
+    )

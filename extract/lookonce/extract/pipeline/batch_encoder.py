@@ -1,0 +1,178 @@
+"""One batch of views of one seed: through the teacher, encoded, and back as the arrays that are written."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.cache.write.stored_patches import stored_patch_ids
+from lookonce.extract.pipeline.target_encoder import EncodedTargets, TargetEncoder
+from lookonce.extract.pipeline.teacher_threads import ForwardTime, TeacherThreads
+from lookonce.extract.sanity import find_unbounded, refuse_unbounded
+from lookonce.extract.teachers import Teacher, TeacherOutput
+from lookonce.extract.views.view_batch import UnreadableImage, ViewBatch, ViewsOfSeed
+from lookonce.storage_schemas.manifest import Manifest
+
+EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
+"""See ``TargetEncoder.forward``."""
+
+
+@dataclass
+class ThreadTimes:
+    """Where a lane's time went, seconds."""
+
+    decode: float = 0.0
+    """Waiting for views."""
+    teacher: float = 0.0
+    """In the teacher, encoding, and copying to and from the device."""
+    write: float = 0.0
+    """Waiting for batches before this one to be written."""
+    forward: float = 0.0
+    """Part of ``teacher`` in the bare forward: CPU time of the lane on CPUs; on a GPU the time with the device to
+    itself, counted once for each lane, as the others cannot have it meanwhile."""
+    core_wait: float = 0.0
+    """Part of ``teacher`` in which the lane's thread did not run, as other threads or programs had the CPU cores; 0 on
+    a GPU."""
+
+    def __add__(self, other: ThreadTimes) -> ThreadTimes:
+        return ThreadTimes(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def shares(self) -> dict[str, float]:
+        """``decode``, ``teacher`` and ``write`` as shares of their sum, 0..1; empty when there is no time."""
+        parts = {"decode": self.decode, "teacher": self.teacher, "write": self.write}
+        total = sum(parts.values())
+        return {name: round(spent / total, 4) for name, spent in parts.items()} if total else {}
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What is written of one batch and seed."""
+
+    rows: list[int]
+    """Of the views that there are, ascending."""
+    values: dict[str, NDArray[Any]]
+    """Arrays by name, length ``len(rows)``; empty when there is no view."""
+    saturated_share: float
+    unreadable: list[UnreadableImage]
+    time: ThreadTimes = field(default_factory=ThreadTimes)
+
+
+class BatchEncoder:
+    """Encodes batches in the lanes of one teacher; thread-safe.
+
+    Args:
+        manifest: what the cache is.
+        teacher: loaded teacher, already on its device.
+        teacher_threads: its lanes.
+        skip_bad_images: whether an unreadable image is left out and reported; otherwise its error is raised.
+        encode: replaces the encoder of the manifest's precision, in benchmarks.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        teacher: Teacher,
+        teacher_threads: TeacherThreads,
+        *,
+        skip_bad_images: bool,
+        encode: EncodeTargets | None = None,
+    ) -> None:
+        self._manifest, self._teacher, self._teacher_threads, self._skip = (
+            manifest,
+            teacher,
+            teacher_threads,
+            skip_bad_images,
+        )
+        self._encode = encode or TargetEncoder(manifest.encoding).to(teacher.mean.device)
+        self._thread_state = threading.local()
+
+    def encode(self, batch: ViewBatch, position: int) -> EncodedBatch:
+        """Wait for the views of a batch and make of them what is written; runs in a lane.
+
+        Args:
+            batch: the views being made.
+            position: which of its seeds.
+
+        Raises:
+            SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
+            NumericalError: the teacher's features are not finite; names the sample.
+        """
+        spent, started = ThreadTimes(), time.perf_counter()
+        spent.write = started - getattr(self._thread_state, "ended", started)
+        try:
+            return self._encode_batch(batch, position, spent)
+        finally:
+            self._thread_state.ended = time.perf_counter()
+
+    def _encode_batch(self, batch: ViewBatch, position: int, spent: ThreadTimes) -> EncodedBatch:
+        started = time.perf_counter()
+        views = batch.of_seed(position)
+        spent.decode = time.perf_counter() - started
+        if views.unreadable and not self._skip:
+            raise views.unreadable[0].problem
+        if not views.rows:
+            return EncodedBatch([], {}, 0.0, views.unreadable, spent)
+        started, started_running = time.perf_counter(), time.thread_time()
+        with torch.inference_mode(), self._teacher_threads.stream():
+            output, forward = self._run_teacher(views)
+            values, saturated_share = self._values(views, output, batch.window.seeds[position])
+            spent.forward = forward.seconds() * (self._teacher_threads.count if self._teacher_threads.on_gpu else 1)
+        spent.teacher = time.perf_counter() - started
+        if not self._teacher_threads.on_gpu:
+            spent.core_wait = max(0.0, spent.teacher - (time.thread_time() - started_running))
+        return EncodedBatch(views.rows, values, saturated_share, views.unreadable, spent)
+
+    def _run_teacher(self, views: ViewsOfSeed) -> tuple[TeacherOutput, ForwardTime]:
+        patches = self._teacher_threads.to_device(torch.from_numpy(views.patches))
+        pixels = join_patches(patches, self._manifest.recipe.patch_size)
+        with self._teacher_threads.forward() as spent:
+            output: TeacherOutput = self._teacher(pixels)
+        return output, spent
+
+    def _values(self, views: ViewsOfSeed, output: TeacherOutput, seed: int) -> tuple[dict[str, NDArray[Any]], float]:
+        recipe, teacher_threads, patches = self._manifest.recipe, self._teacher_threads, views.patches
+        importance, ids, kept = teacher_threads.to_host(output.importance), None, None
+        if not recipe.tokens.whole:
+            teacher_threads.wait()
+            refuse_unbounded(find_unbounded(importance), views.keys, seed)
+            ids = stored_patch_ids(recipe.tokens, importance.numpy(), views.keys, seed)
+            kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(output.importance.device)
+            patches = np.take_along_axis(patches, ids[..., None], axis=1)
+        encoded = self._encode(output.hidden, kept)
+        arrays = {"targets": encoded.stored, "target_mean": encoded.mean, "target_std": encoded.std}
+        on_host = {name: teacher_threads.to_host(tensor) for name, tensor in arrays.items()}
+        unbounded, saturated = teacher_threads.to_host(encoded.unbounded), teacher_threads.to_host(encoded.saturated)
+        teacher_threads.wait()
+        refuse_unbounded(unbounded | find_unbounded(importance), views.keys, seed)
+        values: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in on_host.items()}
+        values |= {"importance": importance.numpy(), "pixel_digest": views.digests, "view": views.parameters}
+        if ids is not None:
+            values["patch_ids"] = ids.astype(np.uint16)
+        if self._manifest.stores_pixels:
+            values["pixels"] = patches
+        stored_values = encoded.mean.numel() * self._teacher.width
+        return values, int(saturated) / stored_values
+
+
+def join_patches(patches: Tensor, patch_size: int) -> Tensor:
+    """Images out of their patches, where the patches are; see ``lookonce.shared.patches.unpatchify``.
+
+    Args:
+        patches: uint8 (B, N, patch_size * patch_size * 3), N a square number.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        uint8 (B, side, side, 3).
+    """
+    count, grid = len(patches), math.isqrt(patches.shape[1])
+    rows = patches.view(count, grid, grid, patch_size, patch_size * 3).transpose(2, 3)
+    return rows.reshape(count, grid * patch_size, grid * patch_size, 3)

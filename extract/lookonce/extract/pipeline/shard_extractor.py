@@ -1,0 +1,166 @@
+"""Shards, start to end: decode, view, teacher, encode, write; the same code in a Ray worker and inline."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from lookonce.cache.write.shard_writer import ShardWriter
+from lookonce.extract.pipeline.batch_encoder import BatchEncoder, EncodeTargets
+from lookonce.extract.pipeline.open_shard import OpenShard, ShardTask
+from lookonce.extract.pipeline.pipeline import BatchProgress, Pipeline
+from lookonce.extract.pipeline.teacher_threads import TeacherThreads
+from lookonce.extract.reuse.copied_samples import CopiedSamples, MergingWriter
+from lookonce.extract.reuse.earlier_cache import Reuse
+from lookonce.extract.teachers import Teacher
+from lookonce.extract.teachers.compiled import COMPILED, FORWARD, compiled_by
+from lookonce.extract.versions import content_versions
+from lookonce.extract.views.image_views import CroppedViews, ViewProducer
+from lookonce.extract.views.view_batch import ViewBatch, Window, cut_windows, view_batches
+from lookonce.shared.sources import ImageSource
+from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.receipt import Receipt
+
+__all__ = ["BatchProgress", "ShardExtractor", "ShardTask"]
+
+GPU_STREAMS = 8
+"""(shard, seed) pairs that are written side by side beside a GPU: each is digested at about 1.8 GB/s, and int8 features
+of a CLIP-B/16 on an H100 come at several times that."""
+
+CPU_STREAMS = 1
+"""The same beside a teacher on CPUs, which is far slower than one stream."""
+
+
+class ShardExtractor:
+    """Extracts shards with one teacher.
+
+    Views are made in a pool of threads, batches looked at and encoded in the teacher's lanes, appended in order by the
+    calling thread, and shards committed by another: all at once, also where one shard ends and the next begins.
+
+    Args:
+        root: the cache folder.
+        manifest: what the cache is.
+        view: the view recipe of the manifest, with its constants.
+        source: where images are read.
+        teacher: loaded teacher, already on its device.
+        batch_size: views a forward.
+        skip_bad_images: whether an unreadable image becomes a hole; otherwise it ends the extraction.
+        threads: CPU cores to use; None takes all that this process may use, and for the teacher torch's setting.
+        reuse: an earlier cache, and what is known of it.
+        encode_targets: replaces the encoder of the manifest's precision, in benchmarks.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        view: ViewRecipe,
+        source: ImageSource,
+        teacher: Teacher,
+        *,
+        batch_size: int,
+        skip_bad_images: bool,
+        threads: int | None = None,
+        reuse: Reuse | None = None,
+        encode_targets: EncodeTargets | None = None,
+    ) -> None:
+        self._root, self._manifest, self._batch_size = root, manifest, batch_size
+        self._producer: ViewProducer = CroppedViews(source, view)
+        self._samples: CopiedSamples | None = None
+        if reuse is not None:
+            self._producer, self._samples = reuse.open(manifest, self._producer)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._teacher_threads = TeacherThreads(teacher.mean.device, threads or torch.get_num_threads())
+        self._streams = GPU_STREAMS if self._teacher_threads.on_gpu else CPU_STREAMS
+        self._encoder = BatchEncoder(
+            manifest, teacher, self._teacher_threads, skip_bad_images=skip_bad_images, encode=encode_targets
+        )
+        self._width, self._versions = teacher.width, content_versions(teacher.spec.library)
+        if compiled_by(manifest.created_with):
+            teacher.compile_forward()
+            self._versions[FORWARD] = COMPILED
+
+    def extract(self, tasks: Iterable[ShardTask | None]) -> Iterator[BatchProgress | Receipt]:
+        """Extract shards; yields progress after each batch and, once a shard is committed, a receipt a seed.
+
+        Args:
+            tasks: shards, in order; None where there is none for the moment: meanwhile what is under way goes on.
+
+        Raises:
+            SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
+            NumericalError: the teacher's features are not finite; names the sample.
+            StorageError: the file system refused.
+        """
+        view_threads = ThreadPoolExecutor(self._threads, thread_name_prefix="lookonce-view")
+        with Pipeline(self._teacher_threads, view_threads, self._streams) as pipeline:
+            for group in self._groups(tasks):
+                if group:
+                    yield from self._feed(pipeline, group, view_threads)
+                else:
+                    yield from pipeline.advance()
+            yield from pipeline.drain()
+
+    def _groups(self, tasks: Iterable[ShardTask | None]) -> Iterator[list[ShardTask]]:
+        """Shards that are extracted side by side, enough to fill the streams; empty where there is no task now."""
+        group: list[ShardTask] = []
+        for task in tasks:
+            if task is not None:
+                group.append(task)
+            if task is None or sum(len(one.seeds) for one in group) >= self._streams:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _feed(
+        self, pipeline: Pipeline, tasks: Sequence[ShardTask], view_threads: ThreadPoolExecutor
+    ) -> Iterator[BatchProgress | Receipt]:
+        """Give the batches of some shards to the lanes, by turns."""
+        windows: list[list[tuple[OpenShard, Window]]] = []
+        for task in tasks:
+            copied = self._samples.find(task.rows, task.entries, task.seeds, view_threads) if self._samples else {}
+            if copied:
+                yield BatchProgress(copied=len(copied) * len(task.seeds), shard=task.shard, seed=task.seeds[0])
+            shard = pipeline.open(
+                OpenShard(
+                    task.shard, functools.partial(self._writer, task, copied), task.seeds,
+                    width=self._width, versions=self._versions,
+                )
+            )  # fmt: skip
+            looked = [place for place, row in enumerate(task.rows) if row not in copied]
+            rows, entries = [task.rows[place] for place in looked], [task.entries[place] for place in looked]
+            windows.append([(shard, one) for one in cut_windows(rows, entries, task.seeds, self._batch_size)])
+            if not rows:
+                pipeline.complete(shard)
+        order = [one for turn in itertools.zip_longest(*windows) for one in turn if one is not None]
+        last = {id(shard): number for number, (shard, _) in enumerate(order)}
+        batches = view_batches([window for _, window in order], functools.partial(self._make_views, view_threads))
+        for number, ((shard, window), batch) in enumerate(zip(order, batches, strict=True)):
+            for position, seed in enumerate(window.seeds):
+                pipeline.submit(shard, seed, functools.partial(self._encoder.encode, batch, position))
+                yield from pipeline.settle()
+            if last[id(shard)] == number:
+                pipeline.complete(shard)
+
+    def _make_views(self, view_threads: ThreadPoolExecutor, window: Window) -> ViewBatch:
+        recipe = self._manifest.recipe
+        return ViewBatch(
+            window, self._producer, patch_size=recipe.patch_size, patches=recipe.patches, threads=view_threads,
+            memory=self._teacher_threads.memory,
+        )  # fmt: skip
+
+    def _writer(self, task: ShardTask, copied: dict[int, int], seed: int) -> ShardWriter:
+        root, manifest, shard = self._root, self._manifest, task.shard
+        keys, labels = [entry.key for entry in task.entries], [entry.label for entry in task.entries]
+        if self._samples is None or not copied:
+            return ShardWriter(root, manifest, seed=seed, shard=shard, keys=keys, labels=labels)
+        return MergingWriter(
+            root, manifest, seed=seed, shard=shard, keys=keys, labels=labels, samples=self._samples, copied=copied
+        )

@@ -1,0 +1,87 @@
+"""The views that a drift check looks at again: which, and where their pixels come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.replayed_views import ReplayedViews
+from lookonce.shared.errors import IncompleteCacheError, UsageError
+from lookonce.shared.patches import unpatchify
+from lookonce.shared.randomness import random_permutation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledView:
+    """Where a view lies."""
+
+    key: str
+    seed: int
+    row: int
+
+
+def sample_views(reader: CacheReader, count: int, sample_seed: int) -> list[SampledView]:
+    """Views drawn without replacement from all that are no holes, by seed and row.
+
+    Args:
+        reader: the open cache.
+        count: how many; all, where there are fewer.
+        sample_seed: another one draws other views.
+
+    Raises:
+        IncompleteCacheError: every sample is a hole.
+    """
+    rows = [reader.rows(seed) for seed in reader.seeds]
+    ends = np.cumsum([len(present) for present in rows])
+    if not ends[-1]:
+        raise IncompleteCacheError(f"{reader.root}: every sample is a hole, so there is nothing to compare")
+    views = []
+    for index in np.sort(random_permutation(int(ends[-1]), "drift", sample_seed)[:count]):
+        position = int(np.searchsorted(ends, index, side="right"))
+        seed, row = reader.seeds[position], int(rows[position][index - ends[position]])  # counted from the seed's end
+        key = str(reader.column("key", seed, range(row, row + 1))[0])
+        views.append(SampledView(key=key, seed=seed, row=row))
+    return views
+
+
+def places(views: Sequence[SampledView]) -> tuple[list[int], list[int]]:
+    """Seeds and rows, as ``CacheReader.read`` takes them."""
+    return [view.seed for view in views], [view.row for view in views]
+
+
+def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[SampledView]], NDArray[np.uint8]]:
+    """What gives views, uint8 (B, side, side, 3): stored pixels, or replayed ones that their digests prove.
+
+    Args:
+        reader: the open cache.
+        images: where to replay views from; None when the cache is expected to hold them.
+
+    Raises:
+        UsageError: the cache does not hold whole views and there are no images, or it does and there are some.
+        SourceError: images of the cache are not in the source.
+    """
+    recipe, stores_pixels = reader.manifest.recipe, reader.manifest.stores_pixels
+
+    def stored(views: Sequence[SampledView]) -> NDArray[np.uint8]:
+        return unpatchify(reader.read("pixels", *places(views)), recipe.patch_size)
+
+    if stores_pixels and recipe.tokens.whole:
+        if images is not None:
+            raise UsageError(f"--images {images}: {reader.root} holds whole views, which are looked at; leave it out")
+        return stored
+    if images is None:
+        why = f"--tokens {recipe.tokens.kind}" if stores_pixels else "--pixels none"
+        raise UsageError(
+            f"{reader.root}: it was made with {why} and does not hold whole views, which the teacher must see; "
+            "give the images that it was made from: --images SOURCE"
+        )
+    replayed = ReplayedViews(reader, images)
+
+    def cut(views: Sequence[SampledView]) -> NDArray[np.uint8]:
+        return unpatchify(np.stack([replayed.patches(view.seed, view.row) for view in views]), recipe.patch_size)
+
+    return cut

@@ -1,0 +1,78 @@
+"""Bytes of the cache that was asked for, and of its neighbours: every precision, several token subsets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookonce.cache.write.sizes import CacheBytes, cache_bytes, key_bytes
+from lookonce.extract.prepare import Extraction, new_manifest
+from lookonce.extract.sanity import ShardStatistics
+from lookonce.shared.config_values import parse_seeds
+from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import AllTokens, TokenSubset, TopTokens, VisibleTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSize:
+    """One precision with one token subset."""
+
+    precision: str
+    tokens: TokenSubset
+    stored_patches: int
+    """Patches of a view that are stored."""
+    bytes: CacheBytes
+    chosen: bool
+    """Whether this is what was asked for."""
+
+
+def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, str]) -> list[PlannedSize]:
+    """What each choice would take, all else as asked for; by precision, then token subset."""
+    config, asked = extraction.config, extraction.config.token_subset
+    seeds = parse_seeds(config.seeds)
+    subsets = [AllTokens(), VisibleTokens(mask=config.mask, mask_ratio=config.mask_ratio), TopTokens(share=0.5)]
+    subsets = [asked if type(asked) is type(subset) else subset for subset in subsets]
+    keys: int | None = None
+    sizes = []
+    for precision in PRECISIONS:
+        for tokens in subsets:
+            manifest = planned_manifest(extraction, dataclasses.replace(recipe, tokens=tokens), precision, versions)
+            keys = key_bytes(manifest, seeds, extraction.listing.entries) if keys is None else keys
+            sizes.append(
+                PlannedSize(
+                    precision=precision,
+                    tokens=tokens,
+                    stored_patches=manifest.recipe.stored_patches,
+                    bytes=cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document())),
+                    chosen=precision == config.precision and tokens == asked,
+                )
+            )
+    return sizes
+
+
+def planned_manifest(extraction: Extraction, recipe: Recipe, precision: str, versions: dict[str, str]) -> Manifest:
+    """A manifest of the right size before there is a calibration: its parameters have shapes, and no meaning."""
+    values = np.zeros((2, len(recipe.teacher.blocks), recipe.teacher.width), dtype=np.float32)
+    encoding = Encoding(precision=precision, parameters=get_precision(precision).calibrate(values))
+    return new_manifest(extraction, recipe, encoding, versions)
+
+
+def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -> int:
+    """Bytes that a training step needs of one view: visible tokens and pixels, and importance to draw the mask.
+
+    Args:
+        arrays: of the cache.
+        stored_patches: patches of a view that are stored.
+        visible: how many of them the student sees.
+    """
+    shares = {"targets": (visible + 1, stored_patches + 1), "pixels": (visible, stored_patches)}
+    whole = {"importance": (1, 1), "patch_ids": (1, 1)}
+    read = {**shares, **whole}
+    return sum(spec.sample_bytes * part // of for spec in arrays for part, of in [read.get(spec.name, (0, 1))])

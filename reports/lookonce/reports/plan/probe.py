@@ -1,0 +1,196 @@
+"""A few seconds of the real work, to know what all of it will take; nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.clusters.extraction.resources import WorkerResources
+from lookonce.extract.pipeline.target_encoder import TargetEncoder
+from lookonce.extract.prepare import Extraction, resolve_batch_size
+from lookonce.extract.teachers import Teacher, TeacherFeatures
+from lookonce.extract.views.image_views import ImageViews, image_views
+from lookonce.shared.config_values import parse_seeds
+from lookonce.shared.errors import SourceError
+from lookonce.shared.patches import patchify
+from lookonce.shared.randomness import random_uniform
+from lookonce.shared.views import pixel_digest
+from lookonce.storage_schemas.encoding import Encoding
+from lookonce.storage_schemas.precision import get_precision
+
+MOST_IMAGES = 512
+SEEDS_PROBED = 16
+"""As many as a task extracts together: the image is decoded once for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one view costs."""
+
+    images: int
+    """Images that were decoded."""
+    unreadable: int
+    """Images that could not be."""
+    forwards: int
+    """Forward passes that were timed."""
+    batch: int
+    """Views of each."""
+    threads: int
+    """CPU threads of a worker's forward; 0 when it runs on a GPU."""
+    view_seconds: float
+    """Seconds of one core to read and decode an image and cut a view, the decoding shared by the seeds."""
+    teacher_seconds: float
+    """Seconds of a worker in the teacher, its outputs normalised."""
+    encode_seconds: float
+    """Seconds of a worker to encode what the teacher saw."""
+    write_seconds: float
+    """Seconds of one core to cut the view in patches and to digest all that is written."""
+
+    def extraction_seconds(self, workers: WorkerResources) -> float:
+        """Seconds a view of all workers together, when everything overlaps."""
+        device = self.teacher_seconds + self.encode_seconds
+        return self._together(workers, device, self.view_seconds + self.write_seconds)
+
+    def online_seconds(self, workers: WorkerResources, *, with_views: bool) -> float:
+        """Seconds a view that a teacher beside the student takes on the same workers, every epoch anew.
+
+        Args:
+            workers: as for the extraction.
+            with_views: whether decoding and cutting counts, which a cache with pixels saves too.
+        """
+        return self._together(workers, self.teacher_seconds, self.view_seconds if with_views else 0.0)
+
+    def _together(self, workers: WorkerResources, device: float, cores: float) -> float:
+        """The slower of the workers' devices and of their cores; a forward on CPU takes cores too."""
+        return max(device / workers.workers, (device * self.threads + cores) / workers.cores)
+
+
+def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *, seconds: float) -> Probe:
+    """Time decoding, teacher, encoding and digesting on images drawn from the whole listing.
+
+    Args:
+        extraction: what is asked for.
+        teacher: on its device.
+        workers: what each has; the forward runs in as many threads.
+        seconds: about how long, all together; at least two rounds of everything are run however long they take.
+
+    Raises:
+        SourceError: an image is gone, or none of those that were tried can be read.
+    """
+    device = teacher.mean.device
+    before = torch.get_num_threads()
+    if extraction.config.executor == "ray" and device.type == "cpu":
+        torch.set_num_threads(workers.cpus)  # as a worker does
+    try:
+        pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
+        batch, teacher_times, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
+        threads = 0 if device.type == "cuda" else torch.get_num_threads()
+        torch.set_num_threads(1)  # a lane encodes on its own core, as many at once as the forward has
+        encode_seconds, write_seconds = _time_writing(extraction, features, pixels, seconds * 0.2)
+    finally:
+        torch.set_num_threads(before)
+    return Probe(
+        images=images, unreadable=unreadable, forwards=len(teacher_times), batch=batch, threads=threads,
+        view_seconds=view_seconds, teacher_seconds=statistics.median(teacher_times) / batch,
+        encode_seconds=encode_seconds / max(1, threads), write_seconds=write_seconds,
+    )  # fmt: skip
+
+
+def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint8], int, int, float]:
+    """Views (one a readable image), images tried and unreadable, and seconds of a core a view."""
+    entries, seeds = extraction.listing.entries, parse_seeds(extraction.config.seeds)[:SEEDS_PROBED]
+    drawn = (random_uniform(MOST_IMAGES, "plan") * len(entries)).astype(int).tolist()
+    rows = list(dict.fromkeys(drawn))
+
+    def look(row: int) -> ImageViews:
+        return image_views(row, entries[row], extraction.source, extraction.view, seeds)
+
+    look(rows[0])  # warm: imports, file handles
+    found: list[ImageViews] = []
+    started, deadline = time.thread_time(), time.perf_counter() + seconds
+    for row in rows:
+        found.append(look(row))
+        if time.perf_counter() > deadline and len(found) > 1:
+            break
+    spent = time.thread_time() - started
+    good = [views.pixels[0] for views in found if views.pixels is not None]
+    if not good:
+        reason = next(views.problem for views in found if views.problem is not None)
+        raise SourceError(f"none of the {len(found)} images that were tried can be read; the first: {reason}")
+    return np.stack(good), len(found), len(found) - len(good), spent / (len(found) * len(seeds))
+
+
+def _time_teacher(
+    extraction: Extraction, teacher: Teacher, pixels: NDArray[np.uint8], seconds: float
+) -> tuple[int, list[float], TeacherFeatures]:
+    """Views a forward, seconds of each forward, and what the last one saw."""
+    device = teacher.mean.device
+
+    def look(count: int) -> tuple[float, TeacherFeatures]:
+        views = torch.from_numpy(np.resize(pixels, (count, *pixels.shape[1:])))
+        return _timed(lambda: teacher.extract(views.to(device)), device)
+
+    look(1)  # warm
+    batch = min(resolve_batch_size(extraction.config.batch_size, device), len(extraction.listing))
+    one, features = look(1)
+    if one * batch > seconds:  # a slow teacher: fewer views a forward, rather than minutes of probing
+        batch = max(1, int(seconds / 2 / one))
+    else:
+        look(batch)  # warm at this size too
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < deadline:
+        spent, features = look(batch)
+        times.append(spent)
+    return batch, times, features
+
+
+def _time_writing(
+    extraction: Extraction, features: TeacherFeatures, pixels: NDArray[np.uint8], seconds: float
+) -> tuple[float, float]:
+    """Seconds a view of the device, or of a core, to encode, and of a core to cut patches and digest."""
+    config, device = extraction.config, features.targets.device
+    patches = (config.view_size // config.patch_size) ** 2
+    kept = 1 + config.token_subset.stored_patches(patches)
+    targets = features.targets[:, :kept].contiguous()
+    encode = TargetEncoder(_encoding(config.precision, targets)).to(device)
+    views = np.resize(pixels, (len(targets), *pixels.shape[1:]))
+    encode_times: list[float] = []
+    write_times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(write_times) < 2 or time.perf_counter() < deadline:
+        spent, stored = _timed(lambda: encode.encode(targets)[0].cpu().numpy(), device)
+        encode_times.append(spent)
+        started = time.thread_time()
+        cut = patchify(views, config.patch_size)
+        digests = [pixel_digest(one) for one in cut]
+        written = [stored, *digests, *([cut[:, : kept - 1]] if config.pixels == "store" else [])]
+        for values in written:
+            hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()
+        write_times.append(time.thread_time() - started)
+    return statistics.median(encode_times) / len(targets), statistics.median(write_times) / len(targets)
+
+
+def _encoding(precision: str, targets: Tensor) -> Encoding:
+    parameters: Mapping[str, Any] = get_precision(precision).calibrate(targets[:2].flatten(0, 1).cpu().numpy())
+    return Encoding(precision=precision, parameters=parameters)
+
+
+def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Wall seconds of some work on a device, and its result."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result

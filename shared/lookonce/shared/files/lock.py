@@ -1,0 +1,77 @@
+"""One writer at a time: a lock that the kernel releases when its process dies, or a file where it has none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from lookonce.shared.errors import LookonceError
+from lookonce.shared.faults.os_errors import os_reason, storage_error
+from lookonce.shared.files.lock_file import HOLDER_FILE, holder_file
+
+LOCK_FILE = ".lock"
+"""Name of the lock's file in the folder it guards; it has no content and stays behind."""
+
+LOCK_FILES = frozenset({LOCK_FILE, HOLDER_FILE})
+"""Files of a folder that are no content of it."""
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+"""What flock says where a file system has no locks."""
+
+_held: set[IO[str]] = set()
+
+
+def _leave_to_parent() -> None:
+    """A forked child would keep its parent's lock alive after the parent's death: it closes its copies."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextlib.contextmanager
+def exclusive_folder(folder: Path, busy: LookonceError) -> Iterator[None]:
+    """Hold a folder (made when missing) for this process: with flock, or with a file that names the holder.
+
+    Args:
+        folder: what is guarded.
+        busy: raised when another process holds it.
+
+    Raises:
+        BusyError: the file system has no locks, and a process of another machine holds the folder, or held it when
+            it was killed.
+        StorageError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK_FILE).open("a")
+    except OSError as error:
+        raise storage_error(error, folder, "opening the folder for writing") from error
+    with handle, contextlib.ExitStack() as held:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / HOLDER_FILE).exists():  # of a machine on which the same file system gives no locks
+                held.enter_context(holder_file(folder, busy))
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise storage_error(error, folder / LOCK_FILE, "locking the folder") from error
+            held.enter_context(holder_file(folder, busy))
+            print(
+                f"note: {folder}: its file system gives no locks: {os_reason(error)}; the file {HOLDER_FILE} in it "
+                "keeps other writers out instead",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        _held.add(handle)
+        try:
+            yield
+        finally:
+            _held.discard(handle)

@@ -1,0 +1,117 @@
+"""A checkpoint as a folder: every process writes the pieces that it holds, by torch's distributed checkpoints.
+
+The folder appears by rename, whole or not at all. Any number of processes, of either kind, can go on from it.
+torch reads such folders by pickle, which runs code: go on from folders of your own only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from lookonce.shared.errors import CheckpointError, StorageError
+from lookonce.shared.faults.os_errors import storage_error
+from lookonce.shared.files.atomic import TEMPORARY_MARK, sync_directory
+from lookonce.train.checkpoints.checkpoint_file import Checkpoint, delete_superseded, write_description
+from lookonce.train.distributed.world import World
+
+
+def save_sharded(
+    folder: Path, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> Path:
+    """Write the folder ``step-000000123``; every process has to call it.
+
+    Args:
+        folder: the run's checkpoints.
+        checkpoint: its state is not looked at.
+        module: what is optimised.
+        optimizer: over the module's parameters.
+        world: the processes.
+
+    Raises:
+        StorageError: the operating system refused; older checkpoints are untouched.
+        EndedElsewhereError: it refused another process.
+    """
+    path = folder / f"step-{checkpoint.step:09d}"
+    temporary = path.with_name(path.name + TEMPORARY_MARK + "pieces")
+    parameters, moments = get_state_dict(module, optimizer)
+    world.raise_on_all(lambda: _prepare(temporary) if world.is_leader else None)
+    world.raise_on_all(lambda: _write({"module": parameters, "optimizer": moments}, temporary, world))
+    world.raise_on_all(lambda: _commit(temporary, path, replace(checkpoint, state={})) if world.is_leader else None)
+    return path
+
+
+def load_sharded(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Put back what was saved, however many processes saved it; every process has to call it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    parameters, moments = get_state_dict(module, optimizer)
+    state: dict[str, Any] = {"module": parameters, "optimizer": moments}
+
+    def read() -> None:
+        with _in_our_words(lambda reason: CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
+            "or delete it to go on from the one before"
+        )):  # fmt: skip
+            load(state, checkpoint_id=path, no_dist=world.size == 1)
+
+    world.raise_on_all(read)
+    set_state_dict(
+        module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"]
+    )  # fmt: skip
+
+
+def _prepare(temporary: Path) -> None:
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise storage_error(error, temporary, "writing") from error
+
+
+def _write(state: dict[str, Any], temporary: Path, world: World) -> None:
+    with _in_our_words(lambda reason: StorageError(
+        f"{temporary}: writing failed: {reason} (check the path and the disk, then run the same command again)"
+    )):  # fmt: skip
+        save(state, checkpoint_id=temporary, no_dist=world.size == 1)
+
+
+def _commit(temporary: Path, path: Path, checkpoint: Checkpoint) -> None:
+    write_description(temporary, checkpoint)
+    try:
+        if path.exists():  # of the same step: written before an older one was gone on from
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, "writing") from error
+    delete_superseded(path)
+
+
+@contextlib.contextmanager
+def _in_our_words(error: Callable[[str], StorageError | CheckpointError]) -> Iterator[None]:
+    """Without a warning that there is one process; what went wrong, in whichever, as an error of ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except CheckpointException as failed:  # no Exception: torch means it to pass all handlers
+        first, _ = next(iter(failed.failures.values()))
+        raise error(" ".join(str(first).split())[:200]) from failed
+    except (OSError, RuntimeError, ValueError, KeyError) as failed:
+        raise error(" ".join(str(failed).split())[:200]) from failed

@@ -1,0 +1,58 @@
+"""What one forward pass takes: visible patches of views, and what each teacher saw at them."""
+
+# Shapes: B samples, n = 1 + k tokens (CLS, then visible patches), L layers that a cache holds.
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lookonce.train.data.target_norm import LevelStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTargets:
+    """One teacher's features of the visible tokens, as its cache stores them."""
+
+    elements: Tensor
+    """Encoded elements (B, n, L, stored channels); token 0 is the class token."""
+    token_mean: Tensor | None = None
+    """float32 (B, n, L), what LayerNorm took away; None when the target norm does not need it."""
+    token_std: Tensor | None = None
+    """float32 (B, n, L)."""
+    statistics: LevelStatistics | None = None
+    """Moments (L,) over all tokens of the whole global batch, for the target norm "bn"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The input of one forward pass; nothing of masked patches is in it."""
+
+    visible_pixels: Tensor
+    """uint8 (B, k, patch size squared * 3)."""
+    visible_ids: Tensor
+    """int64 (B, k), ascending patch numbers."""
+    targets: tuple[StoredTargets, ...]
+    """One for each cache."""
+    branch_scales: Tensor | None = None
+    """Stochastic depth: float32 (student blocks, 2, B), factors on residual branches; None for none."""
+    share: float = 1.0
+    """Part of the global batch's samples that this batch holds: its weight in the step's loss."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; from page-locked memory to a GPU the copies are only enqueued."""
+        moved: Batch = _moved(self, device)
+        return moved
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
+    return value

@@ -1,0 +1,227 @@
+"""One forward pass's input from the caches: masks from stored importance, visible pixels, visible tokens' targets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.errors import CacheMismatchError, IntegrityError
+from lookonce.shared.masking import draw_patches, mask_noise, visible_count
+from lookonce.train.data.batch import Batch, StoredTargets
+from lookonce.train.data.host_memory import HostMemory
+from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.mask_choice import VisiblePatches
+from lookonce.train.data.sample_order import SamplesOfStep
+from lookonce.train.data.stochastic_depth import branch_scales
+from lookonce.train.data.target_norm import LevelStatistics, level_statistics
+from lookonce.train.names import TargetNorm
+
+
+class PixelSource(Protocol):
+    """Where visible patches come from; thread-safe."""
+
+    def visible_pixels(
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
+    ) -> None:
+        """Fill ``out``, uint8 (B, k, patch bytes), with the visible patches of the views (row, seed)."""
+        ...
+
+
+class StoredPixels:
+    """Views as the cache stores them."""
+
+    def __init__(self, reader: CacheReader) -> None:
+        self._reader = reader
+
+    def visible_pixels(
+        self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
+    ) -> None:
+        """Gathered from the ``pixels`` array."""
+        self._reader.read("pixels", seeds, rows, visible.positions, out=out)
+
+
+class BatchReader:
+    """Reads batches; thread-safe, a pure function of the samples asked for.
+
+    Args:
+        caches: the open caches, one a teacher.
+        pixels: where visible patches come from.
+        mask: kind of mask (see ``shared.masking``).
+        mask_ratio: share of hidden patches; ``masks.choose_masks`` says which masks a cache allows.
+        run_seed: seed of masks and stochastic depth.
+        target_norm: decides which of the tokens' moments are read.
+        drop_path: stochastic depth of the last student block, 0 up to 1.
+        student_depth: blocks of the student; of no use without stochastic depth.
+        memory: where batches are gathered; None for ordinary memory.
+    """
+
+    def __init__(
+        self,
+        caches: JoinedCaches,
+        pixels: PixelSource,
+        *,
+        mask: str,
+        mask_ratio: float,
+        run_seed: int,
+        target_norm: TargetNorm = "whiten",
+        drop_path: float = 0.0,
+        student_depth: int = 0,
+        memory: HostMemory | None = None,
+    ) -> None:
+        self._caches, self._pixels = caches, pixels
+        self._mask, self._run_seed, self._target_norm = mask, run_seed, target_norm
+        self._drop_path, self._student_depth = drop_path, student_depth
+        self._memory = memory or HostMemory()
+        self._patches = caches.first.manifest.recipe.patches
+        self._patch_bytes = caches.first.manifest.recipe.patch_size**2 * 3
+        self._visible = visible_count(self._patches, mask_ratio)
+        moments = () if target_norm == "whiten" else ("target_mean", "target_std")
+        pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
+        self._announced = ("targets", *moments), ("targets", *pixel_arrays, *moments)
+
+    def visible(self, samples: SamplesOfStep) -> VisiblePatches:
+        """Visible patches of each sample: drawn from (run seed, epoch, key, its seed) inside what is stored."""
+        reader = self._caches.first
+        stored_ids = self._stored_ids(0, samples)
+        stored = reader.manifest.recipe.stored_patches
+        if self._visible == stored:  # all that there is: nothing to draw
+            everything = np.broadcast_to(np.arange(stored), (len(samples.rows), stored))
+            return VisiblePatches(ids=everything if stored_ids is None else stored_ids, positions=everything)
+        importance = reader.read("importance", samples.seeds, samples.rows)
+        noise = self._noise(samples)
+        if stored_ids is None:
+            ids = draw_patches(self._mask, importance, noise, self._visible)
+            return VisiblePatches(ids=ids, positions=ids)
+        importance = np.take_along_axis(importance, stored_ids, axis=1)
+        positions = draw_patches(self._mask, importance, np.take_along_axis(noise, stored_ids, axis=1), self._visible)
+        return VisiblePatches(ids=np.take_along_axis(stored_ids, positions, axis=1), positions=positions)
+
+    def batch(self, samples: SamplesOfStep, part: slice = slice(None)) -> Batch:
+        """Read the input of one forward pass.
+
+        Args:
+            samples: all samples of a step.
+            part: which of them this pass is for; an empty part gives the first sample with a share of 0, as every
+                process has to take part in each step.
+
+        Raises:
+            IntegrityError: an object of a cache is missing or damaged; names it.
+            CacheMismatchError: caches of the same views saw different pixels.
+        """
+        count = len(range(*part.indices(len(samples.rows))))
+        part = part if count else slice(0, 1)
+        here = samples.part(part)
+        self._caches.require_same_pixels(here.seeds, here.rows)
+        visible = self.visible(here)
+        pixels = self._memory.empty((*visible.ids.shape, self._patch_bytes), np.dtype(np.uint8))
+        self._pixels.visible_pixels(here.seeds, here.rows, visible, pixels.numpy())
+        return Batch(
+            visible_pixels=pixels,
+            visible_ids=self._memory.holding(visible.ids),
+            targets=tuple(self._targets(number, samples, part, visible) for number in range(len(self._caches.readers))),
+            branch_scales=self._branch_scales(samples, part),
+            share=count / len(samples.rows),
+        )
+
+    def announce(self, samples: SamplesOfStep) -> None:
+        """Tell the kernel which samples ``batch`` will read soon; see ``CacheReader.prefetch``."""
+        for number, reader in enumerate(self._caches.readers):
+            names = self._announced[number == 0]
+            reader.prefetch(names, samples.seeds, self._caches.rows_in(number, samples.rows))
+
+    def keys(self, samples: SamplesOfStep) -> list[str]:
+        """Each sample's key."""
+        return [self._caches.keys[row] for row in samples.rows.tolist()]
+
+    def names(self, samples: SamplesOfStep) -> list[str]:
+        """Each sample for people: ``'a/b.jpg', seed 3 (CACHE)``."""
+        pairs = zip(self.keys(samples), samples.seeds.tolist(), strict=True)
+        return [f"{key!r}, seed {seed} ({self._caches.first.root})" for key, seed in pairs]
+
+    def _targets(self, number: int, samples: SamplesOfStep, part: slice, visible: VisiblePatches) -> StoredTargets:
+        reader, here = self._caches.readers[number], samples.part(part)
+        seeds, rows = here.seeds, self._caches.rows_in(number, here.rows)
+        positions = visible.positions if number == 0 else self._positions(number, here, visible.ids)
+        tokens = np.pad(positions + 1, ((0, 0), (1, 0)))
+        elements = self._gathered(reader, "targets", seeds, rows, tokens)
+        if self._target_norm == "whiten":
+            return StoredTargets(elements=elements)
+        mean, std = (self._gathered(reader, name, seeds, rows, tokens) for name in ("target_mean", "target_std"))
+        return StoredTargets(
+            elements=elements,
+            token_mean=mean,
+            token_std=std,
+            statistics=self._statistics(number, samples) if self._target_norm == "bn" else None,
+        )
+
+    def _gathered(
+        self, reader: CacheReader, name: str, seeds: NDArray[np.int64], rows: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+    ) -> Tensor:  # fmt: skip
+        spec = reader.manifest.array(name)
+        gathered = self._memory.empty((*tokens.shape, *spec.sample_shape[1:]), spec.numpy_dtype)
+        reader.read(name, seeds, rows, tokens, out=gathered.numpy())
+        return gathered
+
+    def _statistics(self, number: int, samples: SamplesOfStep) -> LevelStatistics:
+        """Moments over the whole global batch, whatever part of it is read here: eight bytes a token and layer."""
+        reader, rows = self._caches.readers[number], self._caches.rows_in(number, samples.rows)
+        mean, std = (
+            torch.from_numpy(reader.read(name, samples.seeds, rows)).double() for name in ("target_mean", "target_std")
+        )
+        found = level_statistics(mean, std, reader.manifest.recipe.teacher.width)
+        return LevelStatistics(mean=found.mean.float(), variance=found.variance.float())
+
+    def _positions(self, number: int, samples: SamplesOfStep, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the visible patches lie among those that another cache stores."""
+        stored = self._stored_ids(number, samples)
+        if stored is None:
+            return ids
+        held = stored[:, None, :] == ids[:, :, None]
+        if not held.any(axis=2).all():
+            reader = self._caches.readers[number]
+            row, patch = (int(value) for value in np.argwhere(~held.any(axis=2))[0])
+            raise CacheMismatchError(
+                f"{reader.root}: patch {int(ids[row, patch])} of {self._caches.keys[int(samples.rows[row])]!r}, seed "
+                f"{int(samples.seeds[row])}, is visible to the student but not stored there; give a cache of "
+                "all tokens, or name this one first in --shards, so that masks are drawn inside it"
+            )
+        return np.asarray(held.argmax(axis=2), dtype=np.int64)
+
+    def _stored_ids(self, number: int, samples: SamplesOfStep) -> NDArray[np.int64] | None:
+        reader = self._caches.readers[number]
+        if reader.manifest.recipe.tokens.whole:
+            return None
+        rows = self._caches.rows_in(number, samples.rows)
+        ids = reader.read("patch_ids", samples.seeds, rows).astype(np.int64)
+        wrong = np.flatnonzero((np.diff(ids, axis=1) <= 0).any(axis=1) | (ids[:, -1] >= self._patches))
+        if len(wrong):
+            row, seed = int(rows[wrong[0]]), int(samples.seeds[wrong[0]])
+            raise IntegrityError(
+                f"{reader.root}: patch_ids of row {row}, seed {seed}, are not ascending numbers below "
+                f"{self._patches}: the object is damaged; feature-cache verify --full says what to do"
+            )
+        return ids
+
+    def _noise(self, samples: SamplesOfStep) -> NDArray[np.float64]:
+        noise = np.empty((len(samples.rows), self._patches), dtype=np.float64)
+        for epoch in np.unique(samples.epochs):
+            inside = np.flatnonzero(samples.epochs == epoch)
+            keys = [self._caches.keys[row] for row in samples.rows[inside]]
+            noise[inside] = mask_noise(self._run_seed, int(epoch), keys, samples.seeds[inside].tolist(), self._patches)
+        return noise
+
+    def _branch_scales(self, samples: SamplesOfStep, part: slice) -> Tensor | None:
+        if not self._drop_path:
+            return None
+        return self._memory.holding(
+            branch_scales(
+                self._drop_path, depth=self._student_depth, run_seed=self._run_seed, step=samples.step,
+                samples=len(samples.rows), part=part,
+            )
+        )  # fmt: skip

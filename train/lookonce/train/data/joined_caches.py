@@ -1,0 +1,153 @@
+"""Several caches over the same views, as one: joined by (key, seed); a view that differs between two is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.errors import CacheMismatchError, UsageError
+from lookonce.storage_schemas.recipe import document_differences
+
+CHECKED_AT_START = 256
+"""Views of each seed whose pixel digests are compared when caches are joined; all others as they are read."""
+
+
+class JoinedCaches:
+    """The samples that every cache holds, for the seeds that are wanted; thread-safe.
+
+    The first cache leads: its rows name the samples, its importance decides masks, its pixels are what students see.
+
+    Args:
+        readers: open caches, at least one.
+
+    Raises:
+        CacheMismatchError: the caches hold different views, no sample is in all of them, or the first one stores more
+            patches of a view than another.
+    """
+
+    def __init__(self, readers: Sequence[CacheReader]) -> None:
+        self.readers = tuple(readers)
+        self.first = self.readers[0]
+        self.seeds: tuple[int, ...] = self.first.seeds
+        self.keys: list[str] = list(self.first.column("key", self.seeds[0]))
+        """Key of each row of the first cache."""
+        rows = _rows_of_all_seeds(self.first)
+        self._rows_in: list[NDArray[np.int64] | None] = [None]
+        for other in self.readers[1:]:
+            _require_same_views(self.first, other)
+            _require_drawn_patches(self.first, other)
+            mapping = self._mapping(other)
+            if mapping is not None:
+                rows = rows[mapping[rows] >= 0]
+                rows = rows[np.isin(mapping[rows], _rows_of_all_seeds(other), assume_unique=True)]
+            else:
+                rows = np.intersect1d(rows, _rows_of_all_seeds(other), assume_unique=True)
+            self._rows_in.append(mapping)
+        if not len(rows):
+            raise CacheMismatchError(
+                f"{', '.join(str(reader.root) for reader in self.readers)}: no sample is readable in every cache and "
+                f"seed ({', '.join(map(str, self.seeds))}); join caches of the same images"
+            )
+        self.rows: NDArray[np.int64] = rows
+        """Rows of the first cache that can be trained on, int64 ascending."""
+        self.left_out = [len(_rows_of_all_seeds(reader)) - len(rows) for reader in self.readers]
+        """Samples of each cache that another lacks."""
+        for seed in self.seeds:
+            some = rows[:: max(1, len(rows) // CHECKED_AT_START)]
+            self.require_same_pixels(np.full(len(some), seed), some)
+
+    def rows_in(self, cache: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of a cache, for rows of the first one."""
+        mapping = self._rows_in[cache]
+        return rows if mapping is None else mapping[rows]
+
+    def require_same_pixels(self, seeds: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Compare the pixel digests of views between the caches.
+
+        Args:
+            seeds: seed of each view, (B,).
+            rows: its row in the first cache, (B,).
+
+        Raises:
+            CacheMismatchError: two caches saw different pixels; names the view.
+        """
+        if len(self.readers) == 1:
+            return
+        expected = self.first.read("pixel_digest", seeds, rows)
+        for number, other in enumerate(self.readers[1:], start=1):
+            theirs = other.read("pixel_digest", seeds, self.rows_in(number, rows))
+            wrong = np.flatnonzero((expected != theirs).any(axis=1))
+            if len(wrong):
+                key, seed = self.keys[int(rows[wrong[0]])], int(seeds[wrong[0]])
+                raise CacheMismatchError(
+                    f"{other.root}: the view of {key!r}, seed {seed}, has other pixels than in {self.first.root} (the "
+                    "image was replaced, or another image library resized it); make one of them from the other's "
+                    f"views: extract-features --reuse {self.first.root}"
+                )
+
+    def _mapping(self, other: CacheReader) -> NDArray[np.int64] | None:
+        """Row in ``other`` of each row of the first cache, -1 where it has none; None where the listings are equal."""
+        if other.manifest.recipe.dataset == self.first.manifest.recipe.dataset:
+            return None
+        theirs = {key: row for row, key in enumerate(other.column("key", self.seeds[0]))}
+        return np.array([theirs.get(key, -1) for key in self.keys], dtype=np.int64)
+
+
+def open_caches(
+    roots: Sequence[Path], *, seeds: Sequence[int] | None, check: str = "first-use", readahead: str = "auto"
+) -> JoinedCaches:
+    """Open and join caches.
+
+    Args:
+        roots: cache folders.
+        seeds: augmentation seeds to use; None for those that every cache holds whole.
+        check: see ``CacheReader``.
+        readahead: see ``CacheReader``.
+
+    Raises:
+        UsageError: the caches have no seed in common.
+        CacheError: see ``CacheReader`` and ``JoinedCaches``.
+    """
+    if seeds is None and len(roots) > 1:
+        held = [CacheReader(root, check=check, readahead=readahead).seeds for root in roots]  # type: ignore[arg-type]
+        seeds = sorted(set.intersection(*map(set, held)))
+        if not seeds:
+            listed = "; ".join(f"{root}: {', '.join(map(str, own))}" for root, own in zip(roots, held, strict=True))
+            raise UsageError(f"--shards: the caches have no augmentation seed in common ({listed})")
+    return JoinedCaches([CacheReader(root, seeds=seeds, check=check, readahead=readahead) for root in roots])  # type: ignore[arg-type]
+
+
+def _require_same_views(first: CacheReader, other: CacheReader) -> None:
+    ours, theirs = (
+        {"view": reader.manifest.recipe.view, "patch_size": reader.manifest.recipe.patch_size}
+        for reader in (first, other)
+    )
+    differences = document_differences(ours, theirs)
+    if differences:
+        listed = "; ".join(f"{name}: {mine!r} and {yours!r}" for name, mine, yours in differences)
+        raise CacheMismatchError(
+            f"{first.root} and {other.root} hold different views ({listed}); only caches of the same view recipe and "
+            "patch size can be aligned together"
+        )
+
+
+def _require_drawn_patches(first: CacheReader, other: CacheReader) -> None:
+    """Masks are drawn inside what the first cache stores; whether each draw is stored elsewhere is seen by batch."""
+    drawn_from, stored = first.manifest.recipe.stored_patches, other.manifest.recipe.stored_patches
+    if drawn_from > stored:
+        raise CacheMismatchError(
+            f"{other.root}: it holds {stored} of {other.manifest.recipe.patches} patches a view, and masks are drawn "
+            f"from the {drawn_from} of {first.root}, the first of --shards; name {other.root} first, or extract it "
+            "with --tokens all"
+        )
+
+
+def _rows_of_all_seeds(reader: CacheReader) -> NDArray[np.int64]:
+    rows = reader.rows(reader.seeds[0])
+    for seed in reader.seeds[1:]:
+        rows = np.intersect1d(rows, reader.rows(seed), assume_unique=True)
+    return rows

@@ -1,0 +1,79 @@
+"""Batches read ahead by threads, handed out in order; an error in a thread ends the run, it never hangs it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from lookonce.shared.errors import AccessError, CacheError, Interrupted
+from lookonce.shared.stopping import wait_for, waiting
+from lookonce.train.data.batch import Batch
+from lookonce.train.data.batch_reader import BatchReader
+from lookonce.train.data.input_watch import InputWatch
+from lookonce.train.data.sample_order import SampleOrder, batch_parts
+
+UNTHREADED_PATIENCE = 60.0
+"""Seconds from a signal in which a batch that is read in the step itself must be there."""
+
+
+def prefetched_batches(
+    reader: BatchReader,
+    order: SampleOrder,
+    *,
+    first: int,
+    last: int,
+    threads: int,
+    parts: int = 1,
+    mine: Sequence[int] = (0,),
+    watch: InputWatch | None = None,
+) -> Generator[Batch, None, None]:
+    """Batches of steps ``first`` to ``last - 1``, in order, up to ``threads + 1`` of them read ahead.
+
+    Without threads each batch is read when it is asked for.
+
+    Each step's global batch is cut into ``parts``, of which those numbered ``mine`` are handed out. The batch after
+    each is announced to the reader before it is read, which matters on cold disks only. Reading gathers mapped memory
+    without the GIL, so threads are enough; worker processes would copy every batch.
+    """
+
+    def read(step: int, number: int) -> Batch:
+        samples = order.step(step)
+        part = batch_parts(len(samples.rows), parts)[number]
+        if number == mine[0]:
+            for later in [step, step + 1] if step == first else [step + 1]:
+                if later < last:
+                    announce(later)
+        with contextlib.nullcontext() if watch is None else watch.reading(part.stop - part.start):
+            return reader.batch(samples, part)
+
+    def announce(step: int) -> None:
+        samples = order.step(step)
+        for number in mine:
+            with contextlib.suppress(CacheError, AccessError):  # trouble ends the run when its batch is read
+                reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
+
+    if threads == 0:
+        for step in range(first, last):
+            for number in mine:
+                with waiting(UNTHREADED_PATIENCE):
+                    batch = read(step, number)
+                yield batch
+        return
+    queue: collections.deque[Future[Batch]] = collections.deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
+    stuck = False  # a thread that reads from a dead disk never ends
+    try:
+        for step in range(first, last):
+            for number in mine:
+                queue.append(pool.submit(read, step, number))
+                if len(queue) > threads + 1:
+                    yield wait_for(queue.popleft())
+        while queue:
+            yield wait_for(queue.popleft())
+    except Interrupted:
+        stuck = True
+        raise
+    finally:
+        pool.shutdown(wait=not stuck, cancel_futures=True)

@@ -1,0 +1,86 @@
+"""A teacher as an encoder, pooled as a student is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.shared.normalisation import Normalisation
+from lookonce.train.evaluation.encoders.pooling import Pool, pool_tokens
+
+
+class FrozenTeacher(Protocol):
+    """What an encoder needs of a teacher: ``lookonce.extract.teachers.Teacher``, which training never imports."""
+
+    spec: Any
+    """Its ``name`` is the canonical one, such as ``timm:vit_base_patch16_224.dino``."""
+    view_size: int
+    """Side of the views, pixels."""
+    input_size: int
+    """Side of what the model is fed, pixels."""
+    weights_digest: str
+    mean: Tensor
+    """Pixel mean, on the teacher's device."""
+
+    def __call__(self, views: Tensor) -> Any:
+        """Outputs of uint8 views (B, view_size, view_size, 3); ``hidden[-1]`` is the last block's, (B, 1 + N, C)."""
+        ...
+
+
+class TeacherEncoder:
+    """Features of a teacher's last block; its pixel statistics are its own, the pooling rule is the student's.
+
+    Args:
+        teacher: holds its last block.
+        pool: see ``pool_tokens``.
+        weights: the file its weights are from; None for the hub's.
+        instead: the normalisation that it was loaded with in place of its own, for the report.
+    """
+
+    def __init__(
+        self, teacher: FrozenTeacher, *, pool: Pool, weights: Path | None = None, instead: Normalisation | None = None
+    ) -> None:
+        self.instead = instead
+        self.teacher = teacher
+        self.pool: Pool = pool
+        self.weights = weights
+
+    @property
+    def view_size(self) -> int:
+        """Side of the views that the teacher was loaded for, pixels."""
+        return self.teacher.view_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher runs."""
+        return self.teacher.mean.device
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the teacher's pixels."""
+        return Normalisation(mean=self.teacher.spec.mean, std=self.teacher.spec.std)
+
+    @torch.inference_mode()
+    def __call__(self, views: NDArray[np.uint8]) -> Tensor:
+        """Features, float32 (B, C), of uint8 views (B, view_size, view_size, 3)."""
+        tokens: Tensor = self.teacher(torch.from_numpy(views)).hidden[-1]
+        return pool_tokens(tokens, self.pool)
+
+    def document(self) -> Mapping[str, Any]:
+        """What was evaluated."""
+        return {
+            "kind": "teacher",
+            "name": self.teacher.spec.name,
+            "weights": str(self.weights) if self.weights else None,
+            "weights_digest": self.teacher.weights_digest,
+            "view_size": self.view_size,
+            "input_size": self.teacher.input_size,
+            "pool": self.pool,
+            **(self.instead.document() if self.instead else {}),
+        }

@@ -1,0 +1,180 @@
+"""Linear evaluation: a linear probe trained on frozen features (MaskAlign, arXiv 2211.08887, appendix; as in MAE)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lookonce.shared.errors import UsageError
+from lookonce.shared.files.atomic import write_json
+from lookonce.shared.view_recipe import ViewRecipe
+from lookonce.train.evaluation.encoders.encoder import Encoder, require_finite
+from lookonce.train.evaluation.evaluation_folder import RESULTS, EvaluationFolder
+from lookonce.train.evaluation.fit import fit
+from lookonce.train.evaluation.fit_schedule import ORDER_VERSION, FitSchedule
+from lookonce.train.evaluation.labelled_images import LabelledImages
+from lookonce.train.evaluation.linear_probe.feature_store import encode_in_parts, forget_features
+from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig, ProbeRecipe
+from lookonce.train.evaluation.linear_probe.probe_file import save_probe
+from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe, probe_optimizer
+
+CROP_SCALE = (0.08, 1.0)
+"""Share of the image that a training crop covers, torchvision's default, which the release takes for the probe."""
+FEATURES = "features"
+
+# Shapes: B images, M training images, T test images, D channels, C classes.
+
+
+def evaluate_linear(
+    encoder: Encoder,
+    images: LabelledImages,
+    config: LinearProbeConfig,
+    *,
+    batch_size: int = 64,
+    out: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> dict[str, Any]:
+    """Train a linear probe on frozen features of the training images; top-1 accuracy on the test images.
+
+    Args:
+        encoder: what is evaluated.
+        images: both splits.
+        config: the probe's recipe.
+        batch_size: images a forward pass of the encoder.
+        out: folder of the run, gone on with when it holds an unfinished one; None keeps nothing.
+        checkpoint_seconds: least time between checkpoints.
+
+    Returns:
+        JSON-compatible: ``accuracy`` (share, 0 to 1), the last epoch's ``loss`` and ``train_accuracy``, ``evaluated``,
+        the recipe, counts and classes.
+
+    Raises:
+        UsageError: fewer than two training images or classes, a step of a single image, or the warm-up is as long as
+            the training.
+        LookonceError: see ``fit``, ``EvaluationFolder`` and ``encode_split``.
+    """
+    if len(images.train) < 2 or len(images.classes) < 2:
+        raise UsageError(
+            f"linear probe: expected at least 2 training images of at least 2 classes, found {len(images.train)} of "
+            f"{len(images.classes)}"
+        )
+    recipe = config.recipe(len(images.train))
+    schedule = FitSchedule(
+        images=len(images.train), batch_size=recipe.probe_batch_size, epochs=recipe.epochs,
+        warmup_epochs=recipe.warmup_epochs, base_lr=recipe.base_lr, seed=config.seed,
+    )  # fmt: skip
+    if schedule.images // schedule.steps_per_epoch < 2:
+        raise UsageError(
+            f"--probe-batch-size {recipe.probe_batch_size}: batch norm needs at least 2 images a step, but steps of "
+            f"{schedule.images} training images would leave one alone; use another size"
+        )
+    document = {
+        "evaluation": "linear",
+        "evaluated": dict(encoder.document()),
+        "images": images.document(),
+        "recipe": {**recipe.document(), "seed": config.seed},
+        "versions": {"order": ORDER_VERSION, "view": ViewRecipe.VERSION},
+        "settings": {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds},
+    }
+    folder = EvaluationFolder(out, document) if out else None
+    with folder.held() if folder else contextlib.nullcontext():
+        found = folder.results() if folder else None
+        if found is None:
+            found = _evaluate(encoder, images, recipe, schedule, batch_size, folder, checkpoint_seconds)
+        if folder:
+            forget_features(folder.root / FEATURES)
+    return {**found, "out": str(out) if out else None}
+
+
+def _evaluate(
+    encoder: Encoder, images: LabelledImages, recipe: ProbeRecipe, schedule: FitSchedule, batch_size: int,
+    folder: EvaluationFolder | None, checkpoint_seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    seed = schedule.seed
+    stored = folder.root / FEATURES if folder else None
+    test_TD = encode_in_parts(encoder, images.test, batch_size, stored)
+    probe = LinearProbe(test_TD.shape[1], len(images.classes), seed=seed).to(test_TD.device)
+    if recipe.augment == "none":
+        whole_MD = encode_in_parts(encoder, images.train, batch_size, stored)
+        features: _CenterFeatures | _DrawnFeatures = _CenterFeatures(whole_MD)
+    else:
+        features = _DrawnFeatures(encoder, images, batch_size, seed)
+    learner = _ProbeLearner(probe, recipe, features, torch.from_numpy(images.train.labels).to(test_TD.device))
+    last = fit(learner, schedule, folder, checkpoint_seconds=checkpoint_seconds)
+    probe.eval()
+    with torch.inference_mode():
+        predicted = probe(test_TD).argmax(dim=1).cpu()
+    results = {
+        "method": "linear",
+        "evaluated": dict(encoder.document()),
+        "accuracy": int((predicted == torch.from_numpy(images.test.labels)).sum()) / len(images.test),
+        "train_accuracy": last["train_accuracy"],
+        "loss": last["loss"],
+        "recipe": {**recipe.document(), "seed": seed},
+        "steps": schedule.total_steps,
+        "features": test_TD.shape[1],
+        "classes": list(images.classes),
+        "train_images": len(images.train),
+        "test_images": len(images.test),
+    }
+    if folder:
+        results["files"] = save_probe(probe, encoder, images.classes, folder.root)
+        write_json(folder.root / RESULTS, results)
+    return results
+
+
+class _CenterFeatures:
+    """Features of the centre views, looked at once."""
+
+    def __init__(self, features_MD: Tensor) -> None:
+        self.features_MD = features_MD
+
+    def of(self, rows: Tensor, epoch: int) -> Tensor:
+        return self.features_MD[rows.to(self.features_MD.device)]
+
+
+class _DrawnFeatures:
+    """Features of fresh views in every epoch."""
+
+    def __init__(self, encoder: Encoder, images: LabelledImages, batch_size: int, seed: int) -> None:
+        self.encoder, self.split, self.batch_size = encoder, images.train, batch_size
+        self.purpose = f"linear probe {seed}"
+        self.recipe = ViewRecipe(size=encoder.view_size, scale=CROP_SCALE)
+
+    def of(self, rows: Tensor, epoch: int) -> Tensor:
+        places = rows.tolist()
+        batches = self.split.drawn_batches(places, self.recipe, self.batch_size, purpose=self.purpose, seed=epoch)
+        features_BD = torch.cat([self.encoder(views) for views in batches])
+        require_finite(features_BD, self.split, places)
+        return features_BD
+
+
+class _ProbeLearner:
+    """The probe as what ``fit`` trains."""
+
+    def __init__(
+        self, probe: LinearProbe, recipe: ProbeRecipe, features: _CenterFeatures | _DrawnFeatures, labels_M: Tensor
+    ) -> None:
+        self.module, self.optimizer = probe, probe_optimizer(probe, recipe)
+        self.features, self.labels_M = features, labels_M
+
+    def batches(self, schedule: FitSchedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
+        for step in range(first, schedule.total_steps):
+            rows = torch.from_numpy(schedule.rows(step))
+            features_BD = self.features.of(rows, schedule.epoch(step)).clone()
+            yield features_BD, self.labels_M[rows.to(self.labels_M.device)]
+
+    def forward(self, step: int, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, float, int]:
+        features_BD, labels_B = batch
+        scores_BC = self.module(features_BD)
+        right = int((scores_BC.argmax(dim=1) == labels_B).sum())
+        return functional.cross_entropy(scores_BC, labels_B), right, len(labels_B)
+
+    def after_epoch(self, epoch: int) -> Mapping[str, float]:
+        return {}

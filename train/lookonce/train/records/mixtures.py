@@ -1,0 +1,47 @@
+"""The mixing matrices W of a run as pictures: in TensorBoard as it goes, and in its folder when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookonce.train.records.pictures import draw_mixture, mixture_pixels
+from lookonce.train.setup import TrainingSetup
+
+
+def mixture_images(setup: TrainingSetup, mixtures: Sequence[Tensor | None]) -> dict[str, NDArray[np.uint8]]:
+    """W of each teacher that has one, as ``W/1``, ``W/2``, ... in the order of --shards; uint8 (height, width, 3)."""
+    return {
+        f"W/{number}": mixture_pixels(
+            _array(mixture), student=setup.model.student.name, teacher=teacher, teacher_blocks=alignment.teacher_blocks
+        )
+        for number, (teacher, alignment, mixture) in enumerate(
+            zip(setup.teacher_names, setup.model.alignments, mixtures, strict=True), start=1
+        )
+        if mixture is not None
+    }
+
+
+def draw_mixtures(setup: TrainingSetup, mixtures: Sequence[Tensor | None], run: Path) -> None:
+    """``alignment.png``, of further teachers ``alignment-2.png`` and so on, in a run's folder.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    for number, (teacher, alignment, mixture) in enumerate(
+        zip(setup.teacher_names, setup.model.alignments, mixtures, strict=True), start=1
+    ):
+        if mixture is not None and alignment.initial_weight is not None:
+            draw_mixture(
+                _array(mixture), _array(alignment.initial_weight),
+                run / ("alignment.png" if number == 1 else f"alignment-{number}.png"),
+                student=setup.model.student.name, teacher=teacher, teacher_blocks=alignment.teacher_blocks,
+            )  # fmt: skip
+
+
+def _array(weight: Tensor) -> NDArray[np.float32]:
+    return weight.detach().float().cpu().numpy()

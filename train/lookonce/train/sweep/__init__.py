@@ -1,0 +1,1 @@
+"""Several students from one pass over the caches: ``sweep_file.py`` reads the runs, ``lockstep.py`` steps them."""

@@ -1,0 +1,160 @@
+"""Several students from one pass over the caches: runs in lock-step, each identical to the run it would be alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
+from lookonce.shared.progress_bar import progress_bar
+from lookonce.train.config import TrainingConfig
+from lookonce.train.distributed.world import world_size
+from lookonce.train.loop.interrupts import DeferredInterrupts
+from lookonce.train.loop.trainer import OpenRun, Trainer
+from lookonce.train.records.wandb_run import require_wandb
+from lookonce.train.run import (
+    TrainingSummary,
+    conclude_run,
+    exclusive_run,
+    open_log,
+    prepare_run,
+    require_own_folder,
+)
+from lookonce.train.run_notes import notes, steps_phrase
+from lookonce.train.setup import open_run_caches, set_up
+from lookonce.train.sweep.sweep_file import read_sweep
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep did."""
+
+    runs: dict[str, TrainingSummary]
+    """By name; those that diverged stand at the last step they reached."""
+    errors: dict[str, str]
+    """Why runs ended before their time, by name."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible; the exit code is 1 when a run failed."""
+        runs = {name: {**run.document(), "error": self.errors.get(name)} for name, run in self.runs.items()}
+        return {"runs": runs, "exit_code": int(bool(self.errors))}
+
+
+@dataclass
+class _Member:
+    """A run of the sweep."""
+
+    name: str
+    trainer: Trainer
+    open: OpenRun
+    resumed: int
+
+
+def train_sweep(
+    config: TrainingConfig, file: Path, *, show_progress: bool = True, command: str | None = None
+) -> SweepSummary:
+    """Train the runs of a sweep file on one device; each goes on from its own newest checkpoint.
+
+    The runs see the same samples at the same step: each shard is checked once and what is read once is in memory for
+    all. Runs that are behind catch up first. One that diverges ends alone.
+
+    Args:
+        config: what the runs have in common; its ``out`` is the folder of their folders.
+        file: see ``read_sweep``.
+        show_progress: whether a progress bar is drawn.
+        command: recorded in each ``config.json``; None for what Python was started with.
+
+    Raises:
+        UsageError: the file is not a sweep, or there are several processes.
+        Interrupted, CacheError, SourceError, StorageError: as for ``train_student``, after a checkpoint of every run.
+        LookonceError: a run cannot be set up; none has begun then.
+    """
+    if world_size() > 1:
+        raise UsageError("--sweep trains its students on one device; start it without torchrun, or each run by itself")
+    started, configs = time.perf_counter(), read_sweep(file, config)
+    for run in configs.values():
+        for cache in run.shards:
+            require_own_folder(run.out, cache)
+        if run.wandb is not None:
+            require_wandb()
+    caches = open_run_caches(config)
+    setups = {name: set_up(run, caches=caches) for name, run in configs.items()}
+    with contextlib.ExitStack() as stack:
+        for run in configs.values():
+            stack.enter_context(exclusive_run(run.out))
+        trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
+        if show_progress:
+            _tell(trainers)
+        interrupts = stack.enter_context(DeferredInterrupts())
+        members = [_opened(name, trainer, stack, command) for name, trainer in trainers.items()]
+        errors = dict(_train(members, interrupts, show_progress=show_progress))
+        seconds = time.perf_counter() - started
+        summaries = {
+            one.name: conclude_run(one.trainer, one.resumed, seconds, diverged=one.name in errors) for one in members
+        }
+        return SweepSummary(summaries, errors)
+
+
+def _tell(trainers: Mapping[str, Trainer]) -> None:
+    """What is about to be trained, and what the user should know of it: what concerns several runs is said once."""
+    for name, trainer in trainers.items():
+        print(f"{name}: {trainer.config.student}, {steps_phrase(trainer)}", file=sys.stderr, flush=True)
+    for note in dict.fromkeys(note for trainer in trainers.values() for note in notes(trainer)):
+        print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack, command: str | None) -> _Member:
+    run = trainer.config.out
+    log = open_log(trainer, command) if trainer.unfinished else None
+    if log is not None:
+        stack.callback(log.close)
+    opened = stack.enter_context(trainer.opened(log, run / "checkpoints", show_progress=False))
+    return _Member(name, trainer, opened, trainer.step)
+
+
+def _train(members: list[_Member], interrupts: DeferredInterrupts, *, show_progress: bool) -> Iterator[tuple[str, str]]:
+    """Step all runs to their ends; gives those that diverged, with the reason."""
+    going = list(members)
+    steps = sum(one.trainer.schedule.last_step for one in members)
+    done = sum(one.trainer.step for one in members)
+    with contextlib.closing(progress_bar(total=steps, initial=done, unit="step", show=show_progress)) as bar:
+        while True:
+            for one in [one for one in going if not one.trainer.unfinished]:
+                going.remove(one)
+                yield from _diverging(one, partial(_or_stop_all, one, going, partial(one.trainer.finish, one.open)))
+            if not going:
+                return
+            behind = min(one.trainer.step for one in going)
+            for one in [one for one in going if one.trainer.step == behind]:
+                step = partial(one.trainer.advance, one.open, interrupts)
+                failed = list(_diverging(one, partial(_or_stop_all, one, going, step)))
+                if failed:
+                    going.remove(one)
+                    yield from failed
+                bar.update()
+
+
+def _or_stop_all(one: _Member, going: list[_Member], work: Callable[[], None]) -> None:
+    """Do some work of a run; when that ends the sweep, the run has left what it can, and the others leave theirs."""
+    try:
+        work()
+    except (Interrupted, CacheError, SourceError, StorageError):
+        for other in going:
+            if other is not one:
+                with contextlib.suppress(NumericalError, StorageError):
+                    other.trainer.finish(other.open)
+        raise
+
+
+def _diverging(one: _Member, work: Callable[[], None]) -> Iterator[tuple[str, str]]:
+    try:
+        work()
+    except NumericalError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
+        yield one.name, str(error)
