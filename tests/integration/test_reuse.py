@@ -296,12 +296,12 @@ def test_no_whole_pixels_to_look_at(extract, extract_tiny, images, tmp_path) -> 
     assert "pixels: cache has none" in extract_tiny(tmp_path / "new", reuse=tmp_path / "bare").sentence
     assert "pixels of some patches only" in extract_tiny(tmp_path / "new", reuse=tmp_path / "some").sentence
     (images / "class0/003.png").unlink()
-    extract(tmp_path / "whole", limit=6)
+    extract(tmp_path / "whole", limit=8)
     ended = extract_tiny(tmp_path / "new", reuse=tmp_path / "whole", layers="top2", images=images)
-    assert "1 of its 6 images are not in" in ended.sentence
+    assert "1 of its 8 images are not in" in ended.sentence
     shutil.copytree(images / "class1", tmp_path / "others/class2")
     ended = extract_tiny(tmp_path / "new", reuse=tmp_path / "whole", images=tmp_path / "others")
-    assert "none of its 6 images is in" in ended.sentence
+    assert "none of its 8 images is in" in ended.sentence
     assert not CacheLayout(tmp_path / "new").manifest_file.exists()
     copied = extract(tmp_path / "new", reuse=tmp_path / "bare", pixels="none")
     assert copied.views_copied == 48
