@@ -43,9 +43,10 @@ def told(batch: Batch) -> list[tuple[int, int]]:
 @pytest.fixture
 def setup(training_cache: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest) -> TrainingSetup:
     cache = training_cache(seeds=SEEDS, holes=(2, 7), make_arrays=telling_pixels)  # 9 samples, the last step has 1
+    shuffle = {"shuffle": "block", "shuffle_shards": 2} if request.param == "block" else {"shuffle": request.param}
     config = TrainingConfig(
         shards=(cache,), out=tmp_path / "run", student="test_vit", layer_weights="top2", epochs=EPOCHS,
-        batch_size=5, device="cpu", shuffle=request.param, shuffle_shards=2,
+        batch_size=5, device="cpu", **shuffle,
     )  # fmt: skip
     return set_up(config)
 

@@ -27,7 +27,7 @@ ONE_SHARD = {"limit": 4, "seeds": "0", "precision": "fp16"}
         ({"seeds": "3-1"}, 2, ["--seeds '3-1'", "runs backwards; write 1-3"]),
         ({"view_size": 30}, 2, ["--view-size 30 is not a multiple of --patch-size 8", "try 24"]),
         ({"batch_size": 0}, 2, ["--batch-size 0", "at least 1"]),
-        ({"workers": "many"}, 2, ["--workers many", "auto or a number"]),
+        ({"workers": "many", "executor": "ray"}, 2, ["--workers many", "auto or a number"]),
         ({"precision": "int3"}, 2, ["int3", "int8"]),
     ],
 )
@@ -45,7 +45,7 @@ def test_no_weights_to_be_had(extract_tiny, tmp_path):
     ended = extract_tiny(tmp_path / "cache", teacher_weights=None)
     assert ended.code == 1
     assert "--teacher-weights FILE" in ended.sentence
-    assert "taking the weights of timm:vit_tiny_patch16_224" in ended.err.splitlines()[1]
+    assert "taking the weights of timm:vit_tiny_patch16_224" in ended.err
     assert time.monotonic() - started < 30
     assert not (tmp_path / "cache").exists()
 
@@ -218,4 +218,4 @@ def test_a_place_that_is_not_writable(extract_tiny, small_disk):
     assert remount("ro")
     ended = extract_tiny(folder / "cache", **ONE_SHARD)
     assert ended.code == 1
-    assert "not writable" in ended.sentence
+    assert "mounted read-only" in ended.sentence

@@ -57,6 +57,8 @@ def without_effect(trainer: Trainer) -> list[str]:
         unused.append(f"--images {config.images} is not looked at: {first.root} holds the views themselves")
     if config.parallel == "fsdp" and trainer.world.size == 1:
         unused.append("--parallel fsdp changes nothing: the run has one process")
+    if config.alignment == "layerwise" and config.mix_order != "adapt-then-mix":
+        unused.append(f"--mix-order {config.mix_order} has no effect: --alignment layerwise mixes nothing")
     return unused
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import get_args
 
 from lookonce.shared.errors import UsageError
-from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.train.model.layer_weights import validate_layer_weights_name
 from lookonce.train.names import AdapterName, AlignmentName, LossName, MixOrder, TargetNorm, require_known
 
@@ -42,7 +41,5 @@ class AlignmentConfig:
         for field, names in _CHOICES.items():
             require_known(field.replace("_", " "), getattr(self, field), get_args(names))
         validate_layer_weights_name(self.layer_weights)
-        if self.alignment == "layerwise":
-            refuse_without_effect(self, "--alignment dynamic", "mix_order")
         if not 0 < self.loss_scale < float("inf"):
             raise UsageError(f"loss_scale must be positive and finite, found {self.loss_scale}")
