@@ -33,12 +33,14 @@ if TYPE_CHECKING:
         CheckpointError,
         DistributedError,
         EndedElsewhereError,
+        HeadLostError,
         IncompleteCacheError,
         IntegrityError,
         Interrupted,
         LookonceError,
         MachineError,
         NumericalError,
+        RayStartError,
         RecipeMismatchError,
         SchemaError,
         SourceError,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         UnreadableImageError,
         UsageError,
         WeightsError,
+        WorkerLostError,
     )
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
@@ -87,8 +90,9 @@ _MODULES = {
     "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
     "lookonce.shared.errors": (
         "AccessError BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
-        "IncompleteCacheError IntegrityError Interrupted LookonceError MachineError NumericalError RecipeMismatchError "
-        "SchemaError SourceError StorageError TeacherError UnreadableImageError UsageError WeightsError"
+        "HeadLostError IncompleteCacheError IntegrityError Interrupted LookonceError MachineError NumericalError "
+        "RayStartError RecipeMismatchError SchemaError SourceError StorageError TeacherError UnreadableImageError "
+        "UsageError WeightsError WorkerLostError"
     ),
     "lookonce.shared.sources": "open_source",
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
@@ -144,6 +148,7 @@ __all__ = [
     "ExtractionSummary",
     "Finding",
     "FinetuneConfig",
+    "HeadLostError",
     "IncompleteCacheError",
     "IntegrityError",
     "Interrupted",
@@ -153,6 +158,7 @@ __all__ = [
     "MachineError",
     "NumericalError",
     "Purpose",
+    "RayStartError",
     "RecipeMismatchError",
     "SchemaError",
     "SourceError",
@@ -173,6 +179,7 @@ __all__ = [
     "VerifyReport",
     "VisibleTokens",
     "WeightsError",
+    "WorkerLostError",
     "check_drift",
     "convert_cache",
     "describe_cache",

@@ -6,9 +6,9 @@ import pytest
 import timm
 from timm.models import _registry
 
-from lookonce.shared import timm_names
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import close_names
+from lookonce.weights import timm_names
 from lookonce.weights.timm_names import refuse_unknown_model, registered_models
 
 
