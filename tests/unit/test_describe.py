@@ -55,7 +55,7 @@ def test_facts_of_a_whole_cache(cache: Path) -> None:
     assert facts["bytes_a_view"]["targets"] == on_disk["targets"] / 6
     assert facts["statistics"] == {"feature_norm": 1.0}
     assert facts["versions"] == {"lookonce": ["test"]}
-    assert lines_of(cache)["seeds"] == "0, 2 whole"
+    assert lines_of(cache)["seeds"] == "0, 2 complete"
 
 
 def test_what_the_tokens_are_is_told(make_manifest, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:
     assert facts["unusable_receipts"] == 1
     assert facts["views"] == 3 + 1
     assert "INCOMPLETE" in lines_of(cache)["cache"]
-    assert lines_of(cache)["seeds"] == "0 whole; 2 has 1 of 3 shards"
+    assert lines_of(cache)["seeds"] == "0 complete; 2 has 1 of 3 shards"
     shutil.rmtree(cache / "receipts")
     assert describe_cache(cache)["bytes"] == 0
     assert lines_of(cache)["seeds"].startswith("none yet")

@@ -20,7 +20,7 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
     table = {
         "cache": f"{facts['cache']} ({'complete' if facts['complete'] else 'INCOMPLETE'})",
         "teacher": f"{teacher['name']}, blocks {blocks} of {teacher['block_count']}, {teacher['width']} channels, "
-        f"fed {teacher['input_size']} px, computed in {teacher['compute_precision']}",
+        f"input {teacher['input_size']} px, computed in {teacher['compute_precision']}",
         "weights": teacher["weights_digest"],
         "precision": facts["precision"],
         "view": f"{view['name']} version {view['version']}, {view['size']} px, {facts['patches']} patches of "
@@ -28,11 +28,11 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         "crops": view_sentence(view),
         "tokens": _tokens(facts),
         "importance": facts["importance"],
-        "samples": f"{facts['samples']} a seed, {facts['views']} views in all, {facts['shard_size']} a shard",
+        "samples": f"{facts['samples']} per seed, {facts['views']} views in all, {facts['shard_size']} per shard",
         "seeds": _seeds_line(facts["seeds"]),
         "holes": f"{holes['count']}" + (" (unreadable images)" if holes["count"] else ""),
         "classes": f"{len(classes)}: {_listed(classes, 8)}" if classes else "none",
-        "size": f"{_size(facts['bytes'])}, a view {_size(sum(a_view.values()))}: {arrays}",
+        "size": f"{_size(facts['bytes'])}; {_size(sum(a_view.values()))} per view: {arrays}",
         "statistics": ", ".join(f"{name} {value:.4g}" for name, value in facts["statistics"].items()) or "none",
         "fingerprint": facts["fingerprint"],
         "encoding": facts["encoding"],
@@ -45,7 +45,7 @@ def describe_lines(facts: Mapping[str, Any]) -> list[str]:
         if name == "holes":
             lines += [f"{'':<13}seed {hole['seed']}, row {hole['sample']}, {_hole(hole)}" for hole in holes["first"]]
     if facts["unusable_receipts"]:
-        lines.append(f"{facts['unusable_receipts']} receipts are unusable: feature-cache verify says which and why")
+        lines.append(f"{facts['unusable_receipts']} receipts cannot be used; feature-cache verify names them")
     if unread := facts["not_readable"]:
         lines.append(f"{len(unread)} receipts cannot be read, so their shards are not counted; the first: {unread[0]}")
     return lines
@@ -65,7 +65,7 @@ def _seeds_line(seeds: Sequence[Mapping[str, Any]]) -> str:
     if not seeds:
         return "none yet: no shard has a receipt; run extract-features again to resume"
     whole = [str(seed["seed"]) for seed in seeds if seed["complete"]]
-    parts = [f"{_listed(whole, 12)} whole"] if whole else []
+    parts = [f"{_listed(whole, 12)} complete"] if whole else []
     broken = [seed for seed in seeds if not seed["complete"]]
     parts += [f"{seed['seed']} has {seed['shards']} of {seed['of_shards']} shards" for seed in broken[:12]]
     parts += [f"{len(broken) - 12} more are incomplete"] if len(broken) > 12 else []

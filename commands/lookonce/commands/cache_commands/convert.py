@@ -85,8 +85,8 @@ def _run(options: Options) -> Mapping[str, Any]:
 def _summarise(result: Mapping[str, Any]) -> str:
     written, shards = result["shards_written"], result["shards"]
     return (
-        f"{result['cache']}: {result['precision']} in {result['container']}, {shards} shards ({written} written now), "
-        f"{result['bytes'] / 1e6:.1f} MB, {result['bytes'] / max(result['source_bytes'], 1):.2f} of {result['source']}"
+        f"{result['cache']}: {result['precision']}, {result['container']}, {shards} shards ({written} written now), "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['bytes'] / max(result['source_bytes'], 1):.0%} of {result['source']}"
     )
 
 

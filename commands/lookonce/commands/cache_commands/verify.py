@@ -29,7 +29,7 @@ class Options(CommonOptions):
     cache: tyro.conf.Positional[Path]
     """Cache folder."""
     full: bool = False
-    """Also digest every object's bytes; without it only documents, sizes and indices are checked."""
+    """Also hash every object's bytes; without it only documents, sizes and indices are checked."""
     workers: int = min(8, os.cpu_count() or 1)
     """Threads, at least 1."""
 
@@ -61,12 +61,12 @@ def _summarise(result: Mapping[str, Any]) -> str:
     lines += notes[:_MOST_NOTES]
     if len(notes) > _MOST_NOTES:
         lines.append(f"note: {len(notes) - _MOST_NOTES} more files do not belong to the cache (--json names them)")
-    looked = "every byte digested" if result["digested"] else "documents, sizes and indices; --full digests the bytes"
+    looked = "every byte hashed" if result["digested"] else "documents, sizes and indices; --full also hashes the bytes"
     checked = f"{result['shards']} shards, {result['objects']} objects, {result['bytes'] / 1e6:.1f} MB ({looked})"
     bad, unread = result["damaged"], result["not_readable"]
     found = [f"{bad} problem{'s' * (bad > 1)}"] if bad else []
     found += [f"{unread} file{'s' * (unread > 1)} not readable, which may be sound"] if unread else []
-    verdict = f"{result['cache']}: {'; '.join(found) or 'whole'}; checked {checked}"
+    verdict = f"{result['cache']}: {'; '.join(found) or 'no problems'}; checked {checked}"
     return "\n".join([*lines, verdict])
 
 
