@@ -103,7 +103,6 @@ def test_what_only_looks_like_a_url_is_taken() -> None:
         (f"{TRAIN} --num-nodes 2", "--num-nodes 2", "--launcher ray"),
         (f"{TRAIN} --ray-address auto", "--ray-address auto", "--launcher ray"),
         (f"{TRAIN} --max-restarts 1", "--max-restarts 1", "--launcher ray"),
-        (f"{TRAIN} --alignment layerwise --mix-order mix-then-adapt", "--mix-order mix-then-adapt", "--alignment"),
         (f"{KNN} --seed 3", "--seed 3", "--untrained"),
         (f"{KNN} --patch-size 8", "--patch-size 8", "--teacher"),
         (f"{LINEAR} --checkpoint-seconds 5", "--checkpoint-seconds 5.0", "--out"),

@@ -91,7 +91,7 @@ def access_problem(error: OSError) -> str:
 
 def access_advice(error: OSError) -> str:
     """What to do about an operating-system error met while reading."""
-    if isinstance(error, ABSENT):
+    if isinstance(error, ABSENT) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return "check the path, then run the same command again"
     return {**_ALWAYS, **_READING}.get(
         error.errno or 0, "check the file system that it lies on, then run the same command again"
