@@ -28,7 +28,7 @@ HEAD = {"CPU": 4.0, "memory": 1e10}
 def test_processes_share_their_machine(
     options: dict[str, Any], machines: list[dict[str, float]], device: str, expected: Placement
 ) -> None:
-    assert place(LauncherOptions(**options), machines, device=device) == expected
+    assert place(LauncherOptions(launcher="ray", **options), machines, device=device) == expected
 
 
 @pytest.mark.parametrize("options", [
@@ -36,10 +36,10 @@ def test_processes_share_their_machine(
 ])  # fmt: skip
 def test_what_a_cluster_has_no_place_for_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"--num-nodes.* has these machines: 64 CPUs, 8 GPUs; 4 CPUs, 0 GPUs"):
-        place(LauncherOptions(**options), [GPU_MACHINE, HEAD], device="auto" if "num_nodes" in options else "cuda")
+        place(LauncherOptions(launcher="ray", **options), [GPU_MACHINE, HEAD], device="auto" if "num_nodes" in options else "cuda")
 
 
 @pytest.mark.parametrize("name", ["num_nodes", "processes_per_node", "cpus_per_process", "max_restarts"])
 def test_numbers_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} -1: must be at least"):
-        LauncherOptions(**{name: -1})
+        LauncherOptions(launcher="ray", **{name: -1})
