@@ -36,7 +36,11 @@ def test_processes_share_their_machine(
 ])  # fmt: skip
 def test_what_a_cluster_has_no_place_for_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"--num-nodes.* has these machines: 64 CPUs, 8 GPUs; 4 CPUs, 0 GPUs"):
-        place(LauncherOptions(launcher="ray", **options), [GPU_MACHINE, HEAD], device="auto" if "num_nodes" in options else "cuda")
+        place(
+            LauncherOptions(launcher="ray", **options),
+            [GPU_MACHINE, HEAD],
+            device="auto" if "num_nodes" in options else "cuda",
+        )
 
 
 @pytest.mark.parametrize("name", ["num_nodes", "processes_per_node", "cpus_per_process", "max_restarts"])

@@ -63,6 +63,7 @@ _READING = {errno.EACCES: _NOT_READABLE, errno.EPERM: _NOT_READABLE}
 def os_reason(error: OSError) -> str:
     """The operating system's words and the errno's name.
 
+    >>> import os
     >>> os_reason(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
     'Stale file handle (ESTALE)'
     """

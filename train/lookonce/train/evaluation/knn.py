@@ -90,8 +90,9 @@ def evaluate_knn(encoder: Encoder, images: LabelledImages, *, k: Sequence[int], 
         UsageError: fewer than two classes.
     """
     if len(images.classes) < 2:
+        found = ", ".join(images.classes)
         raise UsageError(
-            f"k-NN: expected at least 2 classes, found {len(images.classes)} ({images.classes[0]}): with one, every "
+            f"k-NN: expected at least 2 classes, found {len(images.classes)} ({found}): with one, every "
             "answer is right; give a folder with a class folder for each class"
         )
     train_features = encode_split(encoder, images.train, batch_size)

@@ -75,7 +75,7 @@ def read_student_file(path: Path, *, name: str | None) -> StudentFile:
         width = state["fc_norm.weight"].shape[0]
         state |= {NORM[0]: torch.ones(width), NORM[1]: torch.zeros(width)}
     sizes = (file.metadata.get("view_size"), classifier.get("img_size"), *(said.get("input_size") or ())[-1:])
-    trained_on = next((int(size) for size in sizes if str(size).isdecimal()), None)
+    trained_on = next((int(str(size)) for size in sizes if str(size).isdecimal()), None)
     return StudentFile(
         path=file.path,
         name=str(named),

@@ -38,8 +38,9 @@ class TensorBoardRun:
             name: value for name, value in sorted(document.items()) if isinstance(value, bool | int | float | str)
         }
         experiment, session, _ended = hparams(values, {"loss": 0.0})  # the metric is the scalar of that name
+        file = self._writer._get_file_writer()
         for summary in (experiment, session):
-            self._writer.file_writer.add_summary(summary)
+            file.add_summary(summary)
         text = json.dumps(dict(document), indent=2, sort_keys=True)
         self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # a block of code
 
