@@ -63,6 +63,8 @@ def test_timm_loads_the_student_strictly_but_for_the_head(training_cache: Callab
     timm.create_model("test_vit", img_size=64, num_classes=0).load_state_dict(load_file(file), strict=True)
     with safe_open(file, "pt") as handle:
         metadata = handle.metadata()
+    told = json.loads(metadata.pop("pretrained_cfg"))
+    assert (told["architecture"], told["input_size"], told["mean"]) == ("test_vit", [3, 64, 64], [0.485, 0.456, 0.406])
     assert metadata == {"format": "pt", "student": "test_vit", "view_size": "64", "patch_size": "16"}
     untrained = Student("test_vit", img_size=64).export_state()
     assert not torch.equal(model.blocks[0].attn.qkv.weight, untrained["blocks.0.attn.qkv.weight"])

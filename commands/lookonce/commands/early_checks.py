@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.teachers.table import teacher_library
 from lookonce.shared.errors import CheckpointError, TeacherError
 from lookonce.train.config import TrainingConfig
 from lookonce.weights.timm_names import refuse_unknown_model
+
+if TYPE_CHECKING:  # training imports nothing of extraction
+    from lookonce.extract.config import ExtractionConfig
 
 LOADING = "loading torch and timm ..."
 """End of an announcement."""
@@ -69,6 +71,8 @@ def check_teacher(name: str, weights: Path | None) -> None:
         UsageError: the name is not in the table, or timm has no model of that name.
         TeacherError: no such file.
     """
+    from lookonce.extract.teachers.table import teacher_library
+
     library, library_name = teacher_library(name)
     if library == "timm":
         refuse_unknown_model(library_name, "teacher")
