@@ -53,7 +53,7 @@ def train(config: TrainingConfig, share: Callable[[TrainingSetup], Forward]) -> 
             total += float(loss.detach())
         state.update()
         losses.append(total)
-    saved = state.whole()
+    saved = state.full_state()
     assert saved is not None
     return losses, saved["module"]
 

@@ -46,8 +46,8 @@ def test_tensorboard_shows_losses_pace_input_wait_and_w(training_cache: Callable
     assert set(events.Tags()["scalars"]) == scalars
     assert [event.step for event in events.Scalars("level_loss/3")] == list(range(6))
     images = events.Images("W/1")
-    assert [image.step for image in images] == [3, 6]
-    assert (images[0].height, images[0].width) == (2 * 24, 6 * 24)
+    assert [image.step for image in images] == [0, 6]  # at the start and the end, and every 30 seconds between
+    assert images[0].width > 400  # readable: with axes and names
     assert images[0].encoded_image_string != images[1].encoded_image_string
 
 
