@@ -76,9 +76,14 @@ class Job:
         extraction, teacher = open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
         manifest = open_or_create(extraction, teacher)
         extractor = ShardExtractor(
-            config.out, manifest, extraction.view, extraction.source, teacher, batch_size=self.batch,
+            config.out,
+            manifest,
+            extraction.view,
+            extraction.source,
+            teacher,
+            batch_size=self.batch,
             skip_bad_images=False,
-        )  # fmt: skip
+        )
 
         def extract(seeds: Iterable[int]) -> Iterator[int]:
             groups = (range(self.together * seed, self.together * (seed + 1)) for seed in seeds)
@@ -122,10 +127,17 @@ class Job:
         """Set the process up as extract-features does, the bare forward's too."""
         keep_freed_memory(DEVICE)
         return ExtractionConfig(
-            teacher=self.teacher, teacher_weights=self.weights, images=str(self.images), out=self.out / name,
-            batch_size=self.batch, shard_size=self.shard, executor="inline", device=DEVICE, calibration_views=32,
+            teacher=self.teacher,
+            teacher_weights=self.weights,
+            images=str(self.images),
+            out=self.out / name,
+            batch_size=self.batch,
+            shard_size=self.shard,
+            executor="inline",
+            device=DEVICE,
+            calibration_views=32,
             compile=self.compile,
-        )  # fmt: skip
+        )
 
 
 def _without_end(work: Callable[[int], int]) -> Iterator[int]:
@@ -194,8 +206,13 @@ def local_ray() -> Iterator[None]:
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name; workers are nicer than this process otherwise
     folder = str(Path(__file__).resolve().parent)
-    ray.init(num_cpus=CORES, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False,
-             runtime_env={"env_vars": {"PYTHONPATH": folder}})  # fmt: skip
+    ray.init(
+        num_cpus=CORES,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": folder}},
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield

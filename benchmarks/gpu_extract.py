@@ -116,9 +116,14 @@ class Model:
         """The one that was loaded last, where that is of the precision."""
         if self._teacher is None or self._teacher.precision != precision:
             self._teacher = load_teacher(
-                resolve_teacher(self.teacher_name), weights=self.weights, view_size=VIEW, patch_size=16,
-                blocks="top5", device=DEVICE, precision=precision,
-            )  # fmt: skip
+                resolve_teacher(self.teacher_name),
+                weights=self.weights,
+                view_size=VIEW,
+                patch_size=16,
+                blocks="top5",
+                device=DEVICE,
+                precision=precision,
+            )
         return self._teacher
 
     def forward(self, precision: Precision, way: str, batch: int | None = None) -> None:

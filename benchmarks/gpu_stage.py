@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +31,15 @@ class GrowingResult:
     def __init__(self, name: str, file: Path, *, quick: bool) -> None:
         self._file, self._started = file, time.perf_counter()
         self.document: dict[str, Any] = {
-            "name": f"gpu_{name}", "quick": quick, "state": "running", "seconds": 0.0, "machine": machine(),
-            "versions": versions(), "ratios": {}, "raw": {},
-        }  # fmt: skip
+            "name": f"gpu_{name}",
+            "quick": quick,
+            "state": "running",
+            "seconds": 0.0,
+            "machine": machine(),
+            "versions": versions(),
+            "ratios": {},
+            "raw": {},
+        }
         self._write()
 
     def ratio(self, name: str, value: float) -> None:
@@ -62,7 +67,7 @@ def replace_json(file: Path, document: Any) -> None:
     """Write a document so that whoever reads the file finds the old one or the new one, whole."""
     beside = file.with_suffix(".tmp")
     beside.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(beside, file)
+    beside.replace(file)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "lookonce", "torch", "timm", "open_clip_torch", "triton", "pillow", "numpy", "zarr", "webdataset", "tensorstore",
-    "litdata", "mosaicml-streaming",
-)  # fmt: skip
+    "lookonce",
+    "torch",
+    "timm",
+    "open_clip_torch",
+    "triton",
+    "pillow",
+    "numpy",
+    "zarr",
+    "webdataset",
+    "tensorstore",
+    "litdata",
+    "mosaicml-streaming",
+)
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -76,9 +86,13 @@ def report(
         print(f"{label:<34}{value:>16.3f}")
     if options.json:
         document = {
-            "name": name, "quick": options.quick, "machine": machine(), "versions": versions(),
-            "ratios": dict(ratios), "raw": dict(raw),
-        }  # fmt: skip
+            "name": name,
+            "quick": options.quick,
+            "machine": machine(),
+            "versions": versions(),
+            "ratios": dict(ratios),
+            "raw": dict(raw),
+        }
         options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -90,9 +90,12 @@ class ReadyEncoder:
         count = len(hidden[0])
         moments = self._moments[:count]
         return EncodedTargets(
-            stored=self._stored[:count], mean=moments, std=moments,
-            unbounded=torch.zeros(count, dtype=torch.bool), saturated=torch.zeros((), dtype=torch.int64),
-        )  # fmt: skip
+            stored=self._stored[:count],
+            mean=moments,
+            std=moments,
+            unbounded=torch.zeros(count, dtype=torch.bool),
+            saturated=torch.zeros((), dtype=torch.int64),
+        )
 
 
 class Extraction:
@@ -114,9 +117,15 @@ class Extraction:
         for seed in self._seeds:
             prepare_seed(self._out, self._manifest, seed)
         extractor = ShardExtractor(
-            self._out, self._manifest, self._view, self._source, cast(Teacher, self._teacher),
-            batch_size=BATCH, skip_bad_images=False, encode_targets=self._encoder,
-        )  # fmt: skip
+            self._out,
+            self._manifest,
+            self._view,
+            self._source,
+            cast("Teacher", self._teacher),
+            batch_size=BATCH,
+            skip_bad_images=False,
+            encode_targets=self._encoder,
+        )
         tasks = []
         for shard in range(self._manifest.shard_count):
             rows = self._manifest.shard_rows(shard)
@@ -174,8 +183,12 @@ class Training:
         write_cache(root, manifest)
         caches = open_caches([root], seeds=None, check="first-use", readahead="none")
         self._reader = BatchReader(
-            caches, StoredPixels(caches.first), mask="attentive", mask_ratio=MASK_RATIO, run_seed=0,
-        )  # fmt: skip
+            caches,
+            StoredPixels(caches.first),
+            mask="attentive",
+            mask_ratio=MASK_RATIO,
+            run_seed=0,
+        )
         self._order = SampleOrder(caches.rows, caches.seeds, run_seed=0, batch_size=TRAIN_BATCH, epochs=1)
         self._reader.batch(self._order.step(0))  # digests are checked at first use
         self._visible = visible_count(PATCHES, MASK_RATIO)

@@ -93,8 +93,11 @@ def one_process(images: str, limit: int, *, drives: bool) -> None:
     listing = listing.head(limit)
     listed, listed_cpu = time.perf_counter() - started, time.process_time() - cpu
     measured = {
-        "samples": len(listing), "reused": stored, "list_seconds": listed, "list_cpu_seconds": listed_cpu,
-    }  # fmt: skip
+        "samples": len(listing),
+        "reused": stored,
+        "list_seconds": listed,
+        "list_cpu_seconds": listed_cpu,
+    }
     if drives:
         started, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as work:
@@ -102,9 +105,11 @@ def one_process(images: str, limit: int, *, drives: bool) -> None:
             ExtractionProgress(tasks, tiny_manifest(len(listing)), show=False)
             pickled = sum(len(pickle.dumps(task)) for task in tasks)
         measured |= {
-            "shards": len(tasks), "tasks_seconds": time.perf_counter() - started,
-            "tasks_cpu_seconds": time.process_time() - cpu, "pickled_bytes": pickled,
-        }  # fmt: skip
+            "shards": len(tasks),
+            "tasks_seconds": time.perf_counter() - started,
+            "tasks_cpu_seconds": time.process_time() - cpu,
+            "pickled_bytes": pickled,
+        }
     measured["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(measured))
 

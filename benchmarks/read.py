@@ -138,9 +138,12 @@ def litdata_dataset(folder: Path, raw_path: Path, samples: int) -> Any:
     import litdata  # pyright: ignore[reportMissingImports] - extra `benchmarks`
 
     litdata.optimize(
-        fn=functools.partial(_sample_for_litdata, str(raw_path)), inputs=list(range(samples)), output_dir=str(folder),
-        chunk_bytes="256MB", num_workers=1,
-    )  # fmt: skip
+        fn=functools.partial(_sample_for_litdata, str(raw_path)),
+        inputs=list(range(samples)),
+        output_dir=str(folder),
+        chunk_bytes="256MB",
+        num_workers=1,
+    )
     return litdata.StreamingDataset(str(folder))
 
 
@@ -248,8 +251,10 @@ def _warm(
     samples = len(job.order)
     readers = {}
     for label, precision, container in (
-        ("zarr", "int8", "zarr"), ("webdataset", "int8", "webdataset"), ("zarr_fp16", "fp16", "zarr"),
-    ):  # fmt: skip
+        ("zarr", "int8", "zarr"),
+        ("webdataset", "int8", "webdataset"),
+        ("zarr_fp16", "fp16", "zarr"),
+    ):
         roots[label] = work / label
         write_cache(roots[label], clip_manifest(samples, 128, precision=precision, container=container))
         readers[label] = CacheReader(roots[label], check="never")

@@ -82,9 +82,14 @@ def pairs(quick: bool) -> list[Pair]:
             Pair(label="b_from_clip_l14", student=base, teacher="clip-l14", **sizes),
             Pair(label="l_from_clip_l14", student=large, teacher="clip-l14", **sizes),
         ]
-    tiny, base = ("ti_from_deit_ti", "vit_tiny_patch16_224", "deit-tiny"), (
-        "b_from_clip_b16", "vit_base_patch16_224", "clip-b16",
-    )  # fmt: skip
+    tiny, base = (
+        ("ti_from_deit_ti", "vit_tiny_patch16_224", "deit-tiny"),
+        (
+            "b_from_clip_b16",
+            "vit_base_patch16_224",
+            "clip-b16",
+        ),
+    )
     sizes_of = (
         [{"batch": 16, "images": 16, "steps": 1, "rounds": 2}, {"batch": 2, "images": 4, "steps": 1, "rounds": 1}]
         if quick
@@ -111,17 +116,28 @@ class Ways:
 
     def __init__(self, pair: Pair, weights: Path, images: Path, work: Path) -> None:
         extraction = ExtractionConfig(
-            teacher=pair.teacher, teacher_weights=weights, images=str(images), out=work / "cache", executor="inline",
-            batch_size=min(16, pair.images), calibration_views=min(32, pair.images),
-        )  # fmt: skip
+            teacher=pair.teacher,
+            teacher_weights=weights,
+            images=str(images),
+            out=work / "cache",
+            executor="inline",
+            batch_size=min(16, pair.images),
+            calibration_views=min(32, pair.images),
+        )
         extract_features(extraction, show_progress=False)
         self.pair, self.views = pair, open_extraction(extraction)
         self.teacher = load_config_teacher(extraction, DEVICE)
         config = TrainingConfig(
-            shards=(work / "cache",), out=work / "run", student=pair.student, batch_size=pair.batch, epochs=100_000,
-            log_steps=1_000_000, checkpoint_steps=1_000_000, compile=DEVICE.type == "cuda",
+            shards=(work / "cache",),
+            out=work / "run",
+            student=pair.student,
+            batch_size=pair.batch,
+            epochs=100_000,
+            log_steps=1_000_000,
+            checkpoint_steps=1_000_000,
+            compile=DEVICE.type == "cuda",
             workers=8 if DEVICE.type == "cuda" else 2,
-        )  # fmt: skip
+        )
         self.setup = set_up(config)
         self.trainer = Trainer(config, self.setup, {})
         self.waited, self.seconds = 0.0, 0.0
@@ -214,9 +230,11 @@ class Ways:
         tokens = nn.functional.pad(ids + 1, (1, 0))
         targets = features.targets[samples_B1.to(DEVICE), tokens.to(DEVICE)]
         return Batch(
-            visible_pixels=visible, visible_ids=ids.to(DEVICE), targets=(StoredTargets(elements=targets),),
+            visible_pixels=visible,
+            visible_ids=ids.to(DEVICE),
+            targets=(StoredTargets(elements=targets),),
             branch_scales=None if scales is None else scales.to(DEVICE),
-        )  # fmt: skip
+        )
 
 
 def _now() -> float:
@@ -307,8 +325,11 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
     yield "raw", f"{label}: memory_peak_mib", peaks
     yield "raw", f"{label}: operations", {"step": step, "teacher": look}
     yield "raw", f"{label}: losses", dict(zip(("cached", "online"), ways.losses(), strict=True))
-    yield "raw", f"{label}: sizes", {"batch": pair.batch, "steps": pair.steps, "rounds": pair.rounds,
-                                     "precision": ways.setup.precision}  # fmt: skip
+    yield (
+        "raw",
+        f"{label}: sizes",
+        {"batch": pair.batch, "steps": pair.steps, "rounds": pair.rounds, "precision": ways.setup.precision},
+    )
 
 
 def main() -> None:

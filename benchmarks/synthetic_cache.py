@@ -24,9 +24,16 @@ LAYERS, WIDTH, PATCHES, PATCH = 5, 768, 196, 16
 def clip_manifest(samples: int, shard_size: int, *, precision: str = "int8", container: Any = "zarr") -> Manifest:
     """Manifest of a CLIP-B/16 cache: 197 tokens, last 5 of 12 blocks, 768 channels, pixels stored."""
     teacher = TeacherIdentity(
-        name="synthetic", weights_digest="sha256:" + "0" * 64, blocks=(8, 9, 10, 11, 12), block_count=12, width=WIDTH,
-        input_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), compute_precision="fp32",
-    )  # fmt: skip
+        name="synthetic",
+        weights_digest="sha256:" + "0" * 64,
+        blocks=(8, 9, 10, 11, 12),
+        block_count=12,
+        width=WIDTH,
+        input_size=224,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        compute_precision="fp32",
+    )
     recipe = Recipe(
         teacher=teacher,
         dataset=DatasetIdentity(samples=samples, digest="sha256:" + "1" * 64),
@@ -38,9 +45,14 @@ def clip_manifest(samples: int, shard_size: int, *, precision: str = "int8", con
     values = np.random.default_rng(0).normal(size=(64, LAYERS, WIDTH)).astype(np.float32)
     arrays = cache_arrays(recipe, precision=precision, store_pixels=True)
     return Manifest(
-        recipe=recipe, encoding=Encoding(precision=precision, parameters=codec.calibrate(values)), container=container,
-        shard_size=shard_size, arrays=arrays, classes=(), created_with={},
-    )  # fmt: skip
+        recipe=recipe,
+        encoding=Encoding(precision=precision, parameters=codec.calibrate(values)),
+        container=container,
+        shard_size=shard_size,
+        arrays=arrays,
+        classes=(),
+        created_with={},
+    )
 
 
 def random_batches(manifest: Manifest, batch: int, distinct: int = 4) -> Iterator[tuple[list[int], dict[str, Any]]]:

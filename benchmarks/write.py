@@ -64,9 +64,13 @@ def zarr_python(work: Path, manifest: Manifest, batches: list[Any]) -> int:
             continue
         shape = (manifest.samples, *spec.sample_shape)
         array = group.create_array(
-            spec.name, shape=shape, dtype=spec.dtype, chunks=(1, *spec.sample_shape), compressors=None,
+            spec.name,
+            shape=shape,
+            dtype=spec.dtype,
+            chunks=(1, *spec.sample_shape),
+            compressors=None,
             shards=(manifest.shard_size, *spec.sample_shape),
-        )  # fmt: skip
+        )
         for shard in range(manifest.shard_count):
             rows = manifest.shard_rows(shard)
             parts = [values[spec.name] for chosen, values in batches if chosen[0] in rows]

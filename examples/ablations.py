@@ -105,10 +105,11 @@ def ablation_table(lines: Mapping[str, Judged]) -> str:
         [
             label,
             *(line.text(f"knn {pool} {k}", 100) for pool in ("cls", "mean") for k in (10, 20)),
-            line.text("held-out", digits=4), line.text("held-out last", digits=4),
+            line.text("held-out", digits=4),
+            line.text("held-out last", digits=4),
         ]
         for label, line in lines.items()
-    ]  # fmt: skip
+    ]
     return table(heads, rows)
 
 

@@ -24,9 +24,12 @@ from study_options import end_with_a_sentence, study_options
 from lookonce.train.evaluation.labelled_images import open_labelled_images
 
 MEASURES = {
-    "cls, k = 10": "knn cls 10", "k = 20": "knn cls 20", "mean, k = 10": "knn mean 10", "k = 20 ": "knn mean 20",
+    "cls, k = 10": "knn cls 10",
+    "k = 20": "knn cls 20",
+    "mean, k = 10": "knn mean 10",
+    "k = 20 ": "knn mean 20",
     "linear": "linear",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def seeds_table(counts: Sequence[int], judged: Sequence[Judged]) -> str:
             line.text("held-out", digits=4),
         ]
         for count, line in zip(counts, judged, strict=True)
-    ]  # fmt: skip
+    ]
     return table(heads, rows)
 
 
@@ -86,9 +89,13 @@ def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path, *, t
     left.set_ylabel("top-1 on the test images, %")
     losses = [np.array(line.measures["held-out"]) for line in judged]
     right.errorbar(
-        range(len(losses)), [loss.mean() for loss in losses], yerr=[_spread(loss, 0.0) for loss in losses], marker="o",
-        capsize=3, color="#444444",
-    )  # fmt: skip
+        range(len(losses)),
+        [loss.mean() for loss in losses],
+        yerr=[_spread(loss, 0.0) for loss in losses],
+        marker="o",
+        capsize=3,
+        color="#444444",
+    )
     right.set_ylabel("alignment loss, test images")
     for axes in (left, right):
         axes.set_xticks(range(len(counts)), [_label(count, counts) for count in counts])

@@ -83,15 +83,37 @@ def main() -> None:
 def extract_and_train(demo: Demo) -> tuple[Any, Any]:
     """The two commands that lookonce is about."""
     extracted = demo.run(
-        "extract-features", "--teacher", f"timm:{TEACHER}", "--teacher-weights", "teacher.safetensors",
-        "--images", "digits/train", "--out", "cache", "--seeds", "0-3", "--view-size", str(VIEW_SIZE),
-    )  # fmt: skip
+        "extract-features",
+        "--teacher",
+        f"timm:{TEACHER}",
+        "--teacher-weights",
+        "teacher.safetensors",
+        "--images",
+        "digits/train",
+        "--out",
+        "cache",
+        "--seeds",
+        "0-3",
+        "--view-size",
+        str(VIEW_SIZE),
+    )
     speed, size = extracted["views_per_second"], extracted["bytes"] / 1e6
     print(f"{extracted['views_written']} views at {speed:.0f}/s: {size:.1f} MB")
     trained = demo.run(
-        "train-student", "--shards", "cache", "--out", "run", "--student", STUDENT, "--epochs", str(STUDENT_EPOCHS),
-        "--batch-size", str(BATCH), "--base-lr", "4e-3",
-    )  # fmt: skip
+        "train-student",
+        "--shards",
+        "cache",
+        "--out",
+        "run",
+        "--student",
+        STUDENT,
+        "--epochs",
+        str(STUDENT_EPOCHS),
+        "--batch-size",
+        str(BATCH),
+        "--base-lr",
+        "4e-3",
+    )
     print(f"{trained['steps']} steps, loss {trained['first_loss']:.3f} -> {trained['final_loss']:.3f}")
     return extracted, trained
 

@@ -85,9 +85,12 @@ def measure_step_times(cache: Path, teacher: str, teacher_weights: Path, student
     recipe = setup.caches.first.manifest.recipe
     blocks = ",".join(map(str, setup.model.alignments[0].teacher_blocks))
     loaded = load_teacher(
-        resolve_teacher(teacher), weights=teacher_weights, view_size=recipe.view_size, patch_size=recipe.patch_size,
+        resolve_teacher(teacher),
+        weights=teacher_weights,
+        view_size=recipe.view_size,
+        patch_size=recipe.patch_size,
         blocks=blocks,
-    )  # fmt: skip
+    )
     ways = TwoWays(setup, loaded)
     losses = ways.cached(setup.order.step(0)), ways.online(setup.order.step(0))  # also warms both up
     seconds: dict[str, list[float]] = {"cached": [], "online": []}

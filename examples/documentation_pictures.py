@@ -54,9 +54,14 @@ def draw_stages(file: Path) -> None:
         _arrow(axes, (61.5, 16.5), (68.5, y + 4))
     _arrow(axes, (14.5, 16.5), (19.5, 16.5))
     _arrow(axes, (37.5, 16.5), (42.5, 16.5))
-    stages = (19, 27, "stage 1: extract-features\nonce for each augmentation seed"), (
-        52, 4, "stage 2: train-student\nany number of times, without the teacher",
-    )  # fmt: skip
+    stages = (
+        (19, 27, "stage 1: extract-features\nonce for each augmentation seed"),
+        (
+            52,
+            4,
+            "stage 2: train-student\nany number of times, without the teacher",
+        ),
+    )
     for x, y, text in stages:
         axes.text(x, y, text, ha="center", va="center", fontsize=9)
     _save(figure, file)
@@ -165,10 +170,15 @@ def make_cache_and_run(work: Path) -> None:
         train_teacher(work / "digits", weights, name=TEACHER, view_size=VIEW_SIZE, epochs=TEACHER_EPOCHS)
     extract_features(
         ExtractionConfig(
-            teacher=f"timm:{TEACHER}", teacher_weights=weights, images=str(work / "digits" / "train"), seeds="0-1",
-            out=work / "cache", view_size=VIEW_SIZE, executor="inline",
+            teacher=f"timm:{TEACHER}",
+            teacher_weights=weights,
+            images=str(work / "digits" / "train"),
+            seeds="0-1",
+            out=work / "cache",
+            view_size=VIEW_SIZE,
+            executor="inline",
         )
-    )  # fmt: skip
+    )
     train_student(
         TrainingConfig(
             shards=(work / "cache",), out=work / "run", student=TEACHER, epochs=12, batch_size=128, base_lr=4e-3

@@ -36,14 +36,22 @@ def train(
     accelerator = Accelerator(**flags)
     config = AlignmentConfig(layer_weights=layer_weights)
     batches = CachedTargets(
-        [cache], batch_size=batch_size, epochs=epochs, alignment=config, device=accelerator.device,
-        rank=accelerator.process_index, world_size=accelerator.num_processes,
-    )  # fmt: skip
+        [cache],
+        batch_size=batch_size,
+        epochs=epochs,
+        alignment=config,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
     student, teacher = Student(student_name, img_size=batches.view_size), batches.teachers[0]
     alignment = DynamicAlignment(
-        config, student_blocks=student.depth, student_dim=student.dim,
-        teacher_levels=teacher.block_count, teacher_dim=teacher.width,
-    )  # fmt: skip
+        config,
+        student_blocks=student.depth,
+        student_dim=student.dim,
+        teacher_levels=teacher.block_count,
+        teacher_dim=teacher.width,
+    )
     model = AlignedStudent(student, alignment)
     # the batches stay out of prepare(): each process has its own part already
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
@@ -66,9 +74,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
     losses = train(
-        given.cache, student_name=given.student, layer_weights=given.layer_weights, batch_size=given.batch_size,
+        given.cache,
+        student_name=given.student,
+        layer_weights=given.layer_weights,
+        batch_size=given.batch_size,
         epochs=given.epochs,
-    )  # fmt: skip
+    )
     print(f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 

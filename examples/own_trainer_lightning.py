@@ -24,9 +24,12 @@ class CachedAlignment(LightningModule):
         self.batches, teacher = batches, batches.teachers[0]
         self.student = Student(student_name, img_size=batches.view_size)
         self.alignment = DynamicAlignment(
-            config, student_blocks=self.student.depth, student_dim=self.student.dim,
-            teacher_levels=teacher.block_count, teacher_dim=teacher.width,
-        )  # fmt: skip
+            config,
+            student_blocks=self.student.depth,
+            student_dim=self.student.dim,
+            teacher_levels=teacher.block_count,
+            teacher_dim=teacher.width,
+        )
         self.losses: list[float] = []
 
     def training_step(self, batch: TargetBatch, _number: int) -> Tensor:
@@ -59,9 +62,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
     losses = train(
-        given.cache, student_name=given.student, layer_weights=given.layer_weights, batch_size=given.batch_size,
+        given.cache,
+        student_name=given.student,
+        layer_weights=given.layer_weights,
+        batch_size=given.batch_size,
         epochs=given.epochs,
-    ).losses  # fmt: skip
+    ).losses
     print(f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 

@@ -16,9 +16,15 @@ from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Stude
 
 
 def train(
-    cache: Path, *, student_name: str, layer_weights: str, batch_size: int, epochs: int, state_file: Path,
+    cache: Path,
+    *,
+    student_name: str,
+    layer_weights: str,
+    batch_size: int,
+    epochs: int,
+    state_file: Path,
     stop_after: int | None = None,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Train to the end, or up to a number of steps; the losses of the steps made here."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AlignmentConfig(layer_weights=layer_weights)
@@ -26,9 +32,12 @@ def train(
     student = Student(student_name, img_size=batches.view_size).to(device)
     teacher = batches.teachers[0]
     alignment = DynamicAlignment(
-        config, student_blocks=student.depth, student_dim=student.dim,
-        teacher_levels=teacher.block_count, teacher_dim=teacher.width,
-    ).to(device)  # fmt: skip
+        config,
+        student_blocks=student.depth,
+        student_dim=student.dim,
+        teacher_levels=teacher.block_count,
+        teacher_dim=teacher.width,
+    ).to(device)
     optimizer = torch.optim.AdamW([*student.parameters(), *alignment.parameters()], lr=1e-3)
     parts = {"batches": batches, "student": student, "alignment": alignment, "optimizer": optimizer}
     if state_file.is_file():
@@ -57,9 +66,13 @@ def main() -> None:
     parser.add_argument("--state-file", type=Path, default=Path("own_trainer.pt"))
     given = parser.parse_args()
     losses = train(
-        given.cache, student_name=given.student, layer_weights=given.layer_weights, batch_size=given.batch_size,
-        epochs=given.epochs, state_file=given.state_file,
-    )  # fmt: skip
+        given.cache,
+        student_name=given.student,
+        layer_weights=given.layer_weights,
+        batch_size=given.batch_size,
+        epochs=given.epochs,
+        state_file=given.state_file,
+    )
     print(f"{len(losses)} steps, loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else "nothing left to do")
 
 

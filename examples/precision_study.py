@@ -57,13 +57,23 @@ class StoredAs:
     def clip_b16_bytes(self) -> int:
         """Bytes of a view of CLIP-B/16, five layers, with pixels, counted from the arrays."""
         teacher = TeacherIdentity(
-            name="open_clip:ViT-B-16", weights_digest="", blocks=(8, 9, 10, 11, 12), block_count=12, width=768,
-            input_size=224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), compute_precision="fp32",
-        )  # fmt: skip
+            name="open_clip:ViT-B-16",
+            weights_digest="",
+            blocks=(8, 9, 10, 11, 12),
+            block_count=12,
+            width=768,
+            input_size=224,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            compute_precision="fp32",
+        )
         recipe = Recipe(
-            teacher=teacher, dataset=DatasetIdentity(samples=1, digest=""), view={"size": 224}, patch_size=16,
+            teacher=teacher,
+            dataset=DatasetIdentity(samples=1, digest=""),
+            view={"size": 224},
+            patch_size=16,
             tokens=self.tokens,
-        )  # fmt: skip
+        )
         return sum(spec.sample_bytes for spec in cache_arrays(recipe, precision=self.precision, store_pixels=True))
 
 
@@ -102,17 +112,27 @@ def converted(study: Study, exact: Path, way: StoredAs) -> Path:
 def precision_table(judged: list[Judged]) -> str:
     """One line a way of storing."""
     heads = [
-        "", "bytes of a CLIP-B/16 view", "in JPEGs", "cls, k = 10", "k = 20", "mean, k = 10", "k = 20",
-        "held-out loss", "on whole views",
-    ]  # fmt: skip
+        "",
+        "bytes of a CLIP-B/16 view",
+        "in JPEGs",
+        "cls, k = 10",
+        "k = 20",
+        "mean, k = 10",
+        "k = 20",
+        "held-out loss",
+        "on whole views",
+    ]
     rows = [
         [
-            way.name, f"{way.clip_b16_bytes:,}", f"{way.clip_b16_bytes / JPEG_BYTES:.2f}",
+            way.name,
+            f"{way.clip_b16_bytes:,}",
+            f"{way.clip_b16_bytes / JPEG_BYTES:.2f}",
             *(line.text(f"knn {pool} {k}", 100) for pool in ("cls", "mean") for k in (10, 20)),
-            line.text("held-out", digits=4), line.text("held-out whole", digits=4),
+            line.text("held-out", digits=4),
+            line.text("held-out whole", digits=4),
         ]
         for way, line in zip(WAYS, judged, strict=True)
-    ]  # fmt: skip
+    ]
     return table(heads, rows)
 
 

@@ -81,10 +81,18 @@ class Study:
     def extract(self, name: str, *, split: str, seeds: str, precision: str, layers: str = "top5") -> Path:
         """The cache ``OUT/caches/NAME``, made or completed."""
         config = ExtractionConfig(
-            teacher=self.teacher, teacher_weights=self.teacher_weights, images=str(self.images / split),
-            out=self.out / "caches" / name, seeds=seeds, precision=precision, layers=layers, executor="inline",
-            view_size=self.view_size, limit=self.limit if split == "train" else None, device=self.device,
-        )  # fmt: skip
+            teacher=self.teacher,
+            teacher_weights=self.teacher_weights,
+            images=str(self.images / split),
+            out=self.out / "caches" / name,
+            seeds=seeds,
+            precision=precision,
+            layers=layers,
+            executor="inline",
+            view_size=self.view_size,
+            limit=self.limit if split == "train" else None,
+            device=self.device,
+        )
         return Path(extract_features(config, show_progress=False).cache)
 
     def held_out(self, layers: str = "top5") -> Path:
@@ -94,10 +102,18 @@ class Study:
     def training(self, cache: Path, **changes: Any) -> TrainingConfig:
         """A run of this study, its seed and folder left open."""
         recipe: dict[str, Any] = {
-            "shards": (cache,), "out": self.out, "student": self.student, "epochs": self.epochs,
-            "warmup_epochs": self.warmup_epochs, "batch_size": self.batch_size, "base_lr": self.base_lr,
-            "drop_path": 0.0, "workers": 1, "device": self.device, "checkpoint_steps": 200,
-        }  # fmt: skip
+            "shards": (cache,),
+            "out": self.out,
+            "student": self.student,
+            "epochs": self.epochs,
+            "warmup_epochs": self.warmup_epochs,
+            "batch_size": self.batch_size,
+            "base_lr": self.base_lr,
+            "drop_path": 0.0,
+            "workers": 1,
+            "device": self.device,
+            "checkpoint_steps": 200,
+        }
         return TrainingConfig(**{**recipe, **changes})
 
 

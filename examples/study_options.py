@@ -18,8 +18,13 @@ from lookonce.shared.errors import LookonceError
 S = TypeVar("S", bound=Study)
 
 QUICK: dict[str, Any] = {
-    "teacher": "timm:test_vit", "student": "test_vit", "view_size": 64, "epochs": 2, "batch_size": 4, "device": "cpu",
-}  # fmt: skip
+    "teacher": "timm:test_vit",
+    "student": "test_vit",
+    "view_size": 64,
+    "epochs": 2,
+    "batch_size": 4,
+    "device": "cpu",
+}
 
 
 def study_options(kind: type[S], description: str | None, arguments: list[str] | None) -> S:

@@ -53,15 +53,31 @@ def make_manifest() -> Callable[..., Manifest]:
     """Build the manifest of a small synthetic cache; keyword arguments change its sizes."""
 
     def build(
-        *, samples: int = 5, shard_size: int = 2, precision: str = "int8", layers: int = 2, width: int = 6,
-        store_pixels: bool = True, container: Any = "zarr", view_size: int = 32, patch_size: int = 8,
-        tokens: TokenSubset | None = None, listing: str = "1",
-    ) -> Manifest:  # fmt: skip
+        *,
+        samples: int = 5,
+        shard_size: int = 2,
+        precision: str = "int8",
+        layers: int = 2,
+        width: int = 6,
+        store_pixels: bool = True,
+        container: Any = "zarr",
+        view_size: int = 32,
+        patch_size: int = 8,
+        tokens: TokenSubset | None = None,
+        listing: str = "1",
+    ) -> Manifest:
         view = ViewRecipe(size=view_size)
         teacher = TeacherIdentity(
-            name="timm:tiny", weights_digest="sha256:" + "0" * 64, blocks=tuple(range(5 - layers, 5)), block_count=4,
-            width=width, input_size=view_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), compute_precision="fp32",
-        )  # fmt: skip
+            name="timm:tiny",
+            weights_digest="sha256:" + "0" * 64,
+            blocks=tuple(range(5 - layers, 5)),
+            block_count=4,
+            width=width,
+            input_size=view_size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            compute_precision="fp32",
+        )
         recipe = Recipe(
             teacher=teacher,
             dataset=DatasetIdentity(samples=samples, digest="sha256:" + listing * 64),
@@ -90,9 +106,14 @@ def fill_cache() -> Callable[..., dict[str, Any]]:
     """Write a whole synthetic cache at a path; returns the encoded arrays it holds, by name."""
 
     def fill(
-        root: Path, manifest: Manifest, *, seeds: tuple[int, ...] = (0,), holes: tuple[int, ...] = (),
-        make_arrays: Callable[[Manifest, int], dict[str, Any]] | None = None, images: Sequence[int] | None = None,
-    ) -> dict[int, dict[str, Any]]:  # fmt: skip
+        root: Path,
+        manifest: Manifest,
+        *,
+        seeds: tuple[int, ...] = (0,),
+        holes: tuple[int, ...] = (),
+        make_arrays: Callable[[Manifest, int], dict[str, Any]] | None = None,
+        images: Sequence[int] | None = None,
+    ) -> dict[int, dict[str, Any]]:
         create_cache(root, manifest)
         images = range(manifest.samples) if images is None else images  # which image lies in each row
         keys = [f"c{image % 2}/näme-{image:03d}.jpg" for image in images]
@@ -106,9 +127,13 @@ def fill_cache() -> Callable[..., dict[str, Any]]:
             for shard in range(manifest.shard_count):
                 rows = manifest.shard_rows(shard)
                 with ShardWriter(
-                    root, manifest, seed=seed, shard=shard,
-                    keys=keys[rows.start : rows.stop], labels=labels[rows.start : rows.stop],
-                ) as writer:  # fmt: skip
+                    root,
+                    manifest,
+                    seed=seed,
+                    shard=shard,
+                    keys=keys[rows.start : rows.stop],
+                    labels=labels[rows.start : rows.stop],
+                ) as writer:
                     for row in rows:
                         if row in holes:
                             writer.leave_out(row, "unreadable")
@@ -147,9 +172,14 @@ def write_training_cache(
     """Write a cache that timm's ``test_vit`` (patch 16, 6 blocks) learns from: 11 samples, 16 patches, blocks 3, 4."""
 
     def write(
-        root: Path, *, seeds: tuple[int, ...] = (0, 1), holes: tuple[int, ...] = (), make_arrays: Any = None,
-        images: Sequence[int] | None = None, **changes: Any,
-    ) -> Path:  # fmt: skip
+        root: Path,
+        *,
+        seeds: tuple[int, ...] = (0, 1),
+        holes: tuple[int, ...] = (),
+        make_arrays: Any = None,
+        images: Sequence[int] | None = None,
+        **changes: Any,
+    ) -> Path:
         sizes: dict[str, Any] = {"samples": 11, "shard_size": 4, "view_size": 64, "patch_size": 16, **changes}
         fill_cache(root, make_manifest(**sizes), seeds=seeds, holes=holes, make_arrays=make_arrays, images=images)
         return root

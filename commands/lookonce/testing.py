@@ -214,9 +214,11 @@ def _first(batches: Iterable[Any], count: int | None) -> Iterable[Any]:
 def _check_tensors(expected: Any, found: Any, where: str) -> None:
     for name in ("dtype", "shape"):
         _require(
-            getattr(expected, name) == getattr(found, name), f"{where}.{name}", getattr(expected, name),
+            getattr(expected, name) == getattr(found, name),
+            f"{where}.{name}",
+            getattr(expected, name),
             getattr(found, name),
-        )  # fmt: skip
+        )
     one, other = (tensor.detach().cpu().contiguous().reshape(-1) for tensor in (expected, found))
     if not one.numel():
         return

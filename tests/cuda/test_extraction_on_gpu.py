@@ -50,10 +50,18 @@ def extract(images: Path, weights: Path) -> Callable[..., Path]:
 
     def make(out: Path, device: torch.device, **changes: Any) -> Path:
         config = {
-            "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": weights, "images": str(images), "out": out,
-            "seeds": f"{SEEDS[0]}-{SEEDS[-1]}", "view_size": 32, "patch_size": 8, "shard_size": SHARD,
-            "batch_size": BATCH, "executor": "inline", "device": device.type,
-        }  # fmt: skip
+            "teacher": "timm:vit_tiny_patch16_224",
+            "teacher_weights": weights,
+            "images": str(images),
+            "out": out,
+            "seeds": f"{SEEDS[0]}-{SEEDS[-1]}",
+            "view_size": 32,
+            "patch_size": 8,
+            "shard_size": SHARD,
+            "batch_size": BATCH,
+            "executor": "inline",
+            "device": device.type,
+        }
         extract_features(ExtractionConfig(**{**config, **changes}), show_progress=False)
         return out
 
@@ -72,9 +80,14 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_stored_values_are_what_the_other_device_sees(
-    extract: Callable[..., Path], device: torch.device, images: Path, weights: Path, tmp_path: Path,
-    kind: dict[str, Any], poison: Callable[[], None],
-) -> None:  # fmt: skip
+    extract: Callable[..., Path],
+    device: torch.device,
+    images: Path,
+    weights: Path,
+    tmp_path: Path,
+    kind: dict[str, Any],
+    poison: Callable[[], None],
+) -> None:
     poison()
     cache = extract(tmp_path / "cache", device, **kind)
     looking: tuple[tuple[Path, Literal["cpu", "cuda"]], ...] = ((cache, "cpu"),)

@@ -98,8 +98,9 @@ def kill_after_a_checkpoint(config: TrainingConfig) -> None:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     victim = subprocess.Popen(
         [sys.executable, "-c", "from lookonce.commands.train_student import main; main()", *flags],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 240
     while not checkpoints_in(config.out / "checkpoints"):
         assert victim.poll() is None, victim.communicate()[1].decode()
@@ -148,9 +149,15 @@ def test_activation_checkpointing_takes_less_memory(
     peaks = []
     for given in (False, True):
         config = TrainingConfig(
-            shards=(cache,), out=tmp_path / str(given), student="vit_small_patch16_224", batch_size=256, epochs=2,
-            layer_weights="top2", mask_ratio=0.0, activation_checkpointing=given,
-        )  # fmt: skip
+            shards=(cache,),
+            out=tmp_path / str(given),
+            student="vit_small_patch16_224",
+            batch_size=256,
+            epochs=2,
+            layer_weights="top2",
+            mask_ratio=0.0,
+            activation_checkpointing=given,
+        )
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         train_student(config, show_progress=False)
@@ -173,9 +180,12 @@ def test_a_loss_that_is_no_number_is_found_at_the_next_logged_step(run: Callable
 
 
 def test_running_out_of_memory_ends_in_a_sentence(
-    cache: Path, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    tmp_path: Path,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     flags = ["--shards", str(cache), "--out", str(tmp_path), "--student=test_vit", "--layer-weights=top2"]
     if device.type == "cuda":
         torch.cuda.empty_cache()

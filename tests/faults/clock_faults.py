@@ -37,15 +37,20 @@ def _with_a_jump(scene: Scene, chance: random.Random, **changes: object) -> Outc
     root, shift = scene.new_root(), scene.folder / "shift"
     _shift(shift, 0)
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(_shim(scene.folder)), "CLOCK_JUMP": str(shift)
-    }  # fmt: skip
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "LD_PRELOAD": str(_shim(scene.folder)),
+        "CLOCK_JUMP": str(shift),
+    }
     code = "from lookonce.commands.extract_features import main; main()"
     out, err = scene.folder / "jump.out", scene.folder / "jump.err"
     with out.open("w") as out_file, err.open("w") as err_file:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *scene.arguments(root, **changes)],
-            env=environment, stdout=out_file, stderr=err_file,
-        )  # fmt: skip
+            env=environment,
+            stdout=out_file,
+            stderr=err_file,
+        )
         seen = []
         for name, seconds in JUMPS.items():
             wanted = chance.randrange(1, scene.shards // 4) + (0 if seconds > 0 else scene.shards // 3)

@@ -58,11 +58,18 @@ class Cluster:
 
     def _start(self, *options: str) -> psutil.Process:
         command = [
-            str(Path(sys.executable).with_name("ray")), "start", *options, "--num-cpus=1", "--block",
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            *options,
+            "--num-cpus=1",
+            "--block",
             "--node-ip-address=127.0.0.1",
-            "--disable-usage-stats", f"--temp-dir={self._folder}", "--object-store-memory=100000000",
-            f"--dashboard-agent-listen-port={_free_port()}", "--include-log-monitor=false",
-        ]  # fmt: skip
+            "--disable-usage-stats",
+            f"--temp-dir={self._folder}",
+            "--object-store-memory=100000000",
+            f"--dashboard-agent-listen-port={_free_port()}",
+            "--include-log-monitor=false",
+        ]
         self._logs.append(self._folder / f"node-{len(self._logs)}.log")
         log = self._logs[-1].open("w")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # RAY_AUTH_MODE is in it: see run.py

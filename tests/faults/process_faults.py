@@ -99,9 +99,12 @@ def worker_stopped(scene: Scene, chance: random.Random, pause: float = 60) -> Ou
     over = ended(running)
     after = time.monotonic() - started - pause
     return scene.outcome(
-        root, told(over), f"{during} of {scene.shards - before} shards done by the other meanwhile", early,
+        root,
+        told(over),
+        f"{during} of {scene.shards - before} shards done by the other meanwhile",
+        early,
         f"ended {after:.0f} s after SIGCONT",
-    )  # fmt: skip
+    )
 
 
 def worker_stopped_for_good(scene: Scene, chance: random.Random) -> Outcome:

@@ -82,10 +82,18 @@ class Scene:
     def arguments(self, root: Path, **changes: Any) -> list[str]:
         """Arguments of the extraction; keyword arguments change flags."""
         flags: dict[str, Any] = {
-            "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": self.weights, "images": self.images,
-            "out": root, "view_size": 32, "patch_size": 8, "shard_size": 8, "batch_size": 4, "seeds": self._seeds,
-            "executor": "inline", **changes,
-        }  # fmt: skip
+            "teacher": "timm:vit_tiny_patch16_224",
+            "teacher_weights": self.weights,
+            "images": self.images,
+            "out": root,
+            "view_size": 32,
+            "patch_size": 8,
+            "shard_size": 8,
+            "batch_size": 4,
+            "seeds": self._seeds,
+            "executor": "inline",
+            **changes,
+        }
         return [str(part) for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
 
     def start(self, root: Path, *, file_bytes: int = 0, user: int = 0, **changes: Any) -> Running:

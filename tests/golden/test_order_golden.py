@@ -24,8 +24,12 @@ def test_the_order_is_the_released_one() -> None:
 
 
 PINNED_BLOCKS = [  # rows of each step; shards of 3
-    [5, 4, 8, 9, 10], [7, 11, 12, 1, 0], [2, 12, 2, 1, 0], [5, 4, 8, 11, 7], [9, 10],
-]  # fmt: skip
+    [5, 4, 8, 9, 10],
+    [7, 11, 12, 1, 0],
+    [2, 12, 2, 1, 0],
+    [5, 4, 8, 11, 7],
+    [9, 10],
+]
 
 
 def test_the_order_within_a_window_of_shards_is_the_released_one() -> None:

@@ -37,10 +37,15 @@ def build_trunk(case: dict[str, Any]) -> Any:
         from lookonce.extract.teachers.adapters.open_clip_adapter import OpenClipTrunk
 
         model = VisionTransformer(
-            case["image"], case["patch"], case["width"], case["layers"], case["heads"], mlp_ratio,
+            case["image"],
+            case["patch"],
+            case["width"],
+            case["layers"],
+            case["heads"],
+            mlp_ratio,
             act_layer={"quick_gelu": QuickGELU, "gelu": nn.GELU}[case["activation"]],
             norm_layer=partial(LayerNorm, eps=eps),
-        )  # fmt: skip
+        )
         return OpenClipTrunk(model, "golden")
     from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
@@ -48,9 +53,15 @@ def build_trunk(case: dict[str, Any]) -> Any:
 
     assert case["activation"] == "gelu"
     model = TimmVisionTransformer(
-        img_size=case["image"], patch_size=case["patch"], embed_dim=case["width"], depth=case["layers"],
-        num_heads=case["heads"], mlp_ratio=mlp_ratio, norm_layer=partial(nn.LayerNorm, eps=eps), num_classes=0,
-    )  # fmt: skip
+        img_size=case["image"],
+        patch_size=case["patch"],
+        embed_dim=case["width"],
+        depth=case["layers"],
+        num_heads=case["heads"],
+        mlp_ratio=mlp_ratio,
+        norm_layer=partial(nn.LayerNorm, eps=eps),
+        num_classes=0,
+    )
     return TimmTrunk(model, "golden")
 
 
@@ -66,13 +77,22 @@ def test_teacher_reproduces_golden(case: dict[str, Any], golden_dir: Path, tmp_p
     digest = fit_weights(trunk, state, name="golden", origin="the file")
     library = "open_clip" if case["family"] == "clip" else "timm"
     spec = TeacherSpec(
-        name="golden", library=library, architecture="golden", tag="", patch_size=case["patch"],
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-    )  # fmt: skip
+        name="golden",
+        library=library,
+        architecture="golden",
+        tag="",
+        patch_size=case["patch"],
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
     teacher = Teacher(
-        spec, trunk, blocks=tuple(range(1, case["layers"] + 1)), view_size=case["image"],
-        input_size=case["image"], weights_digest=digest,
-    )  # fmt: skip
+        spec,
+        trunk,
+        blocks=tuple(range(1, case["layers"] + 1)),
+        view_size=case["image"],
+        input_size=case["image"],
+        weights_digest=digest,
+    )
 
     with torch.inference_mode():
         output = teacher.forward_normalised(golden["pixels"])

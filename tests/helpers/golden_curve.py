@@ -39,9 +39,18 @@ def fixed_numbers(manifest: Any, seed: int) -> dict[str, Any]:
 def golden_config(cache: Path, run: Path, **changes: Any) -> TrainingConfig:
     """The run; fp32 on the CPU unless changed."""
     recipe: dict[str, Any] = {
-        "student": "test_vit", "layer_weights": "top2", "adapter": "mlp2", "batch_size": 8, "epochs": 17,
-        "max_steps": STEPS, "base_lr": 0.05, "drop_path": 0.1, "precision": "fp32", "device": "cpu", "log_steps": 1,
-    }  # fmt: skip
+        "student": "test_vit",
+        "layer_weights": "top2",
+        "adapter": "mlp2",
+        "batch_size": 8,
+        "epochs": 17,
+        "max_steps": STEPS,
+        "base_lr": 0.05,
+        "drop_path": 0.1,
+        "precision": "fp32",
+        "device": "cpu",
+        "log_steps": 1,
+    }
     return TrainingConfig(shards=(cache,), out=run, **{**recipe, **changes})
 
 

@@ -109,16 +109,29 @@ class Forks:
         return json.loads(self._process.stdout.readline())
 
     def start(
-        self, arguments: Sequence[Any], *, file_bytes: int = 0, memory_bytes: int = 0, user: int = 0,
-        command: str = "extract-features", folder: Path | None = None, **environment: str,
-    ) -> Running:  # fmt: skip
+        self,
+        arguments: Sequence[Any],
+        *,
+        file_bytes: int = 0,
+        memory_bytes: int = 0,
+        user: int = 0,
+        command: str = "extract-features",
+        folder: Path | None = None,
+        **environment: str,
+    ) -> Running:
         self._count += 1
         stdout, stderr = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
         request = {
-            "start": [str(argument) for argument in arguments], "stdout": str(stdout), "stderr": str(stderr),
-            "environment": environment, "file_bytes": file_bytes, "memory_bytes": memory_bytes, "user": user,
-            "command": command, "folder": str(folder or Path.cwd()),
-        }  # fmt: skip
+            "start": [str(argument) for argument in arguments],
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+            "environment": environment,
+            "file_bytes": file_bytes,
+            "memory_bytes": memory_bytes,
+            "user": user,
+            "command": command,
+            "folder": str(folder or Path.cwd()),
+        }
         return Running(self, self.ask(request), stdout, stderr)
 
     def close(self) -> None:
@@ -157,11 +170,16 @@ def start_processes(forks: Forks) -> Callable[..., list[Running]]:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         return [
             forks.start(
-                [f"--shards={cache}", f"--out={run}", *flags], command="train-student", RANK=str(rank),
-                LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                [f"--shards={cache}", f"--out={run}", *flags],
+                command="train-student",
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
             )
             for rank in range(size)
-        ]  # fmt: skip
+        ]
 
     return start
 
@@ -198,9 +216,17 @@ def tiny_arguments(tiny_weights: Path, tiny_images: Path) -> Callable[..., list[
 
     def build(out: Path, **changes: Any) -> list[Any]:
         flags = {
-            "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": tiny_weights, "images": tiny_images, "out": out,
-            "view_size": 32, "patch_size": 8, "shard_size": 4, "batch_size": 2, "executor": "inline", "seeds": "0-1",
-        }  # fmt: skip
+            "teacher": "timm:vit_tiny_patch16_224",
+            "teacher_weights": tiny_weights,
+            "images": tiny_images,
+            "out": out,
+            "view_size": 32,
+            "patch_size": 8,
+            "shard_size": 4,
+            "batch_size": 2,
+            "executor": "inline",
+            "seeds": "0-1",
+        }
         flags.update(changes)
         given = [(f"--{name.replace('_', '-')}", value) for name, value in flags.items() if value is not None]
         return [part for pair in given for part in pair]

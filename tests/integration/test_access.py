@@ -89,7 +89,7 @@ class TestReading:
 
     def test_a_checkpoint(
         self, faulty: Callable[..., Any], training_cache: Callable[..., Path], tmp_path: Path
-    ) -> None:  # fmt: skip
+    ) -> None:
         arguments = ("train-student", "--shards", training_cache(), "--out", tmp_path / "run", *TINY)
         assert faulty(*arguments, "--max-steps=2").code == 0
         is_about_access(
@@ -139,9 +139,13 @@ class TestVerify:
 
 class TestExtraction:
     def test_resuming_leaves_alone_what_it_cannot_read(
-        self, faulty: Callable[..., Any], whole_cache: Path, tiny_arguments: Callable[..., list[Any]],
-        files: Callable[[Path], dict[str, str]], tmp_path: Path,
-    ) -> None:  # fmt: skip
+        self,
+        faulty: Callable[..., Any],
+        whole_cache: Path,
+        tiny_arguments: Callable[..., list[Any]],
+        files: Callable[[Path], dict[str, str]],
+        tmp_path: Path,
+    ) -> None:
         root = tmp_path / "cache"
         shutil.copytree(whole_cache, root)
         before = files(root)
@@ -152,9 +156,13 @@ class TestExtraction:
 
     @pytest.mark.parametrize("part", ["seed-0000/targets/c/2", "manifest.json", "receipts/seed-0000/shard-00002"])
     def test_reuse(
-        self, faulty: Callable[..., Any], whole_cache: Path, tiny_arguments: Callable[..., list[Any]], tmp_path: Path,
+        self,
+        faulty: Callable[..., Any],
+        whole_cache: Path,
+        tiny_arguments: Callable[..., list[Any]],
+        tmp_path: Path,
         part: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         arguments = tiny_arguments(tmp_path / "new", reuse=whole_cache, seeds="0", images=None)
         ended = faulty("extract-features", *arguments, **refuses("ENOTCONN", str(whole_cache / part)))
         is_about_access(ended.sentence, "ENOTCONN", part)

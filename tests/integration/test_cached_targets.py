@@ -38,9 +38,17 @@ def assert_equal(one: TargetBatch, other: TargetBatch) -> None:
 def test_batches_are_those_of_train_student(training_cache: Callable[..., Path], tmp_path: Path, norm: Any) -> None:
     cache = training_cache()
     config = TrainingConfig(
-        shards=(cache,), out=tmp_path / "run", student="test_vit", layer_weights="top2", target_norm=norm, epochs=4,
-        batch_size=4, seed=3, device="cpu", drop_path=0.0,
-    )  # fmt: skip
+        shards=(cache,),
+        out=tmp_path / "run",
+        student="test_vit",
+        layer_weights="top2",
+        target_norm=norm,
+        epochs=4,
+        batch_size=4,
+        seed=3,
+        device="cpu",
+        drop_path=0.0,
+    )
     setup = set_up(config)
     batches = open_batches(cache, seed=3, alignment=config.alignment_config())
     assert batches.teacher_blocks == (setup.model.alignments[0].teacher_blocks,)

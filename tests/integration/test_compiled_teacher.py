@@ -18,9 +18,9 @@ from lookonce.extract.teachers.compiled import COMPILED, FORWARD, WORTH_MEASURIN
 
 
 def test_on_a_cpu_only_always_compiles() -> None:
-    teacher = cast(Teacher, SimpleNamespace(mean=torch.zeros(1)))
+    teacher = cast("Teacher", SimpleNamespace(mean=torch.zeros(1)))
     chosen = {
-        mode: choose_forward(teacher, cast(Any, mode), batch_size=2, views=WORTH_MEASURING)
+        mode: choose_forward(teacher, cast("Any", mode), batch_size=2, views=WORTH_MEASURING)
         for mode in ("auto", "never", "always")
     }
     assert chosen == {"auto": {}, "never": {}, "always": {FORWARD: COMPILED}}

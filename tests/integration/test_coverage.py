@@ -45,9 +45,15 @@ def setup(training_cache: Callable[..., Path], tmp_path: Path, request: pytest.F
     cache = training_cache(seeds=SEEDS, holes=(2, 7), make_arrays=telling_pixels)  # 9 samples, the last step has 1
     shuffle = {"shuffle": "block", "shuffle_shards": 2} if request.param == "block" else {"shuffle": request.param}
     config = TrainingConfig(
-        shards=(cache,), out=tmp_path / "run", student="test_vit", layer_weights="top2", epochs=EPOCHS,
-        batch_size=5, device="cpu", **shuffle,
-    )  # fmt: skip
+        shards=(cache,),
+        out=tmp_path / "run",
+        student="test_vit",
+        layer_weights="top2",
+        epochs=EPOCHS,
+        batch_size=5,
+        device="cpu",
+        **shuffle,
+    )
     return set_up(config)
 
 

@@ -22,9 +22,17 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.01, "log_steps": 1,
-    "device": "cpu", "drop_path": 0.3, "target_norm": "bn", "warmup_epochs": 0.0,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 4,
+    "batch_size": 4,
+    "base_lr": 0.01,
+    "log_steps": 1,
+    "device": "cpu",
+    "drop_path": 0.3,
+    "target_norm": "bn",
+    "warmup_epochs": 0.0,
+}
 """11 steps over the 11 samples of ``training_cache``: batches across epochs, a last one of fewer samples than parts."""
 
 
@@ -37,13 +45,23 @@ def torchrun(processes: int, cache: Path, run: Path, **changes: Any) -> subproce
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**RECIPE, **changes}.items()]
     return subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={processes}",
+            "--rdzv-backend=c10d",
             "--rdzv-endpoint=localhost:0",
-            str(Path(sys.executable).with_name("train-student")), f"--shards={cache}", f"--out={run}",
+            str(Path(sys.executable).with_name("train-student")),
+            f"--shards={cache}",
+            f"--out={run}",
             *flags,
         ],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
 
 
 def losses(run: Path) -> list[float]:
@@ -92,9 +110,12 @@ KINDS = [
 
 @pytest.mark.parametrize(("parallel", "checkpoint"), KINDS)
 def test_pieces_and_copies_checkpoints_whole_and_sharded(
-    training_cache: Callable[..., Path], tmp_path: Path, start_processes: Callable[..., list[Any]], parallel: str,
+    training_cache: Callable[..., Path],
+    tmp_path: Path,
+    start_processes: Callable[..., list[Any]],
+    parallel: str,
     checkpoint: str,
-) -> None:  # fmt: skip
+) -> None:
     """Two processes of a kind; then a run that is one process, two of the kind, and one process again."""
     cache = training_cache()
     expected = alone(cache, tmp_path / "alone")
@@ -111,8 +132,10 @@ def test_pieces_and_copies_checkpoints_whole_and_sharded(
     mixed = alone(cache, tmp_path / "mixed", max_steps=3)
     two(mixed, max_steps=7, accumulate=2)
     newest = checkpoints_in(mixed / "checkpoints")[-1]
-    assert (newest.name, newest.is_dir()) == ({"whole": "step-000000007.pt"}.get(checkpoint, "step-000000007"),
-                                              checkpoint == "sharded")  # fmt: skip
+    assert (newest.name, newest.is_dir()) == (
+        {"whole": "step-000000007.pt"}.get(checkpoint, "step-000000007"),
+        checkpoint == "sharded",
+    )
     assert not list((mixed / "checkpoints").glob("*.tmp-*"))
     assert_same_but_for_rounding(alone(cache, mixed), expected)
 

@@ -275,9 +275,14 @@ def test_the_control_sets_what_is_allowed(control: float, allowed: float) -> Non
     controls = np.full((2, 1), control)
     nothing = np.zeros((2, 1))
     measured = {
-        "mean": means, "largest": means, "moments": nothing, "conversion": nothing,
-        "control_mean": controls, "control_largest": controls, "control_moments": nothing,
-    }  # fmt: skip
+        "mean": means,
+        "largest": means,
+        "moments": nothing,
+        "conversion": nothing,
+        "control_mean": controls,
+        "control_largest": controls,
+        "control_moments": nothing,
+    }
     tally.add(views, measured)
     (found,) = tally.deviations("fp32")
     assert (found.allowed, found.drifted, found.worst) == (pytest.approx(allowed), False, views[1])

@@ -82,9 +82,20 @@ def test_a_teacher_with_its_file(capsys: pytest.CaptureFixture[str], images: Pat
     path = tmp_path / "teacher.safetensors"
     save_file(timm.create_model(TEACHER, img_size=32, num_classes=3).state_dict(), path)
     document = result(
-        capsys, "--images", images, "--teacher", f"timm:{TEACHER}", "--teacher-weights", path, "--view-size", 32,
-        "--pool", "mean", "--k", 5,
-    )  # fmt: skip
+        capsys,
+        "--images",
+        images,
+        "--teacher",
+        f"timm:{TEACHER}",
+        "--teacher-weights",
+        path,
+        "--view-size",
+        32,
+        "--pool",
+        "mean",
+        "--k",
+        5,
+    )
     assert document["evaluated"]["name"] == f"timm:{TEACHER}"
     assert document["accuracy"]["5"] == 1.0
 
@@ -111,9 +122,23 @@ def test_a_linear_probe_of_student_untrained_and_teacher(
         "teacher": ("--teacher", f"timm:{TEACHER}", "--teacher-weights", teacher, "--view-size", 32),
     }.items():
         code, out, err = run(
-            capsys, "linear", "--json", "--device", "cpu", "--images", images, *who, "--pool", "mean", "--epochs", 30,
-            "--base-lr", 1, "--out", tmp_path / kind,
-        )  # fmt: skip
+            capsys,
+            "linear",
+            "--json",
+            "--device",
+            "cpu",
+            "--images",
+            images,
+            *who,
+            "--pool",
+            "mean",
+            "--epochs",
+            30,
+            "--base-lr",
+            1,
+            "--out",
+            tmp_path / kind,
+        )
         assert code == 0, err
         document = json.loads(out)
         assert document["evaluated"]["kind"] == kind
@@ -142,11 +167,13 @@ def test_the_linear_summary_for_people(capsys: pytest.CaptureFixture[str], image
         (("--weights", "w", "--base-lr", "-1"), "--base-lr -1.0"),
         (("--weights", "w", "--checkpoint-seconds", "-1"), "--checkpoint-seconds -1.0"),
         (("--weights", "w", "--teacher", "dino-b16"), "found --weights and --teacher"),
-        (("--untrained", "--student", STUDENT, "--view-size", "32", "--epochs", "2", "--warmup-epochs", "2"),
-         "--warmup-epochs 2.0: must be fewer than the 2 epochs"),
+        (
+            ("--untrained", "--student", STUDENT, "--view-size", "32", "--epochs", "2", "--warmup-epochs", "2"),
+            "--warmup-epochs 2.0: must be fewer than the 2 epochs",
+        ),
         (("--untrained", "--student", STUDENT, "--view-size", "32", "--out", __file__), "is a file; --out needs"),
     ],
-)  # fmt: skip
+)
 def test_bad_usage_of_linear_exits_with_2(
     capsys: pytest.CaptureFixture[str], images: Path, arguments: tuple[str, ...], message: str
 ) -> None:
@@ -245,9 +272,25 @@ def test_failures_exit_with_1_and_one_sentence(
 
 def finetune_flags(images: Path, weights: Path, *others: object) -> list[str]:
     flags = [
-        "finetune", "--images", images, "--weights", weights, "--device", "cpu", "--epochs", 6, "--warmup-epochs", 1,
-        "--train-batch-size", 6, "--base-lr", 0.02, "--workers", 0, *others,
-    ]  # fmt: skip
+        "finetune",
+        "--images",
+        images,
+        "--weights",
+        weights,
+        "--device",
+        "cpu",
+        "--epochs",
+        6,
+        "--warmup-epochs",
+        1,
+        "--train-batch-size",
+        6,
+        "--base-lr",
+        0.02,
+        "--workers",
+        0,
+        *others,
+    ]
     return [str(flag) for flag in flags]
 
 
@@ -261,8 +304,14 @@ def test_fine_tuning_a_student(capsys: pytest.CaptureFixture[str], images: Path,
     assert (document["steps"], document["recipe"]["epochs"]) == (18, 6)
     assert 0 <= document["accuracy"] <= 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock") == [
-        "checkpoints", "config.json", "metrics.jsonl", "model", "model.safetensors", "results.json", "tensorboard",
-    ]  # fmt: skip
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "model",
+        "model.safetensors",
+        "results.json",
+        "tensorboard",
+    ]
     code, out, _ = run(capsys, *flags)
     assert code == 0
     assert out.splitlines()[1:3] == [
@@ -282,18 +331,32 @@ def test_kill_9_and_run_again_gives_the_same_numbers(
         finetune_flags(images, weights)
         if measure == "finetune"
         else [
-            "linear", "--images", str(images), "--weights", str(weights), "--device", "cpu", "--augment", "crop-flip",
-            "--probe-batch-size", "6", "--epochs", "4",
+            "linear",
+            "--images",
+            str(images),
+            "--weights",
+            str(weights),
+            "--device",
+            "cpu",
+            "--augment",
+            "crop-flip",
+            "--probe-batch-size",
+            "6",
+            "--epochs",
+            "4",
         ]
-    )  # fmt: skip
+    )
     flags += ["--checkpoint-seconds", "0"]
     code, _, err = run(capsys, *flags, "--out", tmp_path / "whole")
     assert code == 0, err
     script = Path(__file__).with_name("kill_evaluations.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "killed"), "2", json.dumps(flags)],
-        capture_output=True, text=True, check=True, timeout=250,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
     assert json.loads(done.stdout)[0] == -signal.SIGKILL
     code, _, err = run(capsys, *flags, "--out", tmp_path / "killed")
     assert code == 0, err
@@ -352,8 +415,15 @@ def test_a_real_teacher_tells_flowers_apart(
     capsys: pytest.CaptureFixture[str], data_dir: Path, pool: str, least: float
 ) -> None:
     document = result(
-        capsys, "--images", data_dir / "flowers", "--teacher", "deit-tiny",
-        "--teacher-weights", data_dir / "deit_tiny_patch16_224.safetensors", "--pool", pool,
-    )  # fmt: skip
+        capsys,
+        "--images",
+        data_dir / "flowers",
+        "--teacher",
+        "deit-tiny",
+        "--teacher-weights",
+        data_dir / "deit_tiny_patch16_224.safetensors",
+        "--pool",
+        pool,
+    )
     print(pool, document["accuracy"], document["train_images"], document["test_images"])
     assert min(document["accuracy"].values()) > least

@@ -40,10 +40,19 @@ def cluster():
     folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))  # short: sockets lie in it
     address = f"127.0.0.1:{free_port()}"
     command = [
-        Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={address.partition(':')[2]}",
-        "--node-ip-address=127.0.0.1", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false",
-        "--disable-usage-stats", f"--temp-dir={folder}", "--object-store-memory=100000000",
-    ]  # fmt: skip
+        Path(sys.executable).with_name("ray"),
+        "start",
+        "--head",
+        "--block",
+        f"--port={address.partition(':')[2]}",
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=2",
+        "--num-gpus=1",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        f"--temp-dir={folder}",
+        "--object-store-memory=100000000",
+    ]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         head = psutil.Popen(command, env=environment, stdout=log, stderr=log)
@@ -64,18 +73,28 @@ def cluster():
 def test_features_never_pass_through_the_object_store(forks, tiny_arguments, cluster, tmp_path):
     """Two workers, each with half a GPU of Ray's; where there is none, they look on the CPU."""
     arguments = tiny_arguments(
-        tmp_path / "cache", view_size=224, patch_size=16, precision="fp16", shard_size=4, executor="ray",
-        ray_address=cluster, workers=2, seeds="0-1",
-    )  # fmt: skip
+        tmp_path / "cache",
+        view_size=224,
+        patch_size=16,
+        precision="fp16",
+        shard_size=4,
+        executor="ray",
+        ray_address=cluster,
+        workers=2,
+        seeds="0-1",
+    )
     ended = forks.start([*arguments, "--json"], RAY_AUTH_MODE="disabled").wait()
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert (result["views_written"], result["holes"]) == (48, 0)
     assert result["bytes"] > 20_000_000
     probe = subprocess.run(
-        [sys.executable, "-c", PROBE, cluster], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", PROBE, cluster],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-    )  # fmt: skip
+    )
     created, more = map(int, probe.stdout.split())
     assert 5_000_000 <= more < 6_000_000  # the measure measures
     assert created < 2_000_000

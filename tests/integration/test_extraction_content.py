@@ -21,10 +21,16 @@ BLOCKS = range(8, 13)
 def photo_arguments(data_dir):
     def build(out, **changes):
         flags = {
-            "teacher": "timm:deit_tiny_patch16_224", "images": data_dir / "photos", "out": out,
-            "teacher_weights": data_dir / "deit_tiny_patch16_224.safetensors", "executor": "inline",
-            "precision": "fp16", "limit": 10, "batch_size": 4, "shard_size": 4,
-        } | changes  # fmt: skip
+            "teacher": "timm:deit_tiny_patch16_224",
+            "images": data_dir / "photos",
+            "out": out,
+            "teacher_weights": data_dir / "deit_tiny_patch16_224.safetensors",
+            "executor": "inline",
+            "precision": "fp16",
+            "limit": 10,
+            "batch_size": 4,
+            "shard_size": 4,
+        } | changes
         given = [(f"--{name.replace('_', '-')}", value) for name, value in flags.items() if value is not None]
         return [part for pair in given for part in pair]
 
@@ -63,9 +69,13 @@ def independent_forward(model, views):
     before_last = {}
     model.blocks[-1].register_forward_pre_hook(lambda _, inputs: before_last.update(tokens=inputs[0]))
     hidden = model.forward_intermediates(
-        pixels, indices=[block - 1 for block in BLOCKS], norm=False, output_fmt="NLC", return_prefix_tokens=True,
+        pixels,
+        indices=[block - 1 for block in BLOCKS],
+        norm=False,
+        output_fmt="NLC",
+        return_prefix_tokens=True,
         intermediates_only=True,
-    )  # fmt: skip
+    )
     hidden = torch.stack([torch.cat([prefix, patches], dim=1) for patches, prefix in hidden])
     block = model.blocks[-1]
     qkv = block.attn.qkv(block.norm1(before_last["tokens"]))

@@ -73,9 +73,13 @@ def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path
     root = tmp_path / "cache"
     wanted = chance.choice([0, 1, 3, 5, 7, 9, 11])
     kill_and_resume(
-        forks, tiny_arguments, extract_tiny, root,
-        lambda: root.is_dir() and len(receipts(root)) >= wanted, chance.uniform(0, 0.1),
-    )  # fmt: skip
+        forks,
+        tiny_arguments,
+        extract_tiny,
+        root,
+        lambda: root.is_dir() and len(receipts(root)) >= wanted,
+        chance.uniform(0, 0.1),
+    )
     assert files(root) == files(whole_cache)  # and with it: no temporary files
 
 

@@ -31,10 +31,16 @@ def extract(tiny_weights: Path, tiny_images: Path, tmp_path: Path) -> Extract:
 
     def run(out: str, **changes: Any) -> ExtractionSummary:
         arguments = {
-            "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": tiny_weights, "images": str(tiny_images),
-            "out": tmp_path / out, "view_size": 32, "patch_size": 8, "shard_size": 4, "batch_size": 2,
+            "teacher": "timm:vit_tiny_patch16_224",
+            "teacher_weights": tiny_weights,
+            "images": str(tiny_images),
+            "out": tmp_path / out,
+            "view_size": 32,
+            "patch_size": 8,
+            "shard_size": 4,
+            "batch_size": 2,
             "executor": "inline",
-        }  # fmt: skip
+        }
         return extract_features(ExtractionConfig(**{**arguments, **changes}), show_progress=False)
 
     return run

@@ -60,9 +60,18 @@ def test_a_cache_of_fp16_judges_all_of_fewer_bits(run, fill, container: str) -> 
     assert list(result["precisions"]) == ["fp8-e4m3", "int8", "int4", "int2"]
     assert result["left_out"] == dict.fromkeys(["fp16", "bf16"], "16 bits cannot be judged from a reference of 16")
     assert result["reference"] | {"name": ""} == {
-        "kind": "cache", "name": "", "precision": "fp16", "teacher": "timm:tiny", "blocks": [3, 4], "tokens": 17,
-        "channels": 32, "images": 11, "seeds": [0, 1], "calibration_images": 12, "split": True,
-    }  # fmt: skip
+        "kind": "cache",
+        "name": "",
+        "precision": "fp16",
+        "teacher": "timm:tiny",
+        "blocks": [3, 4],
+        "tokens": 17,
+        "channels": 32,
+        "images": 11,
+        "seeds": [0, 1],
+        "calibration_images": 12,
+        "split": True,
+    }
     assert result["views"] == 22
     assert sorted((found["block"], found["channel"]) for found in result["outliers"]["channels"]) == [(3, 3), (4, 3)]
     most = {"fp8-e4m3": 0.03, "int8": 0.02, "int4": 0.14, "int2": 0.4}
@@ -77,10 +86,13 @@ def test_the_table_names_reference_outliers_and_what_was_left_out(run, fill, tmp
     code, out, _ = run(fill(), "--seeds", "1", "--views", "4", "--calibration-views", "8", "--plot", tmp_path / "p.png")
     assert code == 0
     for text in (
-        f"cache {tmp_path / 'c'}", "judged by 4 views of 4 images (seeds 1), calibrated on 8 other images (seed 1)",
-        "outliers  2 of 64 channels", "block 3, channel 3: root mean square 20.", "left out: bf16, 16 bits cannot",
+        f"cache {tmp_path / 'c'}",
+        "judged by 4 views of 4 images (seeds 1), calibrated on 8 other images (seed 1)",
+        "outliers  2 of 64 channels",
+        "block 3, channel 3: root mean square 20.",
+        "left out: bf16, 16 bits cannot",
         str(tmp_path / "p.png"),
-    ):  # fmt: skip
+    ):
         assert text in out
     rows = [line.split()[0] for line in out.splitlines() if " %" in line]
     assert rows == ["fp8-e4m3", "int8", "int4", "int2"]
@@ -129,7 +141,7 @@ def test_real_features_lose_what_the_design_says(run, data_dir: Path) -> None:
     weights = data_dir / "deit_tiny_patch16_224.safetensors"
     _, out, _ = run(
         "--teacher", "deit-tiny", "--teacher-weights", weights, "--images", data_dir / "photos", "--views", 24, "--json"
-    )  # fmt: skip
+    )
     measured = json.loads(out)["precisions"]
     assert 0.009 < measured["int8"]["relative_error_bulk"] <= 0.012
     assert 0.05 < measured["int4"]["relative_error_bulk"] <= 0.11

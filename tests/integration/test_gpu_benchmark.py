@@ -49,8 +49,12 @@ def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
     parts = ("copy in", "normalise and encode", "copy out", "digest, all cores", "write")
     assert all(raw[f"tiny: int8, {part}"][0] > 0 for part in parts)
     assert sorted(raw["tiny: whole eager, 2 seed(s), to disk: limits"]) == [
-        "card", "copy in", "copy out", "cores", "write"
-    ]  # fmt: skip
+        "card",
+        "copy in",
+        "copy out",
+        "cores",
+        "write",
+    ]
     assert {"tiny: bare", "tiny: cached", "tiny: online", "tiny: released"} <= read(tmp_path, "step")["raw"].keys()
     assert {"fp16", "int8", "int4"} <= read(tmp_path, "study")["raw"].keys()
 

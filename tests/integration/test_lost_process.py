@@ -24,9 +24,17 @@ from lookonce.train.config import TrainingConfig
 from lookonce.train.run import train_student
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 60, "batch_size": 4, "base_lr": 0.01, "log_steps": 1,
-    "device": "cpu", "drop_path": 0.3, "warmup_epochs": 0.0, "checkpoint_steps": 7,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 60,
+    "batch_size": 4,
+    "base_lr": 0.01,
+    "log_steps": 1,
+    "device": "cpu",
+    "drop_path": 0.3,
+    "warmup_epochs": 0.0,
+    "checkpoint_steps": 7,
+}
 """165 steps over the 11 samples of ``training_cache``."""
 
 SOON = 60.0
@@ -88,13 +96,20 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_from_the_last_checkpoint(
     assert_ends_like_a_run_of_one(two, cache, run)
 
 
-@pytest.mark.parametrize(("number", "told"), [
-    (signal.SIGTERM, (1,)), pytest.param(signal.SIGINT, (0, 1, 0, 1), marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGTERM, (1,)),
+        pytest.param(signal.SIGINT, (0, 1, 0, 1), marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_stops_all_together_behind_a_checkpoint(
-    two: Callable[..., list[Any]], training_cache: Callable[..., Path], tmp_path: Path, number: signal.Signals,
+    two: Callable[..., list[Any]],
+    training_cache: Callable[..., Path],
+    tmp_path: Path,
+    number: signal.Signals,
     told: tuple[int, ...],
-) -> None:  # fmt: skip
+) -> None:
     """One process alone is told; or both are, twice, as by a terminal and torchrun."""
     cache, run = training_cache(), tmp_path / "run"
     processes = two(cache, run)
@@ -170,11 +185,22 @@ def test_torchrun_starts_the_run_again_from_the_newest_checkpoint(
     command = str(Path(sys.executable).with_name("train-student"))
     torchrun = subprocess.Popen(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
-            "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", command, f"--shards={cache}", f"--out={run}", *flags,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--max-restarts=1",
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=localhost:0",
+            command,
+            f"--shards={cache}",
+            f"--out={run}",
+            *flags,
         ],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 120
     while len(logged(run)) < 30 and torchrun.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -114,9 +114,16 @@ def test_a_signal_ends_a_run_whose_other_process_hangs(
 ) -> None:
     run = tmp_path / "run"
     lead, other = start_processes(
-        2, training_cache(), run, student="test_vit", layer_weights="top2", epochs=100000, batch_size=4, device="cpu",
+        2,
+        training_cache(),
+        run,
+        student="test_vit",
+        layer_weights="top2",
+        epochs=100000,
+        batch_size=4,
+        device="cpu",
         log_steps=1,
-    )  # fmt: skip
+    )
     lead.until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text())
     other.interrupt(signal.SIGSTOP)
     signalled = time.monotonic()

@@ -19,9 +19,17 @@ from lookonce.train.run import train_student
 pytestmark = pytest.mark.slow
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 400, "batch_size": 4, "base_lr": 0.005, "log_steps": 1,
-    "device": "cpu", "drop_path": 0.3, "warmup_epochs": 0.0, "checkpoint_steps": 20,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 400,
+    "batch_size": 4,
+    "base_lr": 0.005,
+    "log_steps": 1,
+    "device": "cpu",
+    "drop_path": 0.3,
+    "warmup_epochs": 0.0,
+    "checkpoint_steps": 20,
+}
 """1100 steps over the 11 samples of ``training_cache``."""
 
 

@@ -50,10 +50,17 @@ def extract(tiny_weights: Path, tiny_images: Path) -> Callable[..., ExtractionSu
 
     def run(out: Path, **changes: Any) -> ExtractionSummary:
         arguments = {
-            "teacher": "timm:vit_tiny_patch16_224", "teacher_weights": tiny_weights, "images": str(tiny_images),
-            "out": out, "view_size": 32, "patch_size": 8, "shard_size": 4, "batch_size": 2, "executor": "inline",
+            "teacher": "timm:vit_tiny_patch16_224",
+            "teacher_weights": tiny_weights,
+            "images": str(tiny_images),
+            "out": out,
+            "view_size": 32,
+            "patch_size": 8,
+            "shard_size": 4,
+            "batch_size": 2,
+            "executor": "inline",
             "seeds": "0-1",
-        }  # fmt: skip
+        }
         return extract_features(ExtractionConfig(**{**arguments, **changes}), show_progress=False)
 
     return run
@@ -111,8 +118,10 @@ def test_a_grown_folder_costs_the_new_images_alone(
         for name in ("pixels", "pixel_digest", "view", "label"):
             np.testing.assert_array_equal(values[name], found[place][name])
         np.testing.assert_allclose(values["importance"], found[place]["importance"], rtol=1e-4)
-    manifests = {name: CacheLayout(path).load_manifest() for name, path in
-                 (("new", tmp_path / "new"), ("earlier", earlier), ("fresh", whole_cache))}  # fmt: skip
+    manifests = {
+        name: CacheLayout(path).load_manifest()
+        for name, path in (("new", tmp_path / "new"), ("earlier", earlier), ("fresh", whole_cache))
+    }
     assert manifests["new"].recipe == manifests["fresh"].recipe
     assert manifests["new"].encoding.digest == manifests["earlier"].encoding.digest
     for seed, shard in ((0, 0), (1, 5)):
@@ -134,9 +143,14 @@ def test_without_calibration_it_is_a_fresh_cache(extract, images: Path, tmp_path
 @pytest.mark.parametrize("given", ["images", "no images"])
 @pytest.mark.parametrize(
     "changes",
-    [{"layers": "all"}, {"precision": "fp16"}, {"tokens": "top:0.5"}, {"pixels": "none", "layers": "12"},
-     {"format": "webdataset", "layers": "top2", "seeds": "1"}],
-)  # fmt: skip
+    [
+        {"layers": "all"},
+        {"precision": "fp16"},
+        {"tokens": "top:0.5"},
+        {"pixels": "none", "layers": "12"},
+        {"format": "webdataset", "layers": "top2", "seeds": "1"},
+    ],
+)
 def test_another_encoding_looks_at_the_stored_pixels(
     extract, images: Path, whole_cache: Path, tmp_path: Path, files, given: str, changes: dict[str, Any]
 ) -> None:

@@ -62,10 +62,13 @@ def folder(tmp_path: Path, make_manifest: Callable[..., Any]) -> Path:
 
 
 CALLS = (
-    ("extract-features",), ("train-student",), ("evaluate-student",), ("feature-cache",),
+    ("extract-features",),
+    ("train-student",),
+    ("evaluate-student",),
+    ("feature-cache",),
     *(("evaluate-student", measure) for measure in ("knn", "linear", "finetune")),
     *(("feature-cache", name) for name in ("plan", "show", "verify", "convert", "fidelity", "drift")),
-)  # fmt: skip
+)
 
 
 def test_help_and_version() -> None:
@@ -112,9 +115,12 @@ ERRORS = (
     (("evaluate-student", "knn", "--images", "images", "--weights", "nowhere"), 1, "nowhere: expected a student's"),
     (("evaluate-student", "knn", "--images", "nowhere", "--teacher", "deit-tiny"), 1, "found no train/"),
     (("evaluate-student", "linear", "--images", "images", "--teacher", "deit"), 2, "mean deit-tiny, deit-base or"),
-    (("evaluate-student", "finetune", "--images", "images", "--out", "o", "--untrained", "--student", "vit-t"), 2,
-     "(did you mean vit_tiny_patch16_224, "),
-)  # fmt: skip
+    (
+        ("evaluate-student", "finetune", "--images", "images", "--out", "o", "--untrained", "--student", "vit-t"),
+        2,
+        "(did you mean vit_tiny_patch16_224, ",
+    ),
+)
 
 
 def test_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +143,7 @@ ANNOUNCED = (
     (("evaluate-student", "knn", "--images", "images", "--weights", "weights"), "evaluating weights on images"),
     (("evaluate-student", "linear", "--images", "images", "--teacher", "deit-tiny"), "evaluating teacher deit-tiny"),
     (("evaluate-student", "finetune", "--images", "images", "--out", "o", "--weights", "weights"), "evaluating"),
-)  # fmt: skip
+)
 
 
 def test_what_is_done_is_said_before_anything_heavy_is_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

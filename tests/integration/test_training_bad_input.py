@@ -165,7 +165,7 @@ class TestArguments:
             ("--seeds=3-1", "--seeds '3-1'"),
             ("--loss-scale=0", "loss_scale must be positive"),
         ],
-    )  # fmt: skip
+    )
     def test_out_of_range(self, command, tmp_path, argument, said):
         fails(command("--shards", tmp_path, "--out", tmp_path / "run", argument), said, code=2)
 
@@ -290,10 +290,12 @@ class TestCheckpoints:
         arguments = ("--shards", cache, "--out", run, *TINY)
         assert command(*arguments)[0] == 0
         for name, content in {
-            "page.pt": b"<!DOCTYPE html><html>", "lfs.pt": b"version https://git-lfs.github.com/spec/v1\noid",
-            "0.pt": b"", "notes.txt": b"hello",
+            "page.pt": b"<!DOCTYPE html><html>",
+            "lfs.pt": b"version https://git-lfs.github.com/spec/v1\noid",
+            "0.pt": b"",
+            "notes.txt": b"hello",
             "cut.pt": (run / "checkpoints" / "step-000000006.pt").read_bytes()[:5000],
-        }.items():  # fmt: skip
+        }.items():
             (tmp_path / name).write_bytes(content)
         torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
         before = snapshot(tmp_path)

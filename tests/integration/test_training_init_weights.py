@@ -26,9 +26,16 @@ def test_a_run_starts_from_weights_and_resumes_without_them(
     weights.parent.mkdir()
     save_student(Student("test_vit", img_size=64, seed=7), weights)
     options: dict[str, Any] = {
-        "shards": (training_cache(),), "student": "test_vit", "layer_weights": "top2", "epochs": 2, "batch_size": 4,
-        "log_steps": 1, "device": "cpu", "workers": 0, "init_weights": weights,
-    }  # fmt: skip
+        "shards": (training_cache(),),
+        "student": "test_vit",
+        "layer_weights": "top2",
+        "epochs": 2,
+        "batch_size": 4,
+        "log_steps": 1,
+        "device": "cpu",
+        "workers": 0,
+        "init_weights": weights,
+    }
     config = TrainingConfig(out=tmp_path / "run", **options)
     start, wanted = set_up(config).model.student.export_state(), load_file(weights)
     assert all(torch.equal(start[name], value) for name, value in wanted.items())

@@ -17,9 +17,16 @@ from lookonce.train.run import TrainingSummary, train_student
 from lookonce.train.sweep.lockstep import train_sweep
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-    "workers": 0, "device": "cpu", "checkpoint_steps": 2,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 4,
+    "batch_size": 4,
+    "base_lr": 0.05,
+    "log_steps": 1,
+    "workers": 0,
+    "device": "cpu",
+    "checkpoint_steps": 2,
+}
 """11 steps over the 11 samples of ``training_cache``."""
 
 

@@ -22,9 +22,15 @@ from lookonce.train.records.metrics import read_metrics
 from lookonce.train.run import train_student
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 2, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-    "workers": 0, "device": "cpu",
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 2,
+    "batch_size": 4,
+    "base_lr": 0.05,
+    "log_steps": 1,
+    "workers": 0,
+    "device": "cpu",
+}
 """6 steps over the 11 samples of ``training_cache``."""
 
 
@@ -57,8 +63,9 @@ def test_config_names_the_caches_and_each_start(training_cache: Callable[..., Pa
     assert described["teacher"] == recipe.teacher.name
     starts = document["starts"]  # the second one's steps were thrown away
     assert [(one["command"], one["from_step"]) for one in starts] == [
-        ("train-student --first", 0), ("train-student --last", 2)
-    ]  # fmt: skip
+        ("train-student --first", 0),
+        ("train-student --last", 2),
+    ]
     assert starts[0]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"lookonce", "python", "timm", "numpy", "zarr"} <= starts[0]["versions"].keys()
     assert starts[0]["processes"] == 1

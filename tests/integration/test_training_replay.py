@@ -53,8 +53,13 @@ def real_views(photos: Path) -> Callable[[Any, int], dict[str, Any]]:
 
 def train(cache: Path, out: Path, **changes: Any) -> Path:
     recipe: dict[str, Any] = {
-        "student": "test_vit", "layer_weights": "top2", "epochs": 2, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-    }  # fmt: skip
+        "student": "test_vit",
+        "layer_weights": "top2",
+        "epochs": 2,
+        "batch_size": 4,
+        "base_lr": 0.05,
+        "log_steps": 1,
+    }
     train_student(TrainingConfig(shards=(cache,), out=out, **{**recipe, **changes}), show_progress=False)
     return out
 

@@ -22,9 +22,17 @@ from lookonce.train.run import train_student
 KILLER = Path(__file__).parent / "kill_runs.py"
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-    "workers": 2, "device": "cpu", "drop_path": 0.3, "target_norm": "bn",
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 4,
+    "batch_size": 4,
+    "base_lr": 0.05,
+    "log_steps": 1,
+    "workers": 2,
+    "device": "cpu",
+    "drop_path": 0.3,
+    "target_norm": "bn",
+}
 """11 steps over the 11 samples of ``training_cache``, batches across epochs, stochastic depth, a last smaller batch."""
 
 
@@ -177,20 +185,36 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(uninterrupted: tuple[P
     assert checkpoint.data["samples"] == 11
 
 
-@pytest.mark.parametrize(("signal_name", "seed"), [
-    ("SIGKILL", 0),
-    *(pytest.param(*more, marks=pytest.mark.slow) for more in (("SIGKILL", 1), ("SIGTERM", 2), ("SIGINT", 3))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("signal_name", "seed"),
+    [
+        ("SIGKILL", 0),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in (("SIGKILL", 1), ("SIGTERM", 2), ("SIGINT", 3))),
+    ],
+)
 def test_killed_at_random_moments(
     uninterrupted: tuple[Path, Path], tmp_path: Path, signal_name: str, seed: int
 ) -> None:
     cache, expected = uninterrupted
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in RECIPE.items()]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", KILLER, cache, tmp_path / "run", signal_name, str(seed), "5",
-         json.dumps([*flags, "--checkpoint-steps=1"])],
-        capture_output=True, text=True, check=True, timeout=250,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            KILLER,
+            cache,
+            tmp_path / "run",
+            signal_name,
+            str(seed),
+            "5",
+            json.dumps([*flags, "--checkpoint-steps=1"]),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
     codes = json.loads(done.stdout.splitlines()[-1])
     assert set(codes) <= {0, -9 if signal_name == "SIGKILL" else 1}
     assert any(codes)  # some of them were met by the signal before they had ended

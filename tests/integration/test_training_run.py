@@ -28,9 +28,15 @@ from lookonce.train.run import train_student
 
 def train(cache: Path, out: Path, **changes: Any) -> list[dict[str, Any]]:
     recipe: dict[str, Any] = {
-        "student": "test_vit", "layer_weights": "top2", "epochs": 6, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-        "device": "cpu", "drop_path": 0.0,
-    }  # fmt: skip
+        "student": "test_vit",
+        "layer_weights": "top2",
+        "epochs": 6,
+        "batch_size": 4,
+        "base_lr": 0.05,
+        "log_steps": 1,
+        "device": "cpu",
+        "drop_path": 0.0,
+    }
     train_student(TrainingConfig(shards=(cache,), out=out, **{**recipe, **changes}), show_progress=False)
     return read_metrics(out / "metrics.jsonl")
 
@@ -43,9 +49,7 @@ def test_a_run_leaves_what_it_promises(training_cache: Callable[..., Path], tmp_
     assert all(0 <= line["input_wait_share"] <= 1 and line["images_per_second"] > 0 for line in lines)
     config = json.loads((run / "config.json").read_text())
     resolved = {name: config[name] for name in ("device", "precision", "seeds", "student", "mask_ratio")}
-    assert resolved == {
-        "device": "cpu", "precision": "fp32", "seeds": [0, 1], "student": "test_vit", "mask_ratio": 0.7
-    }  # fmt: skip
+    assert resolved == {"device": "cpu", "precision": "fp32", "seeds": [0, 1], "student": "test_vit", "mask_ratio": 0.7}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     files = {path.name for path in run.iterdir()} - {".lock"}
     rows = (Path(__file__).parents[2] / "README.md").read_text().partition("| file | content |")[2].partition("\n\n")[0]
@@ -104,9 +108,18 @@ def test_compiled_training_gives_the_same_losses(training_cache: Callable[..., P
 def test_the_loss_falls_on_real_photographs(data_dir: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     extract = [
-        "--teacher", "timm:deit_tiny_patch16_224", "--teacher-weights", data_dir / "deit_tiny_patch16_224.safetensors",
-        "--images", data_dir / "photos", "--out", cache, "--seeds=0-1", "--precision=int8", "--executor=inline",
-    ]  # fmt: skip
+        "--teacher",
+        "timm:deit_tiny_patch16_224",
+        "--teacher-weights",
+        data_dir / "deit_tiny_patch16_224.safetensors",
+        "--images",
+        data_dir / "photos",
+        "--out",
+        cache,
+        "--seeds=0-1",
+        "--precision=int8",
+        "--executor=inline",
+    ]
     command("extract_features", *extract)
     lines = train(cache, tmp_path / "run", student="test_vit", layer_weights="top5", epochs=20, batch_size=32)
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
@@ -135,10 +148,24 @@ def test_nothing_of_the_teacher_is_opened_or_imported(training_cache: Callable[.
     images = tmp_path / "images"
     images.mkdir()  # where a teacher's files and photographs would be
     done = subprocess.run(
-        [sys.executable, "-c", TEACHERLESS, "--shards", cache, "--out", run, "--student=test_vit",
-         "--layer-weights=top2", "--epochs=2", "--batch-size=4"],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            TEACHERLESS,
+            "--shards",
+            cache,
+            "--out",
+            run,
+            "--student=test_vit",
+            "--layer-weights=top2",
+            "--epochs=2",
+            "--batch-size=4",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert (run / "student.safetensors").is_file()
     opened = done.stdout.split("OPENED\n")[1].splitlines()

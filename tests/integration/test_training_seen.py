@@ -22,9 +22,16 @@ from lookonce.train.run import train_student
 from lookonce.train.setup import set_up
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 2, "batch_size": 4, "base_lr": 0.05, "log_steps": 1,
-    "device": "cpu", "drop_path": 0.0, "warmup_epochs": 0.0,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 2,
+    "batch_size": 4,
+    "base_lr": 0.05,
+    "log_steps": 1,
+    "device": "cpu",
+    "drop_path": 0.0,
+    "warmup_epochs": 0.0,
+}
 """6 steps."""
 
 

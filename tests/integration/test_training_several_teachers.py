@@ -22,9 +22,16 @@ from lookonce.train.run import train_student
 from lookonce.train.setup import TrainingSetup, set_up
 
 RECIPE: dict[str, Any] = {
-    "student": "test_vit", "layer_weights": "top2", "epochs": 4, "batch_size": 4, "base_lr": 0.01, "log_steps": 1,
-    "device": "cpu", "drop_path": 0.0, "warmup_epochs": 0.0,
-}  # fmt: skip
+    "student": "test_vit",
+    "layer_weights": "top2",
+    "epochs": 4,
+    "batch_size": 4,
+    "base_lr": 0.01,
+    "log_steps": 1,
+    "device": "cpu",
+    "drop_path": 0.0,
+    "warmup_epochs": 0.0,
+}
 
 MakeCache = Callable[..., Path]
 

@@ -30,9 +30,10 @@ HOLE = 4
 @pytest.mark.parametrize("precision", PRECISIONS)
 class TestEveryPrecision:
     @pytest.mark.parametrize(
-        "tokens", [AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7), TopTokens(share=0.5)],
+        "tokens",
+        [AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7), TopTokens(share=0.5)],
         ids=lambda tokens: tokens.kind,
-    )  # fmt: skip
+    )
     def test_zarr_gives_what_our_reader_decodes(
         self, make_manifest, fill_cache, tmp_path: Path, precision: str, tokens: TokenSubset
     ) -> None:
@@ -53,9 +54,14 @@ class TestEveryPrecision:
         manifest = make_manifest(precision=precision, width=WIDTH)
         values = np.random.default_rng(1).normal(size=(5, 17, 2, WIDTH)).astype(np.float32)
         written = zarr.create_array(
-            tmp_path / "z", shape=values.shape, dtype="float32", chunks=(1, 17, 2, WIDTH), shards=(2, 17, 2, WIDTH),
-            filters=[codec_of(manifest)], compressors=None,
-        )  # fmt: skip
+            tmp_path / "z",
+            shape=values.shape,
+            dtype="float32",
+            chunks=(1, 17, 2, WIDTH),
+            shards=(2, 17, 2, WIDTH),
+            filters=[codec_of(manifest)],
+            compressors=None,
+        )
         written[:] = values
         encoded = get_precision(precision).encode(values, manifest.encoding.parameters)
         decoded = get_precision(precision).decode(encoded, manifest.encoding.parameters, channels=WIDTH)
@@ -169,15 +175,23 @@ def changed(metadata: Any, **fields: Any) -> Any:
 def test_arrays_of_other_values_are_refused(make_manifest, dtype: str, width: int) -> None:
     with pytest.raises(ValueError, match=rf"float32 with last axes \(2, 6\), found {dtype} with \(2, {width}\)"):
         zarr.create_array(
-            MemoryStore(), shape=(3, 2, width), dtype=dtype, chunks=(1, 2, width), filters=[codec_of(make_manifest())],
+            MemoryStore(),
+            shape=(3, 2, width),
+            dtype=dtype,
+            chunks=(1, 2, width),
+            filters=[codec_of(make_manifest())],
             compressors=None,
-        )  # fmt: skip
+        )
 
 
 def test_what_has_no_code_is_refused(make_manifest) -> None:
     array = zarr.create_array(
-        MemoryStore(), shape=(3, 2, 6), dtype="float32", chunks=(1, 2, 6), filters=[codec_of(make_manifest())],
+        MemoryStore(),
+        shape=(3, 2, 6),
+        dtype="float32",
+        chunks=(1, 2, 6),
+        filters=[codec_of(make_manifest())],
         compressors=None,
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="NaN and infinity have no code in precision int8"):
         array[1] = np.inf

@@ -22,11 +22,17 @@ SETTINGS = settings(
 )
 DIGEST = "sha256:" + "a" * 64
 RECEIPT = Receipt(
-    fingerprint=DIGEST, encoding=DIGEST, seed=3, shard=1, first_sample=2, samples=2,
+    fingerprint=DIGEST,
+    encoding=DIGEST,
+    seed=3,
+    shard=1,
+    first_sample=2,
+    samples=2,
     holes=(Hole(sample=3, key="b.jpg", label=0, reason="truncated"),),
     objects=(StoredObject(array="label", path="seed-0003/label/c/1", bytes=16, digest=DIGEST),),
-    statistics={"feature_norm": 1.5}, versions={"lookonce": "0"},
-).document()  # fmt: skip
+    statistics={"feature_norm": 1.5},
+    versions={"lookonce": "0"},
+).document()
 
 TOKENS = [AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7), TopTokens(share=0.5)]
 
@@ -46,12 +52,8 @@ VALUES = st.recursive(
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of everything inside a document."""
     items = (
-        document.items()
-        if isinstance(document, dict)
-        else enumerate(document)
-        if isinstance(document, list)
-        else ()
-    )  # fmt: skip
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
     return [place for key, value in items for place in [(*path, key), *places(value, (*path, key))]]
 
 

@@ -47,9 +47,7 @@ def planned_keys(manifest: Any, seeds: Any, arrays: Any) -> int:
     seeds=st.sampled_from([(0,), (3, 12), (0, 1, 10000)]),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_sizes_are_what_is_written(
-    make_manifest, fill_cache, tmp_path_factory, container, seeds, **changes
-) -> None:  # fmt: skip
+def test_sizes_are_what_is_written(make_manifest, fill_cache, tmp_path_factory, container, seeds, **changes) -> None:
     root = tmp_path_factory.mktemp("sizes") / "cache"
     manifest = make_manifest(container=container, **changes)
     arrays = fill_cache(root, manifest, seeds=seeds)[seeds[0]]

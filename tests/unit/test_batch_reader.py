@@ -35,9 +35,14 @@ def open_targets(
 ) -> tuple[CacheReader, BatchReader]:
     reader = CacheReader(root)
     return reader, BatchReader(
-        JoinedCaches([reader]), StoredPixels(reader), mask=mask, mask_ratio=MASK_RATIO, run_seed=5,
-        target_norm=target_norm, **changes,
-    )  # fmt: skip
+        JoinedCaches([reader]),
+        StoredPixels(reader),
+        mask=mask,
+        mask_ratio=MASK_RATIO,
+        run_seed=5,
+        target_norm=target_norm,
+        **changes,
+    )
 
 
 def order_of(reader: CacheReader, batch_size: int = 6) -> SampleOrder:
@@ -144,8 +149,11 @@ def _whitened(manifest: Any, seed: int) -> dict[str, Any]:
 def _teacher(reader: CacheReader, norm: Any, positions: list[int]) -> TeacherAlignment:
     alignment = DynamicAlignment(
         AlignmentConfig(target_norm=norm, layer_weights="top2"),
-        student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=24,
-    )  # fmt: skip
+        student_blocks=6,
+        student_dim=64,
+        teacher_levels=4,
+        teacher_dim=24,
+    )
     return TeacherAlignment(alignment, TargetDecoder(reader.manifest.encoding, positions, 24), layers=positions)
 
 

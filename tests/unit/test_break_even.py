@@ -15,9 +15,15 @@ from lookonce.reports.plan.probe import Probe
 def case(**changes: Any) -> BreakEven:
     """1,000 images, 4 seeds; the teacher takes 0.1 s a view online, 0.11 s with decoding and writing."""
     facts: dict[str, Any] = {
-        "images": 1000, "epochs": 200, "experiments": 1, "views_left": 4000, "extraction_seconds": 440.0,
-        "online_seconds": 100.0, "bytes_left": 10, "bytes_free": 11,
-    }  # fmt: skip
+        "images": 1000,
+        "epochs": 200,
+        "experiments": 1,
+        "views_left": 4000,
+        "extraction_seconds": 440.0,
+        "online_seconds": 100.0,
+        "bytes_left": 10,
+        "bytes_free": 11,
+    }
     return BreakEven(**{**facts, **changes})
 
 
@@ -67,9 +73,16 @@ def test_a_cache_that_is_there_has_paid() -> None:
 
 def probed(**changes: Any) -> Probe:
     facts: dict[str, Any] = {
-        "images": 9, "unreadable": 0, "forwards": 3, "batch": 32, "threads": 4, "view_seconds": 0.02,
-        "teacher_seconds": 0.1, "encode_seconds": 0.01, "write_seconds": 0.02,
-    }  # fmt: skip
+        "images": 9,
+        "unreadable": 0,
+        "forwards": 3,
+        "batch": 32,
+        "threads": 4,
+        "view_seconds": 0.02,
+        "teacher_seconds": 0.1,
+        "encode_seconds": 0.01,
+        "write_seconds": 0.02,
+    }
     return Probe(**{**facts, **changes})
 
 

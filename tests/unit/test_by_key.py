@@ -30,8 +30,11 @@ def samples(request: pytest.FixtureRequest, make_manifest, tmp_path: Path) -> Sa
                     if (seed, row) == (1, 3):
                         writer.leave_out(row, "bad")
                         continue
-                    values = {spec.name: np.zeros((1, *spec.sample_shape), spec.numpy_dtype) for spec in manifest.arrays
-                              if spec.name not in ("key", "label")}  # fmt: skip
+                    values = {
+                        spec.name: np.zeros((1, *spec.sample_shape), spec.numpy_dtype)
+                        for spec in manifest.arrays
+                        if spec.name not in ("key", "label")
+                    }
                     values["view"][0, 0] = 10 * seed + row
                     writer.append([row], values)
                 writer.commit(statistics={}, versions={})

@@ -43,9 +43,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
 def test_the_file_is_read_and_flags_go_over_it(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     found = printed(capsys, "--config", file, "--batch-size", 4, "--out", "other")
     named = ("teacher", "images", "out", "seeds", "layers", "batch_size", "stall_timeout", "relist", "precision")
-    assert [found[name] for name in named] == [
-        "deit-tiny", "flowers", "other", "0,1,5", "top3", 4, 5.0, True, "int8"
-    ]  # fmt: skip
+    assert [found[name] for name in named] == ["deit-tiny", "flowers", "other", "0,1,5", "top3", 4, 5.0, True, "int8"]
     assert "teacher_weights" not in found
 
 

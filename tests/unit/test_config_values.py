@@ -15,13 +15,22 @@ from lookonce.train.config import TrainingConfig
 
 def test_an_extraction_takes_paths_as_text_and_numbers() -> None:
     given: dict[str, Any] = {
-        "images": Path("images"), "out": "cache", "reuse": "other", "teacher_weights": "w.safetensors", "seeds": 3,
+        "images": Path("images"),
+        "out": "cache",
+        "reuse": "other",
+        "teacher_weights": "w.safetensors",
+        "seeds": 3,
         "workers": 2,
-    }  # fmt: skip
+    }
     same = ExtractionConfig(
-        teacher="deit-tiny", images="images", out=Path("cache"), reuse=Path("other"),
-        teacher_weights=Path("w.safetensors"), seeds="3", workers="2",
-    )  # fmt: skip
+        teacher="deit-tiny",
+        images="images",
+        out=Path("cache"),
+        reuse=Path("other"),
+        teacher_weights=Path("w.safetensors"),
+        seeds="3",
+        workers="2",
+    )
     assert ExtractionConfig(teacher="deit-tiny", **given) == same
     with pytest.raises(UsageError, match="--workers 0: must be auto or a number above 0"):
         ExtractionConfig(teacher="deit-tiny", **{**given, "workers": 0})

@@ -13,9 +13,19 @@ from lookonce.extract.pipeline.teacher_threads import idle_cores_note
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
 
 RESULT: dict[str, Any] = {
-    "cache": "c", "fingerprint": "sha256:0", "samples": 24, "seeds": [0, 1], "shards": 4, "shards_written": 4,
-    "views_written": 48, "views_copied": 0, "holes": 1, "bytes": 1_200_000, "views_per_second": 5.5, "signals": {},
-}  # fmt: skip
+    "cache": "c",
+    "fingerprint": "sha256:0",
+    "samples": 24,
+    "seeds": [0, 1],
+    "shards": 4,
+    "shards_written": 4,
+    "views_written": 48,
+    "views_copied": 0,
+    "holes": 1,
+    "bytes": 1_200_000,
+    "views_per_second": 5.5,
+    "signals": {},
+}
 
 
 def summary(time: ThreadTimes, **changes: Any) -> list[str]:

@@ -112,7 +112,7 @@ def synthetic_reference(recipe: Any, batches: int, bits: int = 32) -> Reference:
     calibration = np.random.default_rng(99).standard_normal((64, *shape[2:]), dtype=np.float32)
     return Reference(
         facts={}, bits=bits, recipe=recipe, store_pixels=True, calibrate=lambda: calibration, batches=stream
-    )  # fmt: skip
+    )
 
 
 def test_memory_does_not_grow_with_the_views(make_manifest) -> None:

@@ -297,9 +297,18 @@ def test_a_dead_worker_is_a_sentence(images: LabelledImages, monkeypatch: pytest
 
 def test_it_learns(student: Student, images: LabelledImages, tmp_path: Path) -> None:
     config = FinetuneConfig(
-        epochs=30, warmup_epochs=2, train_batch_size=15, base_lr=0.05, drop_path=0.0, mixup=0, cutmix=0,
-        rand_augment="none", random_erasing=0, layer_decay=0.9, label_smoothing=0.0,
-    )  # fmt: skip
+        epochs=30,
+        warmup_epochs=2,
+        train_batch_size=15,
+        base_lr=0.05,
+        drop_path=0.0,
+        mixup=0,
+        cutmix=0,
+        rand_augment="none",
+        random_erasing=0,
+        layer_decay=0.9,
+        label_smoothing=0.0,
+    )
     result = tune(student, images, tmp_path / "run", config, checkpoint_seconds=1e9)
     assert result["accuracy"] == 1.0
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -426,17 +435,31 @@ def test_what_is_accepted_of_rand_augment_is_what_timm_takes(images: LabelledIma
 
 def test_the_defaults_are_the_released_recipe_for_vit_b() -> None:
     assert FinetuneConfig().document() == {
-        "epochs": 100, "warmup_epochs": 5.0, "train_batch_size": 1024, "base_lr": 3e-4, "min_lr": 1e-6,
-        "weight_decay": 0.05, "layer_decay": 0.55, "drop_path": 0.2, "mixup": 0.8, "cutmix": 1.0,
-        "rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "label_smoothing": 0.1, "precision": "auto",
+        "epochs": 100,
+        "warmup_epochs": 5.0,
+        "train_batch_size": 1024,
+        "base_lr": 3e-4,
+        "min_lr": 1e-6,
+        "weight_decay": 0.05,
+        "layer_decay": 0.55,
+        "drop_path": 0.2,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "rand_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.25,
+        "label_smoothing": 0.1,
+        "precision": "auto",
         "seed": 0,
-    }  # fmt: skip
+    }
 
 
 def test_the_arguments_name_the_pooling(student: Student) -> None:
     assert classifier_arguments(student, 3, "mean") == {
-        "model_name": NAME, "img_size": SIZE, "num_classes": 3, "global_pool": "avg",
-    }  # fmt: skip
+        "model_name": NAME,
+        "img_size": SIZE,
+        "num_classes": 3,
+        "global_pool": "avg",
+    }
 
 
 SMALL_SHARED_MEMORY = "mount -t tmpfs -o size={size} none /dev/shm && exec {python} -c 'from lookonce.commands.evaluate_student import main; main()' {arguments}"  # noqa: E501
@@ -450,11 +473,18 @@ def test_shared_memory_that_is_too_small_is_a_sentence(
     if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"], capture_output=True).returncode:
         pytest.skip("this user may not mount a small /dev/shm")
     save_student(student, tmp_path / "student.safetensors")
-    arguments = ["finetune", f"--weights={tmp_path / 'student.safetensors'}", f"--images={folder}", "--device=cpu",
-                 "--train-batch-size=6", "--epochs=2", "--warmup-epochs=0"]  # fmt: skip
+    arguments = [
+        "finetune",
+        f"--weights={tmp_path / 'student.safetensors'}",
+        f"--images={folder}",
+        "--device=cpu",
+        "--train-batch-size=6",
+        "--epochs=2",
+        "--warmup-epochs=0",
+    ]
     small = SMALL_SHARED_MEMORY.format(
         size=size, python=sys.executable, arguments=shlex.join([*arguments, f"--out={tmp_path / 'run'}"])
-    )  # fmt: skip
+    )
     ended = subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True, text=True, timeout=300)
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert (ended.returncode, len(errors)) == (1, 1), ended.stderr

@@ -25,9 +25,12 @@ print(faults())
 def run(device: str, **environment: str) -> tuple[bool, int]:
     """Whether the setting was made, and page faults of 20 arrays of 40 MB (10,240 pages) after the first ones."""
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, device], env={"PATH": "", **environment}, capture_output=True, text=True,
+        [sys.executable, "-c", PROGRAM, device],
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     made, faults = ran.stdout.split()
     return made == "True", int(faults)
 

@@ -110,7 +110,7 @@ def test_what_only_looks_like_a_url_is_taken() -> None:
         ("feature_cache show cache --samples 3", "--samples 3", "--picture"),
         ("feature_cache fidelity cache --device cpu", "--device cpu", "--teacher"),
     ],
-)  # fmt: skip
+)
 def test_flags_without_effect_are_refused(refused: Callable[[str], str], line: str, given: str, with_: str) -> None:
     assert refused(line).startswith(f"error: {given} has no effect here: it goes with {with_}")
 
@@ -118,9 +118,11 @@ def test_flags_without_effect_are_refused(refused: Callable[[str], str], line: s
 @pytest.mark.parametrize(
     "given",
     [
-        {"executor": "inline"}, {"executor": "ray", "workers": 3}, {"tokens": "visible", "mask_ratio": 0.5},
+        {"executor": "inline"},
+        {"executor": "ray", "workers": 3},
+        {"tokens": "visible", "mask_ratio": 0.5},
         {"precision": "int4", "calibration_views": 9},
     ],
-)  # fmt: skip
+)
 def test_flags_with_effect_are_taken(given: dict[str, Any]) -> None:
     ExtractionConfig(teacher="deit-tiny", images="photos", out=Path("cache"), **given)

@@ -82,7 +82,7 @@ PAGE = f"{constants.ENDPOINT}/{REPOSITORY}"
         (OSError("Consistency check failed: file should be of size 3"), "the download was cut off: run again"),
         (LookupError("what"), "LookupError: what: download them from there where there is a network"),
     ],
-)  # fmt: skip
+)
 def test_each_kind_has_its_sentence(error: BaseException, says: str) -> None:
     assert says in reason_and_advice(error, REPOSITORY, FILES)
 
@@ -104,8 +104,12 @@ def ask(cases: list[tuple[str, str]], files: dict[str, bytes], home: Path) -> tu
             environment.pop(name, None)
         done = subprocess.run(
             [sys.executable, "-c", LOAD, json.dumps(cases), address],
-            env=environment, capture_output=True, text=True, timeout=280, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], address
 

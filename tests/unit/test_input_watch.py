@@ -81,15 +81,23 @@ def test_costs_are_measured_in_the_threads_that_read() -> None:
 
 
 def test_a_run_says_what_it_waits_for(
-    training_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    training_cache: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(input_watch, "WINDOW", 0.0)
     monkeypatch.setattr(input_watch, "WORTH_SAYING", -1.0)
     config = TrainingConfig(
-        shards=(training_cache(),), out=tmp_path / "run", student="test_vit", layer_weights="top2", epochs=2,
-        batch_size=4, log_steps=1, device="cpu",
-    )  # fmt: skip
+        shards=(training_cache(),),
+        out=tmp_path / "run",
+        student="test_vit",
+        layer_weights="top2",
+        epochs=2,
+        batch_size=4,
+        log_steps=1,
+        device="cpu",
+    )
     train_student(config)
     errors = capsys.readouterr().err
     assert errors.count("note: the student waited for its input") == 1

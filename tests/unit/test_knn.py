@@ -81,9 +81,7 @@ def test_all_vote_where_there_are_fewer_than_k() -> None:
 )
 def test_values_out_of_range_are_refused(k: int, temperature: float, labels: list[int]) -> None:
     with pytest.raises(UsageError, match="k-NN: expected"):
-        knn_predict(
-            torch.eye(2), torch.tensor(labels), torch.eye(2), k=k, classes=2, temperature=temperature
-        )  # fmt: skip
+        knn_predict(torch.eye(2), torch.tensor(labels), torch.eye(2), k=k, classes=2, temperature=temperature)
 
 
 def test_an_empty_training_set_is_refused() -> None:

@@ -61,15 +61,17 @@ def test_memory(options: object, ways: list[str]) -> None:
         ("Cannot find a working triton installation. Either the package is not installed", ["triton", "--compile out"]),
         ("unable to write to file </torch_12_3_0>: No space left (28)", ["/dev/shm", "--workers 0", "--shm-size"]),
         (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that the workers are out "
-            "of shared memory. Please try to raise your shared memory limit.",
+            (
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that the workers are out "
+                "of shared memory. Please try to raise your shared memory limit."
+            ),
             ["/dev/shm", "--workers 0", "--shm-size"],
         ),
         ("DataLoader worker (pid 7) is killed by signal: Killed. ", ["ended from outside", "fewer --workers"]),
         ("can't start new thread", ["ulimit -u"]),
         ("[Errno 24] Too many open files", ["ulimit -n"]),
     ],
-)  # fmt: skip
+)
 def test_of_torch(text: str, ways: list[str]) -> None:
     try:
         try:
@@ -103,7 +105,7 @@ def test_of_a_run_of_several_processes(monkeypatch: pytest.MonkeyPatch, text: st
 @pytest.mark.parametrize(
     ("name", "advice"),
     [("EDQUOT", "quota"), ("EMFILE", "ulimit -n"), ("EIO", "dmesg"), ("ESTALE", "mount it again"), ("ENOSPC", "room")],
-)  # fmt: skip
+)
 def test_of_the_operating_system(tmp_path: Path, name: str, advice: str) -> None:
     number = getattr(errno, name)
     known = str(machine_error(OSError(number, os.strerror(number), str(tmp_path / "file"))))

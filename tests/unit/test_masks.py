@@ -59,9 +59,13 @@ def test_what_is_read_of_a_subset_lies_where_its_patch_ids_say(
     twin = training_cache("twin", tokens=tokens)  # the same content, for zarr-python
     reader = CacheReader(root)
     targets = BatchReader(
-        JoinedCaches([reader]), StoredPixels(reader), mask="attentive" if tokens is TOP else "random",
-        mask_ratio=0.75, run_seed=5, target_norm="none",
-    )  # fmt: skip
+        JoinedCaches([reader]),
+        StoredPixels(reader),
+        mask="attentive" if tokens is TOP else "random",
+        mask_ratio=0.75,
+        run_seed=5,
+        target_norm="none",
+    )
     order = SampleOrder(reader.rows(0), reader.seeds, run_seed=5, batch_size=6, epochs=4)
     keys = reader.column("key", 0)
     for step in range(order.total_steps):

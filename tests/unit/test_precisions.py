@@ -166,9 +166,12 @@ def real_features(data_dir: Path) -> np.ndarray:
     from lookonce.shared.images.decode import decode_rgb
 
     teacher = load_teacher(
-        resolve_teacher("deit-tiny"), weights=data_dir / "deit_tiny_patch16_224.safetensors",
-        view_size=224, patch_size=16, blocks="top5",
-    )  # fmt: skip
+        resolve_teacher("deit-tiny"),
+        weights=data_dir / "deit_tiny_patch16_224.safetensors",
+        view_size=224,
+        patch_size=16,
+        blocks="top5",
+    )
     photos = sorted((data_dir / "photos").glob("*.jpg"))
     views = [decode_rgb(path.read_bytes(), path.name).resize((224, 224), Image.Resampling.BICUBIC) for path in photos]
     return teacher.extract(torch.from_numpy(np.stack([np.asarray(view) for view in views]))).targets.numpy()

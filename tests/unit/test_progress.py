@@ -55,17 +55,26 @@ def test_nothing_ticks_in_a_log_file_or_where_nothing_is_shown(monkeypatch: pyte
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, True), (1e9, False)])
 def test_losses_are_told_between_logged_steps(
-    training_cache: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float,
+    training_cache: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
     told: bool,
-) -> None:  # fmt: skip
+) -> None:
     """The first and the last step are logged, with the share of waiting; those between are told without it."""
     terminal = on_terminal(monkeypatch)
     monkeypatch.setattr(trainer, "SHOW_SECONDS", seconds)
     monkeypatch.setattr("tqdm.std.tqdm.update", lambda bar, n=1: bar.refresh())
     config = TrainingConfig(
-        shards=(training_cache(),), out=tmp_path / "run", student="test_vit", layer_weights="top2", epochs=1,
-        batch_size=2, log_steps=1000, device="cpu",
-    )  # fmt: skip
+        shards=(training_cache(),),
+        out=tmp_path / "run",
+        student="test_vit",
+        layer_weights="top2",
+        epochs=1,
+        batch_size=2,
+        log_steps=1000,
+        device="cpu",
+    )
     train_student(config)
     lines = [line for line in terminal.getvalue().replace("\r", "\n").splitlines() if "loss " in line and "/s" in line]
     assert any("input wait" not in line and " images/s" in line for line in lines) == told, lines

@@ -147,9 +147,7 @@ def test_tokens_are_gathered_per_sample(many_shards) -> None:
     root, written = many_shards
     tokens = np.array([[0, 16, 3], [5, 5, 1]])
     got = CacheReader(root).read("targets", [12, 0], [22, 7], tokens)
-    np.testing.assert_array_equal(
-        got, [written[12]["targets"][22][tokens[0]], written[0]["targets"][7][tokens[1]]]
-    )  # fmt: skip
+    np.testing.assert_array_equal(got, [written[12]["targets"][22][tokens[0]], written[0]["targets"][7][tokens[1]]])
 
 
 @pytest.mark.parametrize("position", [-1, 17])

@@ -61,5 +61,7 @@ def test_the_sweep_is_one(tmp_path: Path) -> None:
     (tmp_path / "runs.toml").write_text(sweep)
     runs = read_sweep(tmp_path / "runs.toml", TrainingConfig(shards=(Path("cache"),), out=tmp_path))
     assert {name: (run.mask, run.adapter) for name, run in runs.items()} == {
-        "plain": (None, "linear"), "random-mask": ("random", "linear"), "two-layer-adapter": (None, "mlp2")
-    }  # fmt: skip
+        "plain": (None, "linear"),
+        "random-mask": ("random", "linear"),
+        "two-layer-adapter": (None, "mlp2"),
+    }

@@ -51,9 +51,12 @@ def test_the_sequence_does_not_depend_on_the_batch_size() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    samples=st.integers(1, 60), holes=st.sets(st.integers(0, 59)), shards=st.integers(1, 6),
-    shard_size=st.integers(1, 10), run_seed=st.integers(0, 99),
-)  # fmt: skip
+    samples=st.integers(1, 60),
+    holes=st.sets(st.integers(0, 59)),
+    shards=st.integers(1, 6),
+    shard_size=st.integers(1, 10),
+    run_seed=st.integers(0, 99),
+)
 def test_a_window_bounds_the_open_shards_and_opens_each_once(
     samples: int, holes: set[int], shards: int, shard_size: int, run_seed: int
 ) -> None:

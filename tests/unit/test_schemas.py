@@ -29,11 +29,17 @@ def manifest_document(make_manifest) -> dict[str, Any]:
 def receipt() -> Receipt:
     digest = "sha256:" + "a" * 64
     return Receipt(
-        fingerprint=digest, encoding=digest, seed=3, shard=1, first_sample=2, samples=2,
+        fingerprint=digest,
+        encoding=digest,
+        seed=3,
+        shard=1,
+        first_sample=2,
+        samples=2,
         holes=(Hole(sample=3, key="b.jpg", label=0, reason="truncated"),),
         objects=(StoredObject(array="label", path="seed-0003/label/c/1", bytes=16, digest=digest),),
-        statistics={"feature_norm": 1.5}, versions={"lookonce": "0"},
-    )  # fmt: skip
+        statistics={"feature_norm": 1.5},
+        versions={"lookonce": "0"},
+    )
 
 
 def kinds(problems: list[Any]) -> dict[str, str]:

@@ -87,9 +87,15 @@ def extraction(make_manifest, tmp_path):
         for seed in seeds:
             prepare_seed(root, manifest, seed)
         extractor = ShardExtractor(
-            root, manifest, ViewRecipe(size=32), source or FakeSource(), teacher or FakeTeacher(),
-            batch_size=BATCH, skip_bad_images=skip, threads=threads,
-        )  # fmt: skip
+            root,
+            manifest,
+            ViewRecipe(size=32),
+            source or FakeSource(),
+            teacher or FakeTeacher(),
+            batch_size=BATCH,
+            skip_bad_images=skip,
+            threads=threads,
+        )
         tasks = []
         for shard in range(manifest.shard_count):
             rows = manifest.shard_rows(shard)

@@ -22,9 +22,17 @@ def tasks(count):
 
 def receipt(shard, seed):
     return Receipt(
-        fingerprint="", encoding="", seed=seed, shard=shard, first_sample=4 * shard, samples=4, holes=(), objects=(),
-        statistics={}, versions={},
-    )  # fmt: skip
+        fingerprint="",
+        encoding="",
+        seed=seed,
+        shard=shard,
+        first_sample=4 * shard,
+        samples=4,
+        holes=(),
+        objects=(),
+        statistics={},
+        versions={},
+    )
 
 
 def scheduler(count, *workers, ahead=3):

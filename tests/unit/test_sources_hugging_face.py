@@ -83,10 +83,12 @@ def test_a_column_that_cannot_be_labels_is_refused_by_name(datasets: Any, tmp_pa
     names = datasets.ClassLabel(names=["cat", "ant"])
     for number, (feature, values) in enumerate(
         [
-            (datasets.Value("float32"), [0.5, 1.0]), (datasets.Value("binary"), [b"a", b"b"]),
-            (datasets.List(names), [[0], [1]]), ({"a": datasets.Value("int64")}, [{"a": 1}, {"a": 2}]),
+            (datasets.Value("float32"), [0.5, 1.0]),
+            (datasets.Value("binary"), [b"a", b"b"]),
+            (datasets.List(names), [[0], [1]]),
+            ({"a": datasets.Value("int64")}, [{"a": 1}, {"a": 2}]),
         ]
-    ):  # fmt: skip
+    ):
         images(datasets, 2, label=(feature, values)).save_to_disk(tmp_path / str(number))
         with pytest.raises(SourceError, match=rf"hf:{tmp_path}/{number}: the column label holds .*remove_columns"):
             entries(f"hf:{tmp_path}/{number}")

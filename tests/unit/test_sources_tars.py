@@ -44,10 +44,16 @@ def labelled(place: Path | str) -> tuple[dict[str, int], tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("pattern", "numbers"),
     [
-        ("{000..002}.tar", [0, 1, 2]), ("{000,002}.tar", [0, 2]), ("*.tar", [0, 1, 2, 10]), ("00?.tar", [0, 1, 2]),
-        ("00[12].tar", [1, 2]), ("001.tar", [1]), ("{*,00[1-2]}.tar", [0, 1, 2, 10]), ("0{0..1}*.tar", [0, 1, 2, 10]),
+        ("{000..002}.tar", [0, 1, 2]),
+        ("{000,002}.tar", [0, 2]),
+        ("*.tar", [0, 1, 2, 10]),
+        ("00?.tar", [0, 1, 2]),
+        ("00[12].tar", [1, 2]),
+        ("001.tar", [1]),
+        ("{*,00[1-2]}.tar", [0, 1, 2, 10]),
+        ("0{0..1}*.tar", [0, 1, 2, 10]),
     ],
-)  # fmt: skip
+)
 def test_patterns(tmp_path: Path, pattern: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (0, 1, 2, 10):
         pack(tmp_path / f"{number:03}.tar", [(f"{number}.jpg", b"1")])
@@ -88,14 +94,24 @@ def test_tars_that_are_not_there(tmp_path: Path) -> None:
 
 
 MEMBERS = [
-    ("./d/1.cls", b"3\n"), ("./d/1.JPEG", b"one"),  # a sample's members in any order
-    ("v1.0/2.png", b"two"), ("v1.0/2.jpg", b"jpg"), ("v1.0/2.seg.png", b"no"), ("v1.0/2.json", b'{"label": 1}'),
+    ("./d/1.cls", b"3\n"),
+    ("./d/1.JPEG", b"one"),  # a sample's members in any order
+    ("v1.0/2.png", b"two"),
+    ("v1.0/2.jpg", b"jpg"),
+    ("v1.0/2.seg.png", b"no"),
+    ("v1.0/2.json", b'{"label": 1}'),
     ("3.txt", b"no image"),
-    ("4.left.webp", b"four"), ("4.json", b'{"other": [1]}'),
-    ("about.json", b'{"images": 4'), ("other.json", b'{"label": [4]}'),  # about something else
-    ("__meta__/5.jpg", b""), (".hidden.jpg", b""), ("d/._6.jpg", b""), ("no-extension", b""),
-    ("7.gif", b"seven"), ("7.json", b'["list"]'),
-]  # fmt: skip
+    ("4.left.webp", b"four"),
+    ("4.json", b'{"other": [1]}'),
+    ("about.json", b'{"images": 4'),
+    ("other.json", b'{"label": [4]}'),  # about something else
+    ("__meta__/5.jpg", b""),
+    (".hidden.jpg", b""),
+    ("d/._6.jpg", b""),
+    ("no-extension", b""),
+    ("7.gif", b"seven"),
+    ("7.json", b'["list"]'),
+]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves the tar open
@@ -169,9 +185,13 @@ def test_the_cases_that_were_reported(name: str, labels: int) -> None:
 
 def test_images_that_are_not_taken_are_counted(tmp_path: Path) -> None:
     members = [
-        ("a/1.jpg", b""), ("a/1.png", b""), ("a/1.depth.pgm", b""), ("a/1.txt", b"words"),
-        ("b/2.txt", b"words"), ("b/3", b"words"),
-    ]  # fmt: skip
+        ("a/1.jpg", b""),
+        ("a/1.png", b""),
+        ("a/1.depth.pgm", b""),
+        ("a/1.txt", b"words"),
+        ("b/2.txt", b"words"),
+        ("b/3", b"words"),
+    ]
     listing = open_source(str(pack(tmp_path / "x.tar", members))).listing()
     assert [entry.key for entry in listing.entries] == ["a/1.jpg"]
     assert listing.notes == (
@@ -209,8 +229,10 @@ def test_an_image_that_is_a_link_is_named(tmp_path: Path, kind: bytes) -> None:
 
 def test_minus_one_is_no_class(tmp_path: Path) -> None:
     labels = {"1": b"-1", "2": b"2\n", "3": b"10"}
-    path = pack(tmp_path / "x.tar", [(f"{n}.{end}", data) for n, text in labels.items()
-                                     for end, data in (("jpg", b""), ("cls", text))])  # fmt: skip
+    path = pack(
+        tmp_path / "x.tar",
+        [(f"{n}.{end}", data) for n, text in labels.items() for end, data in (("jpg", b""), ("cls", text))],
+    )
     listed, classes = labelled(path)
     assert listed == {"1.jpg": NO_LABEL, "2.jpg": 2, "3.jpg": 10}
     assert classes == tuple(map(str, range(11)))
@@ -281,12 +303,17 @@ def whole(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("size", "problem"),
     [
-        (0, "byte 0 or before"), (100, "byte 100 or before"), (800, "byte 800 or before"),
-        (1536, "cut off at byte 1536"), (1700, "cut off at byte 1700"), (2500, "byte 2500 or before"),
+        (0, "byte 0 or before"),
+        (100, "byte 100 or before"),
+        (800, "byte 800 or before"),
+        (1536, "cut off at byte 1536"),
+        (1700, "cut off at byte 1700"),
+        (2500, "byte 2500 or before"),
         (3071, "byte 3071 or before"),
-        (3072, "cut off at byte 3072: the empty blocks"), (3400, "cut off at byte 3400"),
+        (3072, "cut off at byte 3072: the empty blocks"),
+        (3400, "cut off at byte 3400"),
     ],
-)  # fmt: skip
+)
 def test_a_tar_cut_anywhere_names_tar_and_byte(whole: Path, size: int, problem: str) -> None:
     os.truncate(whole, size)
     with pytest.raises(SourceError, match=rf"{whole}: .*{problem}"):
@@ -305,9 +332,10 @@ def test_damage_behind_the_first_member(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "joined.tar").write_bytes(data + data)
     (tmp_path / "zeros.tar").write_bytes(data[:1536] + bytes(LONGEST_TAIL + 1))
     for name, problem in (
-        ("header", "header at byte 1536 is damaged"), ("joined", "more follows after its end at byte 3072"),
+        ("header", "header at byte 1536 is damaged"),
+        ("joined", "more follows after its end at byte 3072"),
         ("zeros", "from byte 1536 on there are"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SourceError, match=rf"{name}\.tar: expected a whole tar, but .*{problem}"):
             keys(tmp_path / f"{name}.tar")
 

@@ -65,7 +65,7 @@ def end_of(work: str, number: signal.Signals = signal.SIGTERM) -> tuple[int, str
         "threading.Thread(target=hang).start(); time.sleep(100)",
     ],
     ids=["in a library", "in Python", "in work that looks after signals", "in a thread"],
-)  # fmt: skip
+)
 def test_a_wait_ends(work: str, number: signal.Signals) -> None:
     code, out, err, seconds = end_of(work, number)
     assert (code, out) == (1, "")

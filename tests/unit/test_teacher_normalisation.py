@@ -37,9 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, **changes: Any) -> ExtractionConfig:
     options: dict[str, Any] = {
-        "teacher": f"timm:{TEACHER}", "images": str(folder / "images"), "out": folder / "out", "view_size": 32,
-        "teacher_weights": folder / "model.safetensors", **changes,
-    }  # fmt: skip
+        "teacher": f"timm:{TEACHER}",
+        "images": str(folder / "images"),
+        "out": folder / "out",
+        "view_size": 32,
+        "teacher_weights": folder / "model.safetensors",
+        **changes,
+    }
     return ExtractionConfig(**options)
 
 
@@ -48,8 +52,10 @@ def test_it_is_used_and_is_part_of_the_recipe_only_where_it_differs(
 ) -> None:
     recipes = {}
     for name, changes in {
-        "own": {}, "same": {"mean": HALVES, "std": HALVES}, "clip": {"mean": CLIP.mean, "std": CLIP.std},
-    }.items():  # fmt: skip
+        "own": {},
+        "same": {"mean": HALVES, "std": HALVES},
+        "clip": {"mean": CLIP.mean, "std": CLIP.std},
+    }.items():
         one = config(folder, **changes)
         teacher = load_config_teacher(one, torch.device("cpu"))
         views = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)

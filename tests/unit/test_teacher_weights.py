@@ -201,8 +201,12 @@ def test_the_hub_cache_gives_what_the_file_gives_and_what_it_lacks_is_named(tmp_
     names = ["deit-tiny", "deit-small", "clip-b32", "open_clip:ViT-B-32"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LOAD, *names],
-        env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
     normalised = "pixels normalised by mean 0.485 0.456 0.406, std 0.229 0.224 0.225; activation GELU"

@@ -149,9 +149,14 @@ def test_timm_variants_of_attention(options: dict[str, Any]) -> None:
         trunk = TimmTrunk(VisionTransformer(**sizes, **options), "timm:variant")
     digest = fit_weights(trunk, model.state_dict(), name="timm:variant", origin="the test")
     spec = TeacherSpec(
-        name="timm:variant", library="timm", architecture="variant", tag="", patch_size=8,
-        mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4),
-    )  # fmt: skip
+        name="timm:variant",
+        library="timm",
+        architecture="variant",
+        tag="",
+        patch_size=8,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.4),
+    )
     teacher = Teacher(spec, trunk, blocks=(1, 3), view_size=32, input_size=32, weights_digest=digest)
     views = random_views(2, 32)
     assert_features(teacher, views, *timm_reference(model, normalised(views, spec, 32)))
@@ -242,9 +247,16 @@ def small_teacher(library: str, blocks: tuple[int, ...], precision: Any = "fp32"
         trunk = TimmTrunk(model, "small")
     elif library == "timm-eva":  # DINOv3
         model = Eva(
-            img_size=40, patch_size=8, embed_dim=32, depth=3, num_heads=2, use_rot_pos_emb=True, rope_type="dinov3",
-            use_abs_pos_emb=False, rope_rotate_half=True,
-        )  # fmt: skip
+            img_size=40,
+            patch_size=8,
+            embed_dim=32,
+            depth=3,
+            num_heads=2,
+            use_rot_pos_emb=True,
+            rope_type="dinov3",
+            use_abs_pos_emb=False,
+            rope_rotate_half=True,
+        )
         trunk = EvaTrunk(model, "small")
     else:
         from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer

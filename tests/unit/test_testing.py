@@ -28,10 +28,18 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     "value",
     [
-        torch.tensor([1.0, NAN]), torch.zeros(0, 3), torch.tensor(True), torch.arange(6).reshape(2, 3).t(),
-        np.array([1, 2]), {"a": [1, (2.0, NAN)], "b": None}, Pair("x", b"y"), "text", 3, True,
+        torch.tensor([1.0, NAN]),
+        torch.zeros(0, 3),
+        torch.tensor(True),
+        torch.arange(6).reshape(2, 3).t(),
+        np.array([1, 2]),
+        {"a": [1, (2.0, NAN)], "b": None},
+        Pair("x", b"y"),
+        "text",
+        3,
+        True,
     ],
-)  # fmt: skip
+)
 def test_the_same_is_the_same(value: Any) -> None:
     check_same(value, value)
 

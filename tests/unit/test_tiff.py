@@ -185,7 +185,7 @@ def test_damaged_metadata_cost_no_pixels(tag: int, kind: Any, bits: int, photome
 @pytest.mark.parametrize("tag", [256, 258, 262, 273, 277, 279, 339])
 def test_damaged_tags_of_the_pixels_are_named(tag: int) -> None:
     data = write_tiff(samples("u", 16, 1), bits=16, rows_per_strip=3)
-    at = next(at for at in range(0, len(data) - 12) if data[at : at + 2] == struct.pack("<H", tag)
+    at = next(at for at in range(len(data) - 12) if data[at : at + 2] == struct.pack("<H", tag)
               and data[at + 2 : at + 4] in (b"\3\0", b"\4\0"))  # fmt: skip
     damaged = data[: at + 4] + struct.pack("<II", 1 << 20, 1 << 30) + data[at + 12 :]
     with pytest.raises(UnreadableImageError, match=rf"tag {tag}, which tells how its pixels are stored, is damaged"):

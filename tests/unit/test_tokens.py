@@ -44,8 +44,12 @@ def test_what_is_typed_is_what_is_stored_and_read_back(text: str) -> None:
 def test_the_documents_are_pinned_because_fingerprints_are_made_of_them() -> None:
     assert AllTokens().document() == {"kind": "all"}
     assert VisibleTokens(mask="random", mask_ratio=0.9).document() == {
-        "kind": "visible", "masks": "fixed-per-seed", "mask": "random", "mask_ratio": 0.9, "mask_version": MASK_VERSION,
-    }  # fmt: skip
+        "kind": "visible",
+        "masks": "fixed-per-seed",
+        "mask": "random",
+        "mask_ratio": 0.9,
+        "mask_version": MASK_VERSION,
+    }
     assert TopTokens(share=0.5).document() == {"kind": "top", "masks": "drawn-inside", "share": 0.5}
 
 

@@ -125,9 +125,7 @@ def test_wrong_sizes_and_missing_files_are_seen_without_digests(cache: Path, dam
 
 def test_an_object_that_became_empty_with_its_receipt_is_named(cache: Path) -> None:
     (cache / "seed-0000/targets/c/0/0/0/0").write_bytes(b"")
-    edit_json(
-        cache / "receipts/seed-0000/shard-00000.json", lambda document: document["objects"][0].update(bytes=0)
-    )  # fmt: skip
+    edit_json(cache / "receipts/seed-0000/shard-00000.json", lambda document: document["objects"][0].update(bytes=0))
     assert "empty" in only(verify(cache)).problem
 
 

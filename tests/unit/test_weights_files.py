@@ -90,11 +90,15 @@ BESIDE: dict[str, Callable[[], Any]] = {
     "dictionary of a class of its own": lambda: Settings(a=1, b=Settings(c=[2])),
     "enum, date, namespace": lambda: [Kind.ONE, datetime.datetime(2024, 1, 1), types.SimpleNamespace(a=1)],
     "set, slice, deque, counter": lambda: [
-        {1}, frozenset([1]), slice(3), collections.deque([1]), collections.Counter("ab"),
+        {1},
+        frozenset([1]),
+        slice(3),
+        collections.deque([1]),
+        collections.Counter("ab"),
     ],
     "object with a state of its own": Odd,
     "optimizer": lambda: torch.optim.AdamW([nn.Parameter(torch.ones(2))], lr=np.float64(0.1)).state_dict(),
-}  # fmt: skip
+}
 
 
 def read(content: Any, path: Path, architecture: Architecture, **options: Any) -> Weights:
@@ -153,16 +157,23 @@ def test_a_pickled_model_gives_its_weights(
     [
         (lambda raw, ema: {"model": raw, "model_ema": ema}, "model_ema", ["model"]),
         (lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema}, "state_dict_ema", ["state_dict"]),
-        (lambda raw, ema: {"student": under("backbone.", raw), "teacher": under("backbone.", ema)},
-         "teacher.backbone", ["student.backbone"]),
+        (
+            lambda raw, ema: {"student": under("backbone.", raw), "teacher": under("backbone.", ema)},
+            "teacher.backbone",
+            ["student.backbone"],
+        ),
         (lambda raw, ema: {**under("net.", raw), **under("ema_net.", ema)}, "ema_net", ["net"]),
         (lambda raw, ema: {"b": ema, "a": raw}, "b", ["a"]),
     ],
-)  # fmt: skip
+)
 def test_of_several_sets_the_average_is_taken_and_the_choice_is_said(
-    wrap: Callable[[State, State], Any], taken: str, others: list[str], state: State, architecture: Architecture,
+    wrap: Callable[[State, State], Any],
+    taken: str,
+    others: list[str],
+    state: State,
+    architecture: Architecture,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     path, ema = tmp_path / "two.pth", shifted(state)
     weights = read(wrap(state, ema), path, architecture)
     assert same(weights, ema)
@@ -254,7 +265,7 @@ FOREIGN: list[tuple[str, bytes | Callable[[Path], object], str]] = [
     ("w.zip", write_zip("a/notes.txt"), r"a zip archive of other things \(a/notes.txt\)"),
     ("w.keras", write_zip("config.json", "model.weights.h5"), "Keras"),
     ("w.pkl", pickle.dumps({"a": 1}), "a Python pickle that torch.save did not write"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "content", "says"), FOREIGN, ids=[says for *_, says in FOREIGN])

@@ -61,10 +61,17 @@ def write_tiff(
                 packed = CODECS[compression](pack(part, bits, kind, order, predictor))
                 chunks.append(reverse(packed) if fill_order == 2 else packed)
     entries = {
-        256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * samples), 259: (3, [compression]),
-        262: (3, [photometric]), 266: (3, [fill_order]), 277: (3, [samples]), 284: (3, [2 if planar else 1]),
-        317: (3, [predictor]), 339: (3, [{"u": 1, "i": 2, "f": 3}[kind]] * samples),
-    }  # fmt: skip
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [bits] * samples),
+        259: (3, [compression]),
+        262: (3, [photometric]),
+        266: (3, [fill_order]),
+        277: (3, [samples]),
+        284: (3, [2 if planar else 1]),
+        317: (3, [predictor]),
+        339: (3, [{"u": 1, "i": 2, "f": 3}[kind]] * samples),
+    }
     if extra:
         entries[338] = (3, list(extra))
     if tile:
@@ -73,8 +80,10 @@ def write_tiff(
         entries[278] = (4, [down])
     starts = np.cumsum([8, *map(len, chunks)]).tolist()
     entries |= {324 if tile else 273: (4, starts[:-1]), 325 if tile else 279: (4, list(map(len, chunks)))}
-    packed_entries = {tag: (type_, b"".join(struct.pack(order + {3: "H", 4: "I"}[type_], v) for v in found))
-                      for tag, (type_, found) in entries.items()}  # fmt: skip
+    packed_entries = {
+        tag: (type_, b"".join(struct.pack(order + {3: "H", 4: "I"}[type_], v) for v in found))
+        for tag, (type_, found) in entries.items()
+    }
     packed_entries |= tags or {}
     body = b"".join(chunks)
     where = 8 + len(body) + len(body) % 2

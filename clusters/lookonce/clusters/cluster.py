@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import ray
@@ -17,7 +17,7 @@ from lookonce.shared.errors import RayStartError, UsageError
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str, *, without: str) -> Iterator[None]:
+def ray_cluster(address: str, *, without: str) -> Generator[None, None, None]:
     """Join a cluster, or start a local one; leave it (and stop a local one) afterwards.
 
     Where this process has called ``ray.init`` itself, for a ``runtime_env`` say, that is used, and left as it is.

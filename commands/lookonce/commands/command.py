@@ -94,9 +94,13 @@ def versions_line(prog: str) -> str:
 
 
 def parse_arguments(
-    options: Any, *, prog: str, description: str, arguments: Sequence[str] | None = None,
+    options: Any,
+    *,
+    prog: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
     expand: Callable[[Sequence[str]], Sequence[str]] = list,
-) -> Any:  # fmt: skip
+) -> Any:
     """Make an options dataclass from the command line; bad usage prints what is wrong and exits with 2.
 
     Args:

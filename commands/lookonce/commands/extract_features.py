@@ -35,9 +35,12 @@ class Options(ExtractionConfig, CommonOptions):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point."""
     options: Options = parse_arguments(
-        Options, prog="extract-features", description=DESCRIPTION, arguments=arguments,
+        Options,
+        prog="extract-features",
+        description=DESCRIPTION,
+        arguments=arguments,
         expand=lambda given: with_config(given, Options, "extract-features"),
-    )  # fmt: skip
+    )
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
 
     if options.print_config:
@@ -78,8 +81,10 @@ def summarise_extraction(result: Mapping[str, Any]) -> str:
         first,
         f"cache        {result['cache']}",
         f"fingerprint  {result['fingerprint']}",
-        f"content      {count_text(result['samples'], 'sample')} per seed ({_seeds(result['seeds'])}); "
-        f"{count_text(result['holes'], 'hole')} (unreadable images)",
+        (
+            f"content      {count_text(result['samples'], 'sample')} per seed ({_seeds(result['seeds'])}); "
+            f"{count_text(result['holes'], 'hole')} (unreadable images)"
+        ),
         f"size         {bytes_text(result['bytes'])}",
     ]
     if signals := result["signals"]:

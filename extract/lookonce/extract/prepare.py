@@ -201,13 +201,19 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
         _tell_kept_calibration(config, found)
         return found
     encoding = calibrate(
-        config.precision, teacher, producer, extraction.listing.entries,
-        seed=parse_seeds(config.seeds)[0], views=config.calibration_views,
-    )  # fmt: skip
+        config.precision,
+        teacher,
+        producer,
+        extraction.listing.entries,
+        seed=parse_seeds(config.seeds)[0],
+        views=config.calibration_views,
+    )
     forward = choose_forward(
-        teacher, config.compile, batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+        teacher,
+        config.compile,
+        batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
         views=len(extraction.listing) * len(parse_seeds(config.seeds)),
-    )  # fmt: skip
+    )
     manifest = new_manifest(extraction, recipe, encoding, versions | forward)
     create_cache(config.out, manifest)
     return manifest
@@ -276,8 +282,9 @@ def _tell_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:
         print(
             f"note: --calibration-views {config.calibration_views} changes nothing: {config.out} was calibrated when "
             "it was made, and all its shards have the same scales",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_same_classes(config: ExtractionConfig, found: Manifest, listing: Listing) -> None:
@@ -314,13 +321,15 @@ def remaining_tasks(
                 done.add((seed, shard))
             else:  # a receipt that is not true must not outlive the decision to write the shard again
                 layout.receipt_file(seed, shard).unlink(missing_ok=True)
-    tasks = []
+    tasks: list[ShardTask] = []
     held = [seed for seed in seeds if reuse is not None and seed in reuse.seeds]
     for shard in range(manifest.shard_count):
         rows = manifest.shard_rows(shard)
         entries = listing.entries[rows.start : rows.stop]
         for group in (held, [seed for seed in seeds if seed not in held]):
             missing = tuple(seed for seed in group if (seed, shard) not in done)
-            for start in range(0, len(missing), SEEDS_A_TASK):
-                tasks.append(ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries))
+            tasks.extend(
+                ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries)
+                for start in range(0, len(missing), SEEDS_A_TASK)
+            )
     return tasks

@@ -148,9 +148,12 @@ def run_extraction(
 
 
 def _events(
-    extraction: Extraction, manifest: Manifest, teacher: Teacher | None, executor: Executor | None,
+    extraction: Extraction,
+    manifest: Manifest,
+    teacher: Teacher | None,
+    executor: Executor | None,
     tasks: Sequence[ShardTask],
-) -> Generator[BatchProgress | Receipt]:  # fmt: skip
+) -> Generator[BatchProgress | Receipt]:
     config = extraction.config
     if not tasks:
         return
@@ -158,10 +161,15 @@ def _events(
         yield from executor.run(extraction, manifest, tasks)
     elif teacher is not None:
         extractor = ShardExtractor(
-            config.out, manifest, extraction.view, extraction.source, teacher,
+            config.out,
+            manifest,
+            extraction.view,
+            extraction.source,
+            teacher,
             batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
-            skip_bad_images=config.on_bad_image == "skip", reuse=extraction.reuse,
-        )  # fmt: skip
+            skip_bad_images=config.on_bad_image == "skip",
+            reuse=extraction.reuse,
+        )
         yield from extractor.extract(tasks)
 
 

@@ -35,7 +35,7 @@ def keep_freed_memory(device: str) -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all([set_option(option, value) for option, value in KEPT.items()])
+    return all(set_option(option, value) for option, value in KEPT.items())
 
 
 def _chosen() -> bool:

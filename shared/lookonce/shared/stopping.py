@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class _State:
 
 
 @contextlib.contextmanager
-def ending_on_signals() -> Iterator[None]:
+def ending_on_signals() -> Generator[None, None, None]:
     """Within, the first Ctrl-C or SIGTERM raises KeyboardInterrupt, and the process ends soon, whatever it waits for.
 
     Only in the main thread, where Python handles signals; elsewhere nothing changes.
@@ -67,7 +67,7 @@ def ending_on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unhurried() -> Iterator[None]:
+def unhurried() -> Generator[None, None, None]:
     """Within, work becomes whole first: who is inside looks after signals itself, but for its ``waiting``."""
     _State.unhurried += 1
     try:
@@ -77,7 +77,7 @@ def unhurried() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(patience: float = PATIENCE) -> Iterator[None]:
+def waiting(patience: float = PATIENCE) -> Generator[None, None, None]:
     """Within unhurried work, a wait that may be endless: a signal ends the process if the wait does not end soon.
 
     Args:

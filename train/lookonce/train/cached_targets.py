@@ -126,13 +126,23 @@ class CachedTargets(IterableDataset[TargetBatch]):
         masks = choose_masks(recipe, mask, mask_ratio, str(caches.first.root))
         self._order = SampleOrder(caches.rows, caches.seeds, run_seed=seed, batch_size=batch_size, epochs=epochs)
         self._reader = BatchReader(
-            caches, pixel_source(caches.first, images), mask=masks.kind, mask_ratio=masks.ratio, run_seed=seed,
-            target_norm=self._norm, memory=HostMemory(page_locked=self._device.type == "cuda"),
-        )  # fmt: skip
+            caches,
+            pixel_source(caches.first, images),
+            mask=masks.kind,
+            mask_ratio=masks.ratio,
+            run_seed=seed,
+            target_norm=self._norm,
+            memory=HostMemory(page_locked=self._device.type == "cuda"),
+        )
         self._identity = {
-            **data_document(caches), "batch_size": batch_size, "epochs": epochs, "mask": masks.kind,
-            "mask_ratio": masks.ratio, "seed": seed, "seeds": list(caches.seeds),
-        }  # fmt: skip
+            **data_document(caches),
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "mask": masks.kind,
+            "mask_ratio": masks.ratio,
+            "seed": seed,
+            "seeds": list(caches.seeds),
+        }
         self.step = 0
         """Global batches handed out, which is also the number of the next one."""
 
@@ -156,9 +166,14 @@ class CachedTargets(IterableDataset[TargetBatch]):
                 "iterate over it directly, or use DataLoader(..., batch_size=None, num_workers=0)"
             )
         batches = prefetched_batches(
-            self._reader, self._order, first=self.step, last=len(self), threads=self._threads, parts=self._world_size,
+            self._reader,
+            self._order,
+            first=self.step,
+            last=len(self),
+            threads=self._threads,
+            parts=self._world_size,
             mine=(self._rank,),
-        )  # fmt: skip
+        )
         copies = DeviceCopies(self._device)
         with contextlib.closing(batches):
             for batch in batches:
@@ -199,9 +214,13 @@ class CachedTargets(IterableDataset[TargetBatch]):
             for decoder, layers, stored in zip(self._decoders, self._layers, batch.targets, strict=True)
         ]
         return TargetBatch(
-            visible_pixels=batch.visible_pixels, visible_ids=batch.visible_ids, targets=targets, share=batch.share,
-            step=step, epoch=int(self._order.step(step).epochs[0]),
-        )  # fmt: skip
+            visible_pixels=batch.visible_pixels,
+            visible_ids=batch.visible_ids,
+            targets=targets,
+            share=batch.share,
+            step=step,
+            epoch=int(self._order.step(step).epochs[0]),
+        )
 
 
 def _require_counts(shards: Sequence[Path | str], *, rank: int, **counts: int) -> None:

@@ -217,8 +217,14 @@ _CHOICES = {
 
 
 _AT_LEAST_ONE = (
-    "epochs", "batch_size", "accumulate", "shuffle_shards", "log_steps", "max_steps", "checkpoint_steps",
-)  # fmt: skip
+    "epochs",
+    "batch_size",
+    "accumulate",
+    "shuffle_shards",
+    "log_steps",
+    "max_steps",
+    "checkpoint_steps",
+)
 
 
 def _flag(field: str) -> str:

@@ -68,9 +68,12 @@ class TrainingSummary:
 
 
 def train_student(
-    config: TrainingConfig, *, show_progress: bool = True, stop_asked: Callable[[], bool] = lambda: False,
+    config: TrainingConfig,
+    *,
+    show_progress: bool = True,
+    stop_asked: Callable[[], bool] = lambda: False,
     command: str | None = None,
-) -> TrainingSummary:  # fmt: skip
+) -> TrainingSummary:
     """Train a student from caches; the teacher is never run and its files are not needed.
 
     Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
@@ -248,7 +251,7 @@ def _leave_student(trainer: Trainer) -> None:
         return
     save_student(student, run / "student.safetensors", weights)
     if trainer.state.average is not None:
-        save_student(cast(Student, trainer.state.average.module), run / "student-ema.safetensors")
+        save_student(cast("Student", trainer.state.average.module), run / "student-ema.safetensors")
     setup = trainer.setup
     draw_mixtures(setup, mixtures, run)
     title = f"{setup.model.student.name} learning from {' and '.join(setup.teacher_names)}"

@@ -19,8 +19,9 @@ def tell_start(trainer: Trainer) -> None:
         f"{config.student} on {setup.device.type} ({setup.precision}): {_count(len(setup.caches.rows), 'image')}, "
         f"{_count(len(setup.caches.seeds), 'seed')}, {steps_phrase(trainer)}; pixels normalised by "
         f"{config.normalisation}",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
     memory = memory_note(config, setup) if trainer.unfinished and trainer.world.size == 1 else None
     for note in (*notes(trainer), memory):
         if note is not None:
@@ -81,8 +82,11 @@ def loss_notes(lines: Sequence[Mapping[str, Any]], config: TrainingConfig) -> li
     if len(lines) < 2 or lines[-1]["loss"] < lines[0]["loss"]:
         return []
     return [
-        f"the loss did not fall: {lines[0]['loss']:.4g} in the first logged step, {lines[-1]['loss']:.4g} in the last; "
-        f"the student learned nothing of use, try a lower --base-lr than {config.base_lr:g} or more --epochs"
+        (
+            f"the loss did not fall: {lines[0]['loss']:.4g} in the first logged step, "
+            f"{lines[-1]['loss']:.4g} in the last; "
+            f"the student learned nothing of use, try a lower --base-lr than {config.base_lr:g} or more --epochs"
+        )
     ]
 
 

@@ -155,9 +155,12 @@ def set_up(
     caches = caches or open_run_caches(config)
     recipe = caches.first.manifest.recipe
     student = Student(
-        config.student, img_size=recipe.view_size, seed=config.seed,
-        activation_checkpointing=config.activation_checkpointing, normalisation=config.normalisation,
-    )  # fmt: skip
+        config.student,
+        img_size=recipe.view_size,
+        seed=config.seed,
+        activation_checkpointing=config.activation_checkpointing,
+        normalisation=config.normalisation,
+    )
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
             f"{caches.first.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the "
@@ -176,14 +179,24 @@ def set_up(
         autocast=torch.bfloat16 if precision == "bf16" else None,
     ).to(device)
     order = SampleOrder(
-        caches.rows, caches.seeds, run_seed=config.seed, batch_size=config.batch_size, epochs=config.epochs,
+        caches.rows,
+        caches.seeds,
+        run_seed=config.seed,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
         window=_shard_window(config, caches),
-    )  # fmt: skip
+    )
     batches = BatchReader(
-        caches, pixel_source(caches.first, config.images), mask=masks.kind, mask_ratio=masks.ratio,
-        run_seed=config.seed, target_norm=config.target_norm, drop_path=config.drop_path, student_depth=student.depth,
+        caches,
+        pixel_source(caches.first, config.images),
+        mask=masks.kind,
+        mask_ratio=masks.ratio,
+        run_seed=config.seed,
+        target_norm=config.target_norm,
+        drop_path=config.drop_path,
+        student_depth=student.depth,
         memory=HostMemory(page_locked=device.type == "cuda"),
-    )  # fmt: skip
+    )
     return TrainingSetup(caches, order, batches, model, device, precision, masks, started_from)
 
 

@@ -6,9 +6,10 @@ import collections
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -38,7 +39,7 @@ class HoldsCodeError(Exception):
 class _Skipped:
     """Stands for an object that holds no weights, whatever it is made from."""
 
-    def __new__(cls, *_args: object) -> _Skipped:
+    def __new__(cls, *_args: object) -> Self:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
@@ -98,7 +99,7 @@ def load_checkpoint_content(path: Path) -> Any:
     raise first or RuntimeError("nothing was read")
 
 
-def _stand_in(name: str, stateful: Set[str]) -> type:
+def _stand_in(name: str, stateful: AbstractSet[str]) -> type:
     if name in _LISTS:
         return _SkippedList
     return _Skipped if name.partition(".")[0] in stateful else _SkippedMapping

@@ -41,7 +41,7 @@ class ObjectFile:
         """Sync and rename into place."""
         os.fsync(self._handle.fileno())
         self._handle.close()
-        os.replace(self._temporary, self.target)
+        self._temporary.replace(self.target)
         sync_directory(self.target.parent)
         digest = DIGEST_PREFIX + self._hasher.hexdigest()
         return StoredObject(array=self._name, path=self._path, bytes=self.length, digest=digest)

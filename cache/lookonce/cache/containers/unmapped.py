@@ -80,5 +80,6 @@ def tell_unmapped(path: Path, device: int, error: OSError) -> None:
         print(
             f"note: {path}: its file system does not map files into memory: {os_reason(error)}; objects are read "
             "instead, which gives the same values more slowly",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )

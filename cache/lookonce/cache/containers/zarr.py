@@ -30,9 +30,14 @@ class ZarrSink(ShardSink):
     """Appends each array's samples to its object; the index of a sharded array comes last."""
 
     def __init__(
-        self, root: Path, paths: Mapping[str, str], manifest: Manifest, shard: int,
-        keys: Sequence[str], labels: Sequence[int],
-    ) -> None:  # fmt: skip
+        self,
+        root: Path,
+        paths: Mapping[str, str],
+        manifest: Manifest,
+        shard: int,
+        keys: Sequence[str],
+        labels: Sequence[int],
+    ) -> None:
         self._manifest, self._rows = manifest, manifest.shard_rows(shard)
         view = np.zeros((len(self._rows), *manifest.array("view").sample_shape), dtype=np.int32)
         self._columns: dict[str, Any] = {"view": view, "key": keys, "label": np.asarray(labels, dtype=np.int64)}

@@ -101,10 +101,17 @@ def convert_cache(
             remove_temporary_files(out)
     written = CacheReader(out, seeds=reader.seeds, check="never")
     return ConversionSummary(
-        source=str(source), cache=str(out), fingerprint=wanted.recipe.fingerprint, container=wanted.container,
-        precision=wanted.encoding.precision, seeds=reader.seeds, shards=total, shards_written=len(todo),
-        source_bytes=_bytes(reader), bytes=_bytes(written),
-    )  # fmt: skip
+        source=str(source),
+        cache=str(out),
+        fingerprint=wanted.recipe.fingerprint,
+        container=wanted.container,
+        precision=wanted.encoding.precision,
+        seeds=reader.seeds,
+        shards=total,
+        shards_written=len(todo),
+        source_bytes=_bytes(reader),
+        bytes=_bytes(written),
+    )
 
 
 def _open_or_create(out: Path, wanted: Manifest) -> None:

@@ -28,9 +28,12 @@ Check = Literal["first-use", "never"]
 
 
 def open_cache(
-    root: Path | str, *, seeds: Sequence[int] | None = None, check: Check = "first-use",
+    root: Path | str,
+    *,
+    seeds: Sequence[int] | None = None,
+    check: Check = "first-use",
     readahead: ReadaheadMode = "auto",
-) -> CacheReader:  # fmt: skip
+) -> CacheReader:
     """Open a cache for reading.
 
     Args:

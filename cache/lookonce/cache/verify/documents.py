@@ -88,9 +88,15 @@ def _metadata_problem(path: Path, expected: Mapping[str, Any]) -> str | None:
 
 
 def not_readable(
-    error: AccessError | OSError, path: Path, name: str, *, array: str | None = None, seed: int | None = None,
-    shard: int | None = None, rows: tuple[int, int] | None = None,
-) -> Finding:  # fmt: skip
+    error: AccessError | OSError,
+    path: Path,
+    name: str,
+    *,
+    array: str | None = None,
+    seed: int | None = None,
+    shard: int | None = None,
+    rows: tuple[int, int] | None = None,
+) -> Finding:
     """The finding for a file that the operating system does not give out.
 
     Args:
@@ -105,9 +111,15 @@ def not_readable(
     cause = error if isinstance(error, OSError) else error.__cause__
     known = cause if isinstance(cause, OSError) else OSError(str(error))
     return Finding(
-        path=name, array=array, seed=seed, shard=shard, rows=rows, kind="not readable",
-        problem=f"it cannot be read: {access_problem(known)}", advice=access_advice(known),
-    )  # fmt: skip
+        path=name,
+        array=array,
+        seed=seed,
+        shard=shard,
+        rows=rows,
+        kind="not readable",
+        problem=f"it cannot be read: {access_problem(known)}",
+        advice=access_advice(known),
+    )
 
 
 def reason(error: CacheError, path: Path) -> str:

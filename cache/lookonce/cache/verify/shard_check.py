@@ -95,11 +95,15 @@ class ShardChecker:
         ]
 
     def _check_objects(self, receipt: Receipt) -> ShardCheck:
-        findings, sound, checked = [], [], 0
+        findings: list[Finding] = []
+        sound: list[StoredObject] = []
+        checked = 0
         counts = collections.Counter(stored.array for stored in receipt.objects)
         paths = self._container.object_paths(self._manifest, self.seed, self.shard)
-        for name in sorted(counts.keys() - paths.keys()):
-            findings.append(self._receipt_finding(f"it names an object {name!r} that the cache has not", ANEW))
+        findings.extend(
+            self._receipt_finding(f"it names an object {name!r} that the cache has not", ANEW)
+            for name in sorted(counts.keys() - paths.keys())
+        )
         by_name = {stored.array: stored for stored in receipt.objects}
         for name, path in paths.items():
             if counts[name] != 1:
@@ -121,9 +125,7 @@ class ShardChecker:
                 sound.append(stored)
             else:
                 findings.append(self._object_finding(stored.path, name, found))
-        return ShardCheck(
-            objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings)
-        )  # fmt: skip
+        return ShardCheck(objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings))
 
     def _object_problem(self, stored: StoredObject, receipt: Receipt) -> str | None:
         path = self._layout.root / stored.path
@@ -149,9 +151,7 @@ class ShardChecker:
     def _object_finding(self, path: str, array: str, problem: str) -> Finding:
         return self._finding(path, array, problem, f"delete {self._receipt_path}, then {RESUME}")
 
-    def _not_readable(
-        self, error: AccessError | OSError, path: Path, name: str, array: str | None = None
-    ) -> Finding:  # fmt: skip
+    def _not_readable(self, error: AccessError | OSError, path: Path, name: str, array: str | None = None) -> Finding:
         rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
         return not_readable(error, path, name, array=array, seed=self.seed, shard=self.shard, rows=rows)
 
@@ -159,4 +159,4 @@ class ShardChecker:
         rows = (self._rows.start, self._rows.stop - 1) if self._rows else None
         return Finding(
             path=path, array=array, seed=self.seed, shard=self.shard, rows=rows, problem=problem, advice=advice
-        )  # fmt: skip
+        )

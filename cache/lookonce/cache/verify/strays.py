@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from lookonce.cache.containers import container_of
@@ -29,7 +30,7 @@ def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -
     return notes
 
 
-def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> AbstractSet[str]:
     root = layout.root
     container, known = container_of(manifest), {layout.manifest_file.name, *LOCK_FILES}
     for seed in seeds:
@@ -40,7 +41,7 @@ def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) 
     return known
 
 
-def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> Set[str]:
+def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> AbstractSet[str]:
     return {
         path
         for seed in seeds

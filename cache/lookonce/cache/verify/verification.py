@@ -46,9 +46,7 @@ def verify_cache(
     layout = CacheLayout(root)
     manifest, findings = check_manifest(layout)
     if manifest is None:
-        return VerifyReport(
-            findings=tuple(findings), notes=(), seeds=(), shards=0, objects=0, bytes=0, digested=full
-        )  # fmt: skip
+        return VerifyReport(findings=tuple(findings), notes=(), seeds=(), shards=0, objects=0, bytes=0, digested=full)
     chosen = tuple(dict.fromkeys(seeds)) if seeds is not None else _seeds_on_disk(layout)
     if not chosen:
         problem, advice = "the cache holds no seed", "run extract-features again with the same arguments"

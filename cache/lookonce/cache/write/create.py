@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def remove_temporary_files(root: Path) -> int:
 
 
 @contextlib.contextmanager
-def exclusive_writer(root: Path) -> Iterator[None]:
+def exclusive_writer(root: Path) -> Generator[None, None, None]:
     """Hold the cache's lock, which the kernel releases when the process dies, however it dies.
 
     Raises:

@@ -29,9 +29,14 @@ class ExtractionWorker:
     """
 
     def __init__(
-        self, config: ExtractionConfig, manifest: Manifest, view: ViewRecipe, source: ImageSource, reuse: Reuse | None,
+        self,
+        config: ExtractionConfig,
+        manifest: Manifest,
+        view: ViewRecipe,
+        source: ImageSource,
+        reuse: Reuse | None,
         threads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._config, self._manifest, self._view, self._source = config, manifest, view, source
         self._reuse = reuse
         self._threads = threads
@@ -76,8 +81,13 @@ class ExtractionWorker:
                 f"the cache was made with {wanted}; give all nodes the same weights file"
             )
         return ShardExtractor(
-            config.out, self._manifest, self._view, self._source, teacher,
+            config.out,
+            self._manifest,
+            self._view,
+            self._source,
+            teacher,
             batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
-            skip_bad_images=config.on_bad_image == "skip", threads=self._threads,
+            skip_bad_images=config.on_bad_image == "skip",
+            threads=self._threads,
             reuse=self._reuse,
-        )  # fmt: skip
+        )

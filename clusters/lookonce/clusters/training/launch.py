@@ -145,7 +145,7 @@ class _Launch:
         if now - self._reported < REPORT_INTERVAL:
             return
         self._reported = now
-        starts = cast(int, ray.get(self._coordinator.starts.remote()))
+        starts = cast("int", ray.get(self._coordinator.starts.remote()))
         if starts > self._starts:
             self._starts = starts
             self._say(f"a process was lost; start {starts} goes on from the newest checkpoint")

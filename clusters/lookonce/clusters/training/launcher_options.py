@@ -38,6 +38,11 @@ class LauncherOptions:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
         if self.launcher == "none":
             refuse_without_effect(
-                self, "--launcher ray", "num_nodes", "processes_per_node", "cpus_per_process", "ray_address",
+                self,
+                "--launcher ray",
+                "num_nodes",
+                "processes_per_node",
+                "cpus_per_process",
+                "ray_address",
                 "max_restarts",
-            )  # fmt: skip
+            )

@@ -70,9 +70,11 @@ def _run(options: Options) -> Mapping[str, Any]:
     from lookonce.cache.convert.request import ConversionRequest
 
     request = ConversionRequest(
-        container=options.format, precision=options.precision, shard_size=options.shard_size,
+        container=options.format,
+        precision=options.precision,
+        shard_size=options.shard_size,
         tokens=options.token_subset(),
-    )  # fmt: skip
+    )
     with tqdm(unit="shard", disable=None, leave=False) as bar:
 
         def show(done: int, total: int) -> None:

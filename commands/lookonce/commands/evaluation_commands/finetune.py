@@ -51,9 +51,15 @@ def run_finetune(options: FinetuneOptions) -> Mapping[str, Any]:
     config = FinetuneConfig(**{field.name: getattr(options, field.name) for field in fields(FinetuneConfig)})
     encoder = build_student(options, options.pool)
     result = finetune_student(
-        encoder, images, config, out=options.out, pool=options.pool,
-        batch_size=options.batch_size, workers=options.workers, checkpoint_seconds=options.checkpoint_seconds,
-    )  # fmt: skip
+        encoder,
+        images,
+        config,
+        out=options.out,
+        pool=options.pool,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
     return with_normalisation(result, encoder)
 
 
@@ -64,8 +70,10 @@ def summarise_finetune(result: Mapping[str, Any]) -> str:
         [
             f"{evaluated['kind']} {evaluated['name']}" + (f" ({evaluated['weights']})" if evaluated["weights"] else ""),
             f"images    {result['train_images']} train, {result['test_images']} test, {len(result['classes'])} classes",
-            f"tuned     {recipe['epochs']} epochs, {result['steps']} steps, views of {evaluated['view_size']} px, "
-            f"pool {evaluated['pool']}",
+            (
+                f"tuned     {recipe['epochs']} epochs, {result['steps']} steps, views of {evaluated['view_size']} px, "
+                f"pool {evaluated['pool']}"
+            ),
             f"train     loss {result['loss']:.4f} in the last epoch, on augmented images",
             f"test      {result['accuracy']:.2%} right",
             f"run       {result['out']}",

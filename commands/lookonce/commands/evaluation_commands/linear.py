@@ -54,9 +54,13 @@ def run_linear(options: LinearOptions) -> Mapping[str, Any]:
     config = LinearProbeConfig(**{field.name: getattr(options, field.name) for field in fields(LinearProbeConfig)})
     encoder = build_encoder(options)
     result = evaluate_linear(
-        encoder, images, config, batch_size=options.batch_size, out=options.out,
+        encoder,
+        images,
+        config,
+        batch_size=options.batch_size,
+        out=options.out,
         checkpoint_seconds=options.checkpoint_seconds,
-    )  # fmt: skip
+    )
     return with_normalisation(result, encoder)
 
 

@@ -163,9 +163,14 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
     own = Normalisation(mean=spec.mean, std=spec.std)
     used = own.replaced(options.mean, options.std)
     teacher = load_teacher(
-        spec, weights=options.teacher_weights, view_size=options.view_size or DEFAULT_VIEW_SIZE,
-        patch_size=options.patch_size, blocks="top1", device=device, normalisation=used,
-    )  # fmt: skip
+        spec,
+        weights=options.teacher_weights,
+        view_size=options.view_size or DEFAULT_VIEW_SIZE,
+        patch_size=options.patch_size,
+        blocks="top1",
+        device=device,
+        normalisation=used,
+    )
     instead = used if used != own else None
     return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights, instead=instead)
 
@@ -186,15 +191,21 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
     if options.weights is None:
         normalisation = IMAGENET.replaced(options.mean, options.std)
         student = Student(
-            options.student or "", img_size=options.view_size or DEFAULT_VIEW_SIZE, seed=options.seed,
+            options.student or "",
+            img_size=options.view_size or DEFAULT_VIEW_SIZE,
+            seed=options.seed,
             normalisation=normalisation,
-        )  # fmt: skip
+        )
         print(f"{student.name}: pixels normalised by {normalisation}", file=sys.stderr, flush=True)
         return StudentEncoder(student, pool=pool, device=device)
     student = load_student(
-        options.weights, name=options.student, view_size=options.view_size, mean=options.mean, std=options.std,
+        options.weights,
+        name=options.student,
+        view_size=options.view_size,
+        mean=options.mean,
+        std=options.std,
         say=lambda note: print(note, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    )
     return StudentEncoder(student, pool=pool, device=device, weights=options.weights)
 
 

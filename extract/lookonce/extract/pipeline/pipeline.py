@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from lookonce.extract.pipeline.batch_encoder import EncodedBatch, ThreadTimes
 from lookonce.extract.pipeline.open_shard import OpenShard
@@ -60,7 +61,7 @@ class Pipeline:
         self._writes: collections.deque[tuple[OpenShard, BatchProgress, Future[None]]] = collections.deque()
         self._commits: collections.deque[tuple[OpenShard, list[Future[Receipt]]]] = collections.deque()
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

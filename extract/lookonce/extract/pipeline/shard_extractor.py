@@ -130,10 +130,13 @@ class ShardExtractor:
                 yield BatchProgress(copied=len(copied) * len(task.seeds), shard=task.shard, seed=task.seeds[0])
             shard = pipeline.open(
                 OpenShard(
-                    task.shard, functools.partial(self._writer, task, copied), task.seeds,
-                    width=self._width, versions=self._versions,
+                    task.shard,
+                    functools.partial(self._writer, task, copied),
+                    task.seeds,
+                    width=self._width,
+                    versions=self._versions,
                 )
-            )  # fmt: skip
+            )
             looked = [place for place, row in enumerate(task.rows) if row not in copied]
             rows, entries = [task.rows[place] for place in looked], [task.entries[place] for place in looked]
             windows.append([(shard, one) for one in cut_windows(rows, entries, task.seeds, self._batch_size)])
@@ -152,9 +155,13 @@ class ShardExtractor:
     def _make_views(self, view_threads: ThreadPoolExecutor, window: Window) -> ViewBatch:
         recipe = self._manifest.recipe
         return ViewBatch(
-            window, self._producer, patch_size=recipe.patch_size, patches=recipe.patches, threads=view_threads,
+            window,
+            self._producer,
+            patch_size=recipe.patch_size,
+            patches=recipe.patches,
+            threads=view_threads,
             memory=self._teacher_threads.memory,
-        )  # fmt: skip
+        )
 
     def _writer(self, task: ShardTask, copied: dict[int, int], seed: int) -> ShardWriter:
         root, manifest, shard = self._root, self._manifest, task.shard

@@ -76,9 +76,12 @@ class TargetEncoder(nn.Module):
             parts.append(self._encode_some([level[some] for level in hidden], None if kept is None else kept[some]))
         stored, mean, std, unbounded, saturated = zip(*parts, strict=True)
         return EncodedTargets(
-            stored=torch.cat(stored), mean=torch.cat(mean), std=torch.cat(std), unbounded=torch.cat(unbounded),
+            stored=torch.cat(stored),
+            mean=torch.cat(mean),
+            std=torch.cat(std),
+            unbounded=torch.cat(unbounded),
             saturated=torch.stack(saturated).sum(),
-        )  # fmt: skip
+        )
 
     def encode(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Encode targets.

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -100,7 +100,7 @@ class TeacherThreads:
         return torch.cuda.stream(self._streams.own) if self.on_gpu else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def forward(self) -> Iterator[ForwardTime]:
+    def forward(self) -> Generator[ForwardTime, None, None]:
         """Within, a forward pass is launched, and timed.
 
         On a GPU it starts when the forward that another lane launched before has ended there; the lane itself waits

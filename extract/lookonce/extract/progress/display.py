@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ class ExtractionProgress:
         self._started = self._ended = 0.0
         self._bar: tqdm[None] | None = None
 
-    def __enter__(self) -> ExtractionProgress:
+    def __enter__(self) -> Self:
         self._started = time.perf_counter()
         self._bar = progress_bar(total=self._total, unit="view", show=self._show)
         return self

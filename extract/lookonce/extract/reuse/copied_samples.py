@@ -101,9 +101,17 @@ class MergingWriter(ShardWriter):
     """
 
     def __init__(
-        self, root: Path, manifest: Manifest, *, seed: int, shard: int, keys: Sequence[str], labels: Sequence[int],
-        samples: CopiedSamples, copied: Mapping[int, int],
-    ) -> None:  # fmt: skip
+        self,
+        root: Path,
+        manifest: Manifest,
+        *,
+        seed: int,
+        shard: int,
+        keys: Sequence[str],
+        labels: Sequence[int],
+        samples: CopiedSamples,
+        copied: Mapping[int, int],
+    ) -> None:
         super().__init__(root, manifest, seed=seed, shard=shard, keys=keys, labels=labels)
         self._samples, self._width = samples, manifest.recipe.teacher.width
         self._pending = sorted(copied.items())

@@ -67,8 +67,9 @@ def choose_forward(teacher: Teacher, mode: CompileMode, *, batch_size: int, view
     print(
         f"the compiled teacher runs at {gain:.2f} times the eager one's rate; this cache is made with the "
         f"{'compiled' if taken else 'eager'} one",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+        file=sys.stderr,
+        flush=True,
+    )
     return chosen if taken else {}
 
 

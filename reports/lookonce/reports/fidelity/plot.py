@@ -45,9 +45,14 @@ def _points(
 ) -> None:
     entries = precisions.values()
     axes.scatter(
-        [entry["target_bytes"] for entry in entries], [entry[measure] for entry in entries],
-        color=colour, marker=marker, s=36, label=label, zorder=3,
-    )  # fmt: skip
+        [entry["target_bytes"] for entry in entries],
+        [entry[measure] for entry in entries],
+        color=colour,
+        marker=marker,
+        s=36,
+        label=label,
+        zorder=3,
+    )
 
 
 def _label(axes: Axes, precisions: Mapping[str, Mapping[str, Any]]) -> None:
@@ -58,9 +63,15 @@ def _label(axes: Axes, precisions: Mapping[str, Mapping[str, Any]]) -> None:
     ):
         for name, entry in precisions.items():
             axes.annotate(
-                f"{name}  {100 * entry[measure]:.2g} %", (entry["target_bytes"], entry[measure]),
-                xytext=(offset, 0), textcoords="offset points", ha=side, va="center", fontsize=8, color=colour,
-            )  # fmt: skip
+                f"{name}  {100 * entry[measure]:.2g} %",
+                (entry["target_bytes"], entry[measure]),
+                xytext=(offset, 0),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
 
 
 def _style(axes: Axes, sizes: list[float]) -> None:

@@ -71,9 +71,16 @@ def views_a_batch(recipe: Recipe) -> int:
 
 
 def reference_facts(
-    kind: str, name: str, precision: str, recipe: Recipe, *, judged: NDArray[np.int64], others: NDArray[np.int64],
-    seeds: Sequence[int], calibration_views: int,
-) -> dict[str, Any]:  # fmt: skip
+    kind: str,
+    name: str,
+    precision: str,
+    recipe: Recipe,
+    *,
+    judged: NDArray[np.int64],
+    others: NDArray[np.int64],
+    seeds: Sequence[int],
+    calibration_views: int,
+) -> dict[str, Any]:
     """What the reference is, for people and for JSON.
 
     Args:
@@ -131,7 +138,13 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
 
     reference = Reference(
         facts=reference_facts(
-            "cache", str(root), found.name, manifest.recipe, judged=judged, others=others, seeds=reader.seeds,
+            "cache",
+            str(root),
+            found.name,
+            manifest.recipe,
+            judged=judged,
+            others=others,
+            seeds=reader.seeds,
             calibration_views=calibration_views,
         ),
         bits=found.bits,
@@ -139,7 +152,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
         store_pixels=manifest.stores_pixels,
         calibrate=lambda: calibration_values(reader, reader.seeds[0], others, samples=calibration_views),
         batches=batches,
-    )  # fmt: skip
+    )
     if not reference.judged()[0]:
         raise CacheMismatchError(
             f"{root}: it holds {found.name}, and no precision has fewer bits; judge from a cache of more bits (best "

@@ -68,7 +68,13 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
 
     return Reference(
         facts=reference_facts(
-            "teacher", str(config.images), "fp32", recipe, judged=judged, others=others, seeds=seeds,
+            "teacher",
+            str(config.images),
+            "fp32",
+            recipe,
+            judged=judged,
+            others=others,
+            seeds=seeds,
             calibration_views=config.calibration_views,
         ),
         bits=32,
@@ -76,4 +82,4 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
         store_pixels=config.pixels == "store",
         calibrate=calibrate,
         batches=batches,
-    )  # fmt: skip
+    )

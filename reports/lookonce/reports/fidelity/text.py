@@ -29,12 +29,18 @@ def _reference_lines(result: Mapping[str, Any]) -> list[str]:
     images = "other" if reference["split"] else "of the same"
     source = f"cache {reference['name']}" if reference["kind"] == "cache" else f"images {reference['name']}"
     return [
-        f"reference {reference['precision']} features of {reference['teacher']}, blocks {blocks}, "
-        f"{reference['tokens']} tokens of {reference['channels']} channels; {source}",
-        f"judged by {result['views']} views of {reference['images']} images (seeds {seeds}), calibrated on "
-        f"{reference['calibration_images']} {images} images (seed {reference['seeds'][0]})",
-        f"student   a stand-in with errors of {student['student_error']:g} standard deviations: "
-        f"{student['loss_function']} loss {student['loss']:.3g}; loss and gradient are changes of it",
+        (
+            f"reference {reference['precision']} features of {reference['teacher']}, blocks {blocks}, "
+            f"{reference['tokens']} tokens of {reference['channels']} channels; {source}"
+        ),
+        (
+            f"judged by {result['views']} views of {reference['images']} images (seeds {seeds}), calibrated on "
+            f"{reference['calibration_images']} {images} images (seed {reference['seeds'][0]})"
+        ),
+        (
+            f"student   a stand-in with errors of {student['student_error']:g} standard deviations: "
+            f"{student['loss_function']} loss {student['loss']:.3g}; loss and gradient are changes of it"
+        ),
     ]
 
 
@@ -45,11 +51,11 @@ def _outlier_lines(result: Mapping[str, Any]) -> list[str]:
     if not channels:
         return [f"outliers  none of {total} channels ({rule}; the largest has {outliers['largest_ratio']:.1f})"]
     lines = [f"outliers  {len(channels)} of {total} channels ({rule}); error without them: bulk"]
-    for found in channels[:MOST_OUTLIERS]:
-        lines.append(
-            f"          block {found['block']}, channel {found['channel']}: root mean square "
-            f"{found['root_mean_square']:.1f}, mean {found['mean']:.1f}, largest {found['largest']:.1f}"
-        )
+    lines += [
+        f"          block {found['block']}, channel {found['channel']}: root mean square "
+        f"{found['root_mean_square']:.1f}, mean {found['mean']:.1f}, largest {found['largest']:.1f}"
+        for found in channels[:MOST_OUTLIERS]
+    ]
     more = len(channels) - MOST_OUTLIERS
     return [*lines, f"          and {more} more (--json names them)"] if more > 0 else lines
 

@@ -99,10 +99,16 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
     finally:
         torch.set_num_threads(before)
     return Probe(
-        images=images, unreadable=unreadable, forwards=len(teacher_times), batch=batch, threads=threads,
-        view_seconds=view_seconds, teacher_seconds=statistics.median(teacher_times) / batch,
-        encode_seconds=encode_seconds / max(1, threads), write_seconds=write_seconds,
-    )  # fmt: skip
+        images=images,
+        unreadable=unreadable,
+        forwards=len(teacher_times),
+        batch=batch,
+        threads=threads,
+        view_seconds=view_seconds,
+        teacher_seconds=statistics.median(teacher_times) / batch,
+        encode_seconds=encode_seconds / max(1, threads),
+        write_seconds=write_seconds,
+    )
 
 
 def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint8], int, int, float]:

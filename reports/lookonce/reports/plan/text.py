@@ -31,8 +31,10 @@ def _indented(facts: Mapping[str, list[str]]) -> Iterator[str]:
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:
     blocks = ", ".join(map(str, teacher["blocks"]))
     return [
-        f"{teacher['name']}, blocks {blocks} of {teacher['block_count']}, fed {teacher['input_size']} px, "
-        f"{teacher['compute_precision']} on {teacher['device']}"
+        (
+            f"{teacher['name']}, blocks {blocks} of {teacher['block_count']}, fed {teacher['input_size']} px, "
+            f"{teacher['compute_precision']} on {teacher['device']}"
+        )
     ]
 
 
@@ -47,11 +49,15 @@ def _probed(probe: Mapping[str, Any]) -> list[str]:
     bad = f" ({probe['unreadable']} UNREADABLE)" if probe["unreadable"] else ""
     where = count_text(probe["threads"], "thread") if probe["threads"] else "GPU"
     return [
-        f"{count_text(probe['images'], 'image')}{bad} and {count_text(probe['forwards'], 'forward pass', 'es')} of "
-        f"{count_text(probe['batch'], 'view')}; per view:",
-        f"{duration_text(probe['view_seconds'])} of one core to decode and crop, "
-        f"{duration_text(probe['teacher_seconds'])} in the teacher ({where}), "
-        f"{duration_text(probe['encode_seconds'] + probe['write_seconds'])} to encode and hash",
+        (
+            f"{count_text(probe['images'], 'image')}{bad} and {count_text(probe['forwards'], 'forward pass', 'es')} of "
+            f"{count_text(probe['batch'], 'view')}; per view:"
+        ),
+        (
+            f"{duration_text(probe['view_seconds'])} of one core to decode and crop, "
+            f"{duration_text(probe['teacher_seconds'])} in the teacher ({where}), "
+            f"{duration_text(probe['encode_seconds'] + probe['write_seconds'])} to encode and hash"
+        ),
     ]
 
 
@@ -88,10 +94,15 @@ def _time(plan: Mapping[str, Any]) -> list[str]:
     gpu = {0: "", 1: "a GPU and "}.get(workers["gpus"], f"{workers['gpus']:.2g} of a GPU and ")
     each = gpu + count_text(workers["cpus"], "core")
     return [
-        f"{duration_text(3600 * hours)} ({hours:.3g} h) for {extraction['views_left']:,} views at {rate:,.3g} views/s, "
-        f"{_rate(extraction['write_bytes_per_second'])} to disk",
-        f"(with {count_text(workers['workers'], 'worker')} ({workers['executor']}) of {each} like this machine's; "
-        "decoding, teacher and writing in parallel; the disk was not tried)",
+        (
+            f"{duration_text(3600 * hours)} ({hours:.3g} h) for {extraction['views_left']:,} views "
+            f"at {rate:,.3g} views/s, "
+            f"{_rate(extraction['write_bytes_per_second'])} to disk"
+        ),
+        (
+            f"(with {count_text(workers['workers'], 'worker')} ({workers['executor']}) of {each} like this machine's; "
+            "decoding, teacher and writing in parallel; the disk was not tried)"
+        ),
         f"{duration_text(plan['start_up_seconds'])} before the first view: imports, listing the images, loading the "
         "teacher" + (" (starting Ray comes on top)" if workers["executor"] == "ray" else ""),
     ]
@@ -101,8 +112,10 @@ def _reading(plan: Mapping[str, Any]) -> list[str]:
     reading = plan["reading"]
     rate, patches = f"{reading['student_rate']:,g}", count_text(reading["visible_patches"], "visible patch", "es")
     return [
-        f"a student at {rate} images/s needs {_rate(reading['visible_bytes_per_second'])} ({patches} a view), "
-        f"or {_rate(reading['whole_bytes_per_second'])} where whole views are read from the disk"
+        (
+            f"a student at {rate} images/s needs {_rate(reading['visible_bytes_per_second'])} ({patches} a view), "
+            f"or {_rate(reading['whole_bytes_per_second'])} where whole views are read from the disk"
+        )
     ]
 
 
@@ -117,8 +130,10 @@ def _break_even(plan: Mapping[str, Any]) -> list[str]:
     epochs, experiments = count_text(even["epochs"], "epoch"), count_text(even["experiments"], "experiment")
     cached, online = (duration_text(3600 * even[f"{name}_hours"]) for name in ("cached", "online"))
     lines = [
-        f"the cache pays after {count_text(even['after_epochs'], 'epoch')} of one experiment, or from "
-        f"{count_text(even['after_experiments'], 'experiment')} of {epochs} on",
+        (
+            f"the cache pays after {count_text(even['after_epochs'], 'epoch')} of one experiment, or from "
+            f"{count_text(even['after_experiments'], 'experiment')} of {epochs} on"
+        ),
         f"{experiments} of {epochs}: {cached} for the cache, {online} for an online teacher on the same workers",
         f"(an online teacher pays in every epoch for: {counted}; reading the cache is taken as free)",
     ]

@@ -43,13 +43,23 @@ _ALWAYS = {
     errno.EREMOTEIO: _DISK,
     **dict.fromkeys(
         (
-            errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET,
-            errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO,
+            errno.ESTALE,
+            errno.ETIMEDOUT,
+            errno.ENOTCONN,
+            errno.ECONNABORTED,
+            errno.ECONNREFUSED,
+            errno.ECONNRESET,
+            errno.EHOSTDOWN,
+            errno.EHOSTUNREACH,
+            errno.ENETDOWN,
+            errno.ENETUNREACH,
+            errno.ENODEV,
+            errno.ENXIO,
             errno.ESHUTDOWN,
         ),
         _REMOUNT,
     ),
-}  # fmt: skip
+}
 """Advice that is the same for reading and writing, by errno."""
 
 _WRITING = {errno.EACCES: _NOT_WRITABLE, errno.EPERM: _NOT_WRITABLE, errno.EROFS: _READ_ONLY}

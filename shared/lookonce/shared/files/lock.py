@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +37,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextlib.contextmanager
-def exclusive_folder(folder: Path, busy: LookonceError) -> Iterator[None]:
+def exclusive_folder(folder: Path, busy: LookonceError) -> Generator[None, None, None]:
     """Hold a folder (made when missing) for this process: with flock, or with a file that names the holder.
 
     Args:
@@ -68,8 +68,9 @@ def exclusive_folder(folder: Path, busy: LookonceError) -> Iterator[None]:
             print(
                 f"note: {folder}: its file system gives no locks: {os_reason(error)}; the file {HOLDER_FILE} in it "
                 "keeps other writers out instead",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                file=sys.stderr,
+                flush=True,
+            )
         _held.add(handle)
         try:
             yield

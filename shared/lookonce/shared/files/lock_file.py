@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ HOLDER_FILE = ".lock-holder"
 
 
 @contextlib.contextmanager
-def holder_file(folder: Path, busy: LookonceError) -> Iterator[None]:
+def holder_file(folder: Path, busy: LookonceError) -> Generator[None, None, None]:
     """Hold an existing folder for this process.
 
     Args:
@@ -64,7 +64,7 @@ def _made(path: Path, own: dict[str, Any]) -> bool:
         return False
     except OSError as error:
         raise storage_error(error, path, "making a lock") from error
-    with open(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(own, file)
     return True
 
@@ -101,13 +101,16 @@ def _this_process() -> dict[str, Any]:
     host = os.uname().nodename
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        place = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        place = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         place = host
     return {
-        "host": host, "place": place, "process": os.getpid(),
-        "started": _started(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }  # fmt: skip
+        "host": host,
+        "place": place,
+        "process": os.getpid(),
+        "started": _started(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
 
 
 def _started(process: Any) -> str | None:

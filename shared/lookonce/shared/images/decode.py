@@ -9,7 +9,7 @@ import contextlib
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -24,7 +24,7 @@ __all__ = ["FORMATS", "MAXIMUM_PIXELS", "decode_rgb", "decoded_rgb"]
 
 
 @contextlib.contextmanager
-def decoded_rgb(data: bytes, where: str) -> Iterator[Image.Image]:
+def decoded_rgb(data: bytes, where: str) -> Generator[Image.Image, None, None]:
     """``decode_rgb`` for threads that decode side by side: within the block, the image has its place in memory.
 
     Images that do not find room beside those that other threads hold wait for it (see ``DecodingRoom``).
@@ -109,7 +109,7 @@ _put_back = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
-def _pillow_settings() -> Iterator[None]:
+def _pillow_settings() -> Generator[None, None, None]:
     """Our settings of Pillow and the warnings filter, shared by all threads that decode at the same time.
 
     A plain ``warnings.catch_warnings`` in each thread would put the filters back in the wrong order.

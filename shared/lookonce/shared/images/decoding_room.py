@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 Admit = Callable[[int], None]
 """Called with the bytes that decoding an image takes at most, before they are taken; may wait."""
@@ -79,7 +80,7 @@ class Place:
             self._room.enter(needed)
             self._taken = needed
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -48,8 +48,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             if kind != b"tRNS" or length in _TRANSPARENCY_SIZES.get(colour_type, ()):
                 yield kind, data[position:end]
         elif not _is_sound(data, end):
-            end = next((found.start() - 4 for found in _KNOWN_CHUNK.finditer(data, position + 8)
-                        if _is_sound(data, found.start() - 4)), len(data))  # fmt: skip
+            end = next(
+                (
+                    found.start() - 4
+                    for found in _KNOWN_CHUNK.finditer(data, position + 8)
+                    if _is_sound(data, found.start() - 4)
+                ),
+                len(data),
+            )
         position = end
 
 

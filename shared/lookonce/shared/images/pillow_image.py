@@ -14,8 +14,20 @@ from lookonce.shared.images.grey_levels import levels
 from lookonce.shared.images.image_metadata import PNG_MAGIC
 
 FORMATS = (
-    "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "DIB", "JPEG2000", "QOI", "SGI", "PCX",
-)  # fmt: skip
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "DIB",
+    "JPEG2000",
+    "QOI",
+    "SGI",
+    "PCX",
+)
 """Pillow's names of what is decoded; closed, because other plug-ins start programs (EPS), fetch files, or take nearly
 any bytes for an image (TGA). ``sources.image_names`` says how such files are called."""
 

@@ -75,8 +75,18 @@ def _chunk(data: bytes, layout: TiffLayout, number: int, rows: int, in_chunk: in
 
 def _decompressed(packed: bytes, layout: TiffLayout, rows: int, row_bytes: int) -> NDArray[np.uint8]:
     """The bytes of a chunk: libtiff, which Pillow brings along, gets them as a TIFF of 8-bit grey of their own."""
-    tags = [(256, row_bytes), (257, rows), (258, 8), (259, layout.compression), (262, 1), (266, layout.fill_order),
-            (273, 8), (277, 1), (278, rows), (279, len(packed))]  # fmt: skip
+    tags = [
+        (256, row_bytes),
+        (257, rows),
+        (258, 8),
+        (259, layout.compression),
+        (262, 1),
+        (266, layout.fill_order),
+        (273, 8),
+        (277, 1),
+        (278, rows),
+        (279, len(packed)),
+    ]
     where = 8 + len(packed) + len(packed) % 2
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     file = struct.pack("<2sHI", b"II", 42, where) + packed + b"\0" * (len(packed) % 2) + directory + bytes(4)

@@ -27,8 +27,9 @@ NO_LABEL = -1
 ROW = struct.Struct("<QqqqiI")
 """An entry: end of its key among all keys' bytes, byte count, offset, time of change, label, part; little-endian."""
 
-_ROW_FIELDS = np.dtype([("key_end", "<u8"), ("bytes", "<i8"), ("offset", "<i8"), ("modified", "<i8"), ("label", "<i4"),
-                        ("part", "<u4")])  # fmt: skip
+_ROW_FIELDS = np.dtype(
+    [("key_end", "<u8"), ("bytes", "<i8"), ("offset", "<i8"), ("modified", "<i8"), ("label", "<i4"), ("part", "<u4")]
+)
 
 CHUNK = 4096
 """Entries that are made at a time when all are wanted."""

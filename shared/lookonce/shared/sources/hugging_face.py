@@ -232,8 +232,10 @@ def _label_column(dataset: str, features: Any, library: Any) -> tuple[str | None
         return None, ()
     found = "several columns of classes" if named else "no column called label"
     return None, (
-        f"no labels are taken, as there {'are' if named else 'is'} {found}; the one that counts of "
-        f"{', '.join(named or possible)} must be called label (rename_column)",
+        (
+            f"no labels are taken, as there {'are' if named else 'is'} {found}; the one that counts of "
+            f"{', '.join(named or possible)} must be called label (rename_column)"
+        ),
     )
 
 

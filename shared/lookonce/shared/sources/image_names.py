@@ -12,9 +12,30 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 """What most images are called; in a tar, the first one that a sample has is taken."""
 
 RARER_IMAGES = (
-    "jpe", "jfif", "mpo", "apng", "avif", "avifs", "dib", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "j2c", "jpc", "jpf",
-    "jpx", "qoi", "sgi", "rgb", "rgba", "bw", "pcx",
-)  # fmt: skip
+    "jpe",
+    "jfif",
+    "mpo",
+    "apng",
+    "avif",
+    "avifs",
+    "dib",
+    "pgm",
+    "pbm",
+    "pnm",
+    "pfm",
+    "jp2",
+    "j2k",
+    "j2c",
+    "jpc",
+    "jpf",
+    "jpx",
+    "qoi",
+    "sgi",
+    "rgb",
+    "rgba",
+    "bw",
+    "pcx",
+)
 """What the others are called; in a tar they are looked at where there is none of ``IMAGES``."""
 
 EXTENSIONS = frozenset(f".{name}" for name in IMAGES + RARER_IMAGES)

@@ -42,12 +42,12 @@ class Listing:
     @property
     def digest(self) -> str:
         """``sha256:`` over the (key, byte count) pairs in key order: the data's identity, wherever it lies."""
-        return cast(EntryTable, self.entries).digest
+        return cast("EntryTable", self.entries).digest
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """Label of each entry, int32 (entries,)."""
-        return cast(EntryTable, self.entries).labels
+        return cast("EntryTable", self.entries).labels
 
     def positions(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Where the entries of some keys are, int64 (keys,); -1 for a key that is not listed."""
@@ -88,7 +88,7 @@ class Listing:
         order = np.argsort(group, kind="stable")
         rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
         taken = np.lexsort((group, rank))[:limit]
-        return replace(self, entries=cast(EntryTable, self.entries).at(np.sort(taken)))
+        return replace(self, entries=cast("EntryTable", self.entries).at(np.sort(taken)))
 
     def without_labels(self) -> Listing:
         """The same images, without classes."""

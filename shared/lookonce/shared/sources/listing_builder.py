@@ -55,9 +55,15 @@ class ListingBuilder:
         return len(self._runs)
 
     def add(
-        self, key: str, byte_count: int, *, label: str | None = None, part: int = 0, offset: int = 0,
+        self,
+        key: str,
+        byte_count: int,
+        *,
+        label: str | None = None,
+        part: int = 0,
+        offset: int = 0,
         modified_ns: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take one image; ``label`` is its class's name or number, the rest as in ``ListingEntry``."""
         number = NO_LABEL if label is None else self._labels.setdefault(label, len(self._labels))
         folder, slash, _ = key.partition("/")
@@ -102,8 +108,10 @@ class ListingBuilder:
             SourceError: keys that come more than once; names them and the files that hold them.
         """
         number_of = {name: number for number, name in enumerate(self.classes)}
-        by_label = {number: number_of[_plain(label) if label not in number_of else label]
-                    for label, number in self._labels.items()}  # fmt: skip
+        by_label = {
+            number: number_of[_plain(label) if label not in number_of else label]
+            for label, number in self._labels.items()
+        }
         by_folder = number_of if self._by_folder else {}
         previous: ListingEntry | None = None
         twice: list[str] = []

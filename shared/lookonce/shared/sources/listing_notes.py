@@ -46,8 +46,10 @@ def splits(classes: Sequence[str]) -> list[str]:
         return []
     example = next((name for name in found if name.lower() == "train"), found[0])
     return [
-        f"the folders {shown(found)} look like the parts of a data set, not like classes; all of them are listed "
-        f"together, each as one class: name one in --images (.../{example}) to have that part and its classes"
+        (
+            f"the folders {shown(found)} look like the parts of a data set, not like classes; all of them are listed "
+            f"together, each as one class: name one in --images (.../{example}) to have that part and its classes"
+        )
     ]
 
 

@@ -7,7 +7,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 RUN = 1 << 16
 """Items that are sorted in memory."""
@@ -32,7 +32,7 @@ class SortedRuns:
         self._file: Any = None
         self._count = 0
 
-    def __enter__(self) -> SortedRuns:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,8 +35,9 @@ def lengthened_document(path: Path, old: Mapping[str, Any], new: Mapping[str, An
     if now != before and not new["lengthen"]:
         more = (
             "to train it further, from its last checkpoint on, add --lengthen; for a run of that length from the start"
-            if now > before else "give that number; for a shorter run"
-        )  # fmt: skip
+            if now > before
+            else "give that number; for a shorter run"
+        )
         raise CheckpointError(f"{path}: the run has --epochs {before}, now {now}; {more} choose another --out")
     if now < before:
         raise UsageError(f"--lengthen: --epochs {now} is fewer than the {before} epochs of the run in {new['out']}")

@@ -7,10 +7,9 @@ torch reads such folders by pickle, which runs code: go on from folders of your 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,16 +63,16 @@ def load_sharded(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
     state: dict[str, Any] = {"module": parameters, "optimizer": moments}
 
     def read() -> None:
-        with _in_our_words(lambda reason: CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
-            "or delete it to go on from the one before"
-        )):  # fmt: skip
+        with _in_our_words(
+            lambda reason: CheckpointError(
+                f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
+                "or delete it to go on from the one before"
+            )
+        ):
             load(state, checkpoint_id=path, no_dist=world.size == 1)
 
     world.raise_on_all(read)
-    set_state_dict(
-        module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"]
-    )  # fmt: skip
+    set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
 
 
 def _prepare(temporary: Path) -> None:
@@ -85,9 +84,11 @@ def _prepare(temporary: Path) -> None:
 
 
 def _write(state: dict[str, Any], temporary: Path, world: World) -> None:
-    with _in_our_words(lambda reason: StorageError(
-        f"{temporary}: writing failed: {reason} (check the path and the disk, then run the same command again)"
-    )):  # fmt: skip
+    with _in_our_words(
+        lambda reason: StorageError(
+            f"{temporary}: writing failed: {reason} (check the path and the disk, then run the same command again)"
+        )
+    ):
         save(state, checkpoint_id=temporary, no_dist=world.size == 1)
 
 
@@ -96,7 +97,7 @@ def _commit(temporary: Path, path: Path, checkpoint: Checkpoint) -> None:
     try:
         if path.exists():  # of the same step: written before an older one was gone on from
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
         raise storage_error(error, path, "writing") from error
@@ -104,7 +105,7 @@ def _commit(temporary: Path, path: Path, checkpoint: Checkpoint) -> None:
 
 
 @contextlib.contextmanager
-def _in_our_words(error: Callable[[str], StorageError | CheckpointError]) -> Iterator[None]:
+def _in_our_words(error: Callable[[str], StorageError | CheckpointError]) -> Generator[None, None, None]:
     """Without a warning that there is one process; what went wrong, in whichever, as an error of ours."""
     try:
         with warnings.catch_warnings():

@@ -160,9 +160,13 @@ class BatchReader:
         )
 
     def _gathered(
-        self, reader: CacheReader, name: str, seeds: NDArray[np.int64], rows: NDArray[np.int64],
+        self,
+        reader: CacheReader,
+        name: str,
+        seeds: NDArray[np.int64],
+        rows: NDArray[np.int64],
         tokens: NDArray[np.int64],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         spec = reader.manifest.array(name)
         gathered = self._memory.empty((*tokens.shape, *spec.sample_shape[1:]), spec.numpy_dtype)
         reader.read(name, seeds, rows, tokens, out=gathered.numpy())
@@ -221,7 +225,11 @@ class BatchReader:
             return None
         return self._memory.holding(
             branch_scales(
-                self._drop_path, depth=self._student_depth, run_seed=self._run_seed, step=samples.step,
-                samples=len(samples.rows), part=part,
+                self._drop_path,
+                depth=self._student_depth,
+                run_seed=self._run_seed,
+                step=samples.step,
+                samples=len(samples.rows),
+                part=part,
             )
-        )  # fmt: skip
+        )

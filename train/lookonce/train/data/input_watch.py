@@ -7,7 +7,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 WORTH_SAYING = 0.05
@@ -47,7 +47,7 @@ class InputWatch:
         self._started = False
 
     @contextlib.contextmanager
-    def reading(self, samples: int) -> Iterator[None]:
+    def reading(self, samples: int) -> Generator[None, None, None]:
         """Around the reading of a batch of so many samples."""
         begun, cpu, faults = time.perf_counter(), time.thread_time(), _disk_faults()
         yield

@@ -76,9 +76,15 @@ class SampleOrder:
     """
 
     def __init__(
-        self, rows: NDArray[np.int64], seeds: Sequence[int], *, run_seed: int, batch_size: int, epochs: int,
+        self,
+        rows: NDArray[np.int64],
+        seeds: Sequence[int],
+        *,
+        run_seed: int,
+        batch_size: int,
+        epochs: int,
         window: ShardWindow | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not len(rows) or not seeds:
             raise UsageError("nothing to train on: the cache has no readable sample for the chosen seeds")
         self.rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)

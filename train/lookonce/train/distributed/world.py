@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -109,7 +109,7 @@ class World:
         error = self.agree(error)
         if error is not None:
             raise error
-        return cast(Result, result)
+        return cast("Result", result)
 
     def from_leader(self, ask: Callable[[], Any]) -> Any:
         """What the leading process finds, told to all, so that a shared folder is looked at once.
@@ -129,7 +129,7 @@ SINGLE_PROCESS = World()
 
 
 @contextlib.contextmanager
-def joined_world(*, cuda: bool) -> Iterator[World]:
+def joined_world(*, cuda: bool) -> Generator[World, None, None]:
     """Join the processes that ``torchrun`` (or another launcher that sets its environment) has started.
 
     Args:
@@ -234,7 +234,7 @@ def started_again() -> bool:
 
 
 @contextlib.contextmanager
-def exchanging(doing: str) -> Iterator[None]:
+def exchanging(doing: str) -> Generator[None, None, None]:
     """Around arithmetic that also exchanges numbers (a backward pass): tells a lost process from an error of our own.
 
     Raises:
@@ -254,7 +254,7 @@ _NETWORK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NC
 
 
 @contextlib.contextmanager
-def _exchange_errors(doing: str) -> Iterator[None]:
+def _exchange_errors(doing: str) -> Generator[None, None, None]:
     """Around an exchange alone: torch says that another process is gone with a bare RuntimeError."""
     try:
         with waiting():

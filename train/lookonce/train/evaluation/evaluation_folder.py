@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class EvaluationFolder:
         self.config: Mapping[str, Any] = json.loads(json.dumps(config))
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None, None, None]:
         """Hold the folder for this process, with its config written.
 
         Raises:
@@ -98,8 +98,10 @@ class EvaluationFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); choose another --out for a new run") from error
         if not isinstance(there, dict) or "evaluation" not in there:
-            raise UsageError(f"{self.root}: holds another kind of run (its {CONFIG} is of no evaluation); "
-                             "choose a new or empty folder for --out")  # fmt: skip
+            raise UsageError(
+                f"{self.root}: holds another kind of run (its {CONFIG} is of no evaluation); "
+                "choose a new or empty folder for --out"
+            )
         self._require_same(path, there)
 
     def _require_same(self, path: Path, there: Mapping[str, Any]) -> None:

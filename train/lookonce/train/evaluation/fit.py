@@ -185,9 +185,11 @@ class _Fit:
             return
         self._require_finite_parameters()
         state = {
-            "module": self.learner.module.state_dict(), "optimizer": self.learner.optimizer.state_dict(),
-            "tally": asdict(self.tally), "line": self.line,
-        }  # fmt: skip
+            "module": self.learner.module.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "tally": asdict(self.tally),
+            "line": self.line,
+        }
         self.folder.save(self.step, state)
         self.saved_step, self.saved_at = self.step, time.monotonic()
 

@@ -66,9 +66,12 @@ class FitSchedule:
             UsageError: the warm-up is as long as the schedule.
         """
         return learning_rate(
-            step, total_steps=self.total_steps, warmup_steps=round(self.warmup_epochs * self.steps_per_epoch),
-            base_lr_scaled=self.peak, min_lr=min(self.min_lr, self.peak),
-        )  # fmt: skip
+            step,
+            total_steps=self.total_steps,
+            warmup_steps=round(self.warmup_epochs * self.steps_per_epoch),
+            base_lr_scaled=self.peak,
+            min_lr=min(self.min_lr, self.peak),
+        )
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from lookonce.shared.errors import Interrupted
 from lookonce.shared.stopping import forget_signals, note_signal, unhurried
@@ -46,7 +46,7 @@ class DeferredInterrupts:
         if self._stop_asked():
             raise Interrupted("stopped")
 
-    def __enter__(self) -> DeferredInterrupts:
+    def __enter__(self) -> Self:
         forget_signals()
         self._unhurried.__enter__()
         if threading.current_thread() is threading.main_thread():

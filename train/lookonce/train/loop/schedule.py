@@ -62,6 +62,9 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """Of a 0-based step."""
         return learning_rate(
-            step, total_steps=self.total_steps, warmup_steps=self.warmup_steps, base_lr_scaled=self.peak,
+            step,
+            total_steps=self.total_steps,
+            warmup_steps=self.warmup_steps,
+            base_lr_scaled=self.peak,
             min_lr=self.min_lr,
-        )  # fmt: skip
+        )

@@ -131,9 +131,13 @@ class Trainer:
         self.step = self._saved_step = checkpoint.step
 
     def train(
-        self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool,
+        self,
+        log: MetricsLog | None,
+        checkpoints: Path,
+        *,
+        show_progress: bool,
         stop_asked: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Run the remaining steps; a stop that was asked for, or a damaged cache, comes after a checkpoint.
 
         Args:
@@ -171,9 +175,15 @@ class Trainer:
         parts, mine = self.world.parts(self.config.accumulate)
         watch = InputWatch(self.config.workers, replays=not self.setup.caches.first.manifest.stores_pixels)
         batches = prefetched_batches(
-            self.setup.batches, self.setup.order, first=self.step, last=self.schedule.last_step,
-            threads=self.config.workers, parts=parts, mine=mine, watch=watch,
-        )  # fmt: skip
+            self.setup.batches,
+            self.setup.order,
+            first=self.step,
+            last=self.schedule.last_step,
+            threads=self.config.workers,
+            parts=parts,
+            mine=mine,
+            watch=watch,
+        )
         bar = progress_bar(total=self.schedule.last_step, initial=self.step, unit="step", show=show_progress)
         with contextlib.closing(batches), contextlib.closing(bar):
             yield OpenRun(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch, time.monotonic())

@@ -32,7 +32,7 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    pieces = cast(DTensor, like)
+    pieces = cast("DTensor", like)
     return distribute_tensor(tensor.to(like.device), pieces.device_mesh, pieces.placements, src_data_rank=None)
 
 

@@ -42,9 +42,14 @@ class Student(nn.Module):
     pixel_std: Tensor
 
     def __init__(
-        self, name: str, *, img_size: int = 224, seed: int = 0, activation_checkpointing: bool = False,
+        self,
+        name: str,
+        *,
+        img_size: int = 224,
+        seed: int = 0,
+        activation_checkpointing: bool = False,
         normalisation: Normalisation = IMAGENET,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self._checkpointing = activation_checkpointing
         self.name = name

@@ -82,7 +82,7 @@ def leave_timm_folder(file: Path, description: Mapping[str, Any]) -> Path:
 
 
 def _link(file: Path, target: Path) -> None:
-    if target.exists() and os.path.samefile(file, target):
+    if target.exists() and target.samefile(file):
         return
     temporary = target.with_name(f"{target.name}{TEMPORARY_MARK}{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -92,4 +92,4 @@ def _link(file: Path, target: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         shutil.copyfile(file, temporary)
-    os.replace(temporary, target)
+    temporary.replace(target)

@@ -37,10 +37,13 @@ def draw_mixtures(setup: TrainingSetup, mixtures: Sequence[Tensor | None], run: 
     ):
         if mixture is not None and alignment.initial_weight is not None:
             draw_mixture(
-                _array(mixture), _array(alignment.initial_weight),
+                _array(mixture),
+                _array(alignment.initial_weight),
                 run / ("alignment.png" if number == 1 else f"alignment-{number}.png"),
-                student=setup.model.student.name, teacher=teacher, teacher_blocks=alignment.teacher_blocks,
-            )  # fmt: skip
+                student=setup.model.student.name,
+                teacher=teacher,
+                teacher_blocks=alignment.teacher_blocks,
+            )
 
 
 def _array(weight: Tensor) -> NDArray[np.float32]:

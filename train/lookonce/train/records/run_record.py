@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import shlex
 import sys
@@ -55,7 +54,7 @@ def record_start(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
         "command": shlex.join(sys.argv) if command is None else command,
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "processes": processes,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }

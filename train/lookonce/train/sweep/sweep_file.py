@@ -16,10 +16,25 @@ from lookonce.train.config import TrainingConfig
 
 SHARED = frozenset(
     {
-        "shards", "out", "seeds", "seed", "batch_size", "accumulate", "epochs", "max_steps", "resume", "workers",
-        "images", "check", "readahead", "device", "shuffle", "shuffle_shards", "lengthen",
+        "shards",
+        "out",
+        "seeds",
+        "seed",
+        "batch_size",
+        "accumulate",
+        "epochs",
+        "max_steps",
+        "resume",
+        "workers",
+        "images",
+        "check",
+        "readahead",
+        "device",
+        "shuffle",
+        "shuffle_shards",
+        "lengthen",
     }
-)  # fmt: skip
+)
 """Fields that all runs of a sweep have in common: they decide which samples are read when, and where."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

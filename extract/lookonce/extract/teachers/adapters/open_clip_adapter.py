@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lookonce.shared.names import close_names, did_you_mean
 
 
 @contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> Generator[None, None, None]:
     """Keep ``nn.MultiheadAttention`` off its inference path, which writes out all N x N attention on a CPU.
 
     Without that path it calls ``scaled_dot_product_attention``, whose fused kernels do not.

@@ -77,10 +77,14 @@ class StudentEncoder:
 
 
 def load_student(
-    path: Path, *, name: str | None = None, view_size: int | None = None,
-    mean: tuple[float, float, float] | None = None, std: tuple[float, float, float] | None = None,
+    path: Path,
+    *,
+    name: str | None = None,
+    view_size: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     say: Callable[[str], object] = lambda note: None,
-) -> Student:  # fmt: skip
+) -> Student:
     """A trained student from ``student.safetensors`` (or any file of the same model's weights under timm's names).
 
     Args:
@@ -103,6 +107,8 @@ def load_student(
     for note in file.notes:
         say(note)
     if student.img_size != file.view_size:
-        say(f"{file.path} was trained on views of {file.view_size} px: position embeddings are interpolated to "
-            f"{student.img_size} px")  # fmt: skip
+        say(
+            f"{file.path} was trained on views of {file.view_size} px: position embeddings are interpolated to "
+            f"{student.img_size} px"
+        )
     return student

@@ -70,9 +70,14 @@ def finetune_student(
         LookonceError: see ``fit``, ``EvaluationFolder`` and ``training_batches``.
     """
     schedule = FitSchedule(
-        images=len(images.train), batch_size=config.train_batch_size, epochs=config.epochs,
-        warmup_epochs=config.warmup, base_lr=config.base_lr, min_lr=config.min_lr, seed=config.seed,
-    )  # fmt: skip
+        images=len(images.train),
+        batch_size=config.train_batch_size,
+        epochs=config.epochs,
+        warmup_epochs=config.warmup,
+        base_lr=config.base_lr,
+        min_lr=config.min_lr,
+        seed=config.seed,
+    )
     _require_enough(images, schedule, mixes=config.mixes)
     half = config.precision == "bf16" or (config.precision == "auto" and evaluated.device.type == "cuda")
     document = {
@@ -82,10 +87,14 @@ def finetune_student(
         "recipe": {**config.document(), "precision": "bf16" if half else "fp32"},
         "versions": {"order": ORDER_VERSION, "augmentation": AUGMENTATION_VERSION},
         "settings": {
-            "batch_size": batch_size, "workers": workers, "checkpoint_seconds": checkpoint_seconds,
-            "device": evaluated.device.type, "timm": timm.__version__, "torch": torch.__version__,
+            "batch_size": batch_size,
+            "workers": workers,
+            "checkpoint_seconds": checkpoint_seconds,
+            "device": evaluated.device.type,
+            "timm": timm.__version__,
+            "torch": torch.__version__,
         },
-    }  # fmt: skip
+    }
     folder = EvaluationFolder(out, document)
     with folder.held():
         found = folder.results()
@@ -134,9 +143,16 @@ class _Finetuning:
     """The classifier as what ``fit`` trains."""
 
     def __init__(
-        self, evaluated: StudentEncoder, images: LabelledImages, config: FinetuneConfig, pool: FinetunePool, *,
-        batch_size: int, workers: int, half: bool,
-    ) -> None:  # fmt: skip
+        self,
+        evaluated: StudentEncoder,
+        images: LabelledImages,
+        config: FinetuneConfig,
+        pool: FinetunePool,
+        *,
+        batch_size: int,
+        workers: int,
+        half: bool,
+    ) -> None:
         classes = len(images.classes)
         self.config, self.device, self.view_size = config, evaluated.device, evaluated.view_size
         self.normalisation = evaluated.student.normalisation
@@ -148,12 +164,14 @@ class _Finetuning:
         self.optimizer: torch.optim.Optimizer = layer_decay_optimizer(self.module, config)
         self.mix = (
             Mixup(
-                mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=config.label_smoothing,
+                mixup_alpha=config.mixup,
+                cutmix_alpha=config.cutmix,
+                label_smoothing=config.label_smoothing,
                 num_classes=classes,
             )
             if config.mixes
             else None
-        )  # fmt: skip
+        )
 
     def batches(self, schedule: FitSchedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
         return training_batches(

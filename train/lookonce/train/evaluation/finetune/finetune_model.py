@@ -57,9 +57,11 @@ def classifier(student: Student, classes: int, pool: FinetunePool, *, drop_path:
 def layer_decay_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
     """AdamW in timm's layer groups (embedding, blocks, head), each with its ``lr_scale``; rates are set by ``fit``."""
     groups = param_groups_layer_decay(
-        model, weight_decay=config.weight_decay, layer_decay=config.layer_decay,
+        model,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
         no_weight_decay_list=model.no_weight_decay(),  # type: ignore[operator]
-    )  # fmt: skip
+    )
     return torch.optim.AdamW(groups, lr=0.0)
 
 

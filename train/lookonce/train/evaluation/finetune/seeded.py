@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from lookonce.shared.randomness import random_words
 
 
 @contextlib.contextmanager
-def seeded_generators(*purpose: str | int) -> Iterator[None]:
+def seeded_generators(*purpose: str | int) -> Generator[None, None, None]:
     """Seed the global generators of Python, numpy and torch by a purpose; those of the CPU are put back at the end.
 
     For code of others that draws from them (timm's augmentation and mixing, stochastic depth). Not for threads: the

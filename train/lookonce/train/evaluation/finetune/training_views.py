@@ -55,11 +55,17 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
         self.labels: list[int] = split.labels.tolist()
         create: Any = create_transform  # timm's own annotation lacks that color_jitter may be None
         self.transform = create(
-            input_size=view_size, is_training=True, interpolation="bicubic", color_jitter=None,
+            input_size=view_size,
+            is_training=True,
+            interpolation="bicubic",
+            color_jitter=None,
             auto_augment=None if config.rand_augment == "none" else config.rand_augment,
-            re_prob=config.random_erasing, re_mode="pixel", re_count=1, mean=normalisation.mean,
+            re_prob=config.random_erasing,
+            re_mode="pixel",
+            re_count=1,
+            mean=normalisation.mean,
             std=normalisation.std,
-        )  # fmt: skip
+        )
         for step in self.transform.transforms:
             for operation in getattr(step, "ops", ()):
                 if operation.aug_fn is auto_augment.posterize:
@@ -106,10 +112,15 @@ def training_batches(
     try:
         failures: SimpleQueue[str] | None = multiprocessing.SimpleQueue() if workers else None
         loader: DataLoader[Any] = DataLoader(
-            views, batch_sampler=_Places(schedule, first, even=even), collate_fn=_collate, num_workers=workers,
-            worker_init_fn=partial(_begin_worker, failures), pin_memory=device.type == "cuda",
-            generator=torch.Generator(), timeout=LOOK if workers else 0.0,
-        )  # fmt: skip
+            views,
+            batch_sampler=_Places(schedule, first, even=even),
+            collate_fn=_collate,
+            num_workers=workers,
+            worker_init_fn=partial(_begin_worker, failures),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+            timeout=LOOK if workers else 0.0,
+        )
         batches = iter(loader)
     except OSError as error:
         if workers and error.errno == errno.ENOSPC:  # semaphores between processes lie in shared memory

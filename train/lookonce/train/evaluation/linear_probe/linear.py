@@ -66,9 +66,13 @@ def evaluate_linear(
         )
     recipe = config.recipe(len(images.train))
     schedule = FitSchedule(
-        images=len(images.train), batch_size=recipe.probe_batch_size, epochs=recipe.epochs,
-        warmup_epochs=recipe.warmup_epochs, base_lr=recipe.base_lr, seed=config.seed,
-    )  # fmt: skip
+        images=len(images.train),
+        batch_size=recipe.probe_batch_size,
+        epochs=recipe.epochs,
+        warmup_epochs=recipe.warmup_epochs,
+        base_lr=recipe.base_lr,
+        seed=config.seed,
+    )
     if schedule.images // schedule.steps_per_epoch < 2:
         raise UsageError(
             f"--probe-batch-size {recipe.probe_batch_size}: batch norm needs at least 2 images a step, but steps of "
@@ -93,9 +97,14 @@ def evaluate_linear(
 
 
 def _evaluate(
-    encoder: Encoder, images: LabelledImages, recipe: ProbeRecipe, schedule: FitSchedule, batch_size: int,
-    folder: EvaluationFolder | None, checkpoint_seconds: float,
-) -> dict[str, Any]:  # fmt: skip
+    encoder: Encoder,
+    images: LabelledImages,
+    recipe: ProbeRecipe,
+    schedule: FitSchedule,
+    batch_size: int,
+    folder: EvaluationFolder | None,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
     seed = schedule.seed
     stored = folder.root / FEATURES if folder else None
     test_TD = encode_in_parts(encoder, images.test, batch_size, stored)

@@ -33,18 +33,33 @@ class ProbeRecipe:
 
 RECIPES = {
     "lars": ProbeRecipe(
-        optimizer="lars", augment="crop-flip", epochs=90, warmup_epochs=10, probe_batch_size=16384, base_lr=0.025,
+        optimizer="lars",
+        augment="crop-flip",
+        epochs=90,
+        warmup_epochs=10,
+        probe_batch_size=16384,
+        base_lr=0.025,
         weight_decay=0.0,
     ),
     "sgd": ProbeRecipe(
-        optimizer="sgd", augment="none", epochs=100, warmup_epochs=10, probe_batch_size=256, base_lr=0.03,
+        optimizer="sgd",
+        augment="none",
+        epochs=100,
+        warmup_epochs=10,
+        probe_batch_size=256,
+        base_lr=0.03,
         weight_decay=1e-3,
     ),
     "adamw": ProbeRecipe(
-        optimizer="adamw", augment="none", epochs=100, warmup_epochs=10, probe_batch_size=256, base_lr=3e-3,
+        optimizer="adamw",
+        augment="none",
+        epochs=100,
+        warmup_epochs=10,
+        probe_batch_size=256,
+        base_lr=3e-3,
         weight_decay=0.1,
     ),
-}  # fmt: skip
+}
 """The paper's recipe (MaskAlign's release: 90 epochs, LARS, batch 16384), and two for small data."""
 
 

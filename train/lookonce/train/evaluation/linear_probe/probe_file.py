@@ -43,8 +43,11 @@ def save_probe(probe: LinearProbe, encoder: Encoder, classes: Sequence[str], fol
     state = student.export_state()
     state["norm.weight"], state["norm.bias"] = torch.ones(student.dim), torch.zeros(student.dim)
     arguments = {
-        "model_name": student.name, "img_size": student.img_size, "num_classes": len(classes), **pooling,
-    }  # fmt: skip
+        "model_name": student.name,
+        "img_size": student.img_size,
+        "num_classes": len(classes),
+        **pooling,
+    }
     description = timm_description(student, classes=classes, model_args=pooling)
     metadata = {**named, "timm": json.dumps(arguments), **description_metadata(description)}
     save_weights({**state, "head.weight": weight_CD, "head.bias": bias_C}, metadata, folder / MODEL)
