@@ -149,7 +149,7 @@ class Ways:
         self._step = 0
         self._threads = ThreadPoolExecutor(CORES)
         self._ahead: dict[str, Future[Any]] = {}
-        self._on_device = self._decoded(self.setup.batches.batch(self.setup.order.step(0)).to(DEVICE))
+        self._on_device = self._decoded(self.setup.input.batches.batch(self.setup.input.order.step(0)).to(DEVICE))
 
     def bare(self) -> int:
         return self._steps(lambda: self._on_device)
@@ -170,8 +170,8 @@ class Ways:
 
     def losses(self) -> tuple[float, float]:
         """Of one batch, cached and online: the same but for the precision of what is stored."""
-        samples = self.setup.order.step(1)
-        stored = self.setup.model(self.setup.batches.batch(samples).to(DEVICE)).loss
+        samples = self.setup.input.order.step(1)
+        stored = self.setup.model(self.setup.input.batches.batch(samples).to(DEVICE)).loss
         return stored.item(), self._model(self._seen(self._stored_views(samples))).loss.item()
 
     def operations(self) -> tuple[int, int]:
@@ -198,14 +198,14 @@ class Ways:
 
     def _next(self, way: str, read: Callable[[SamplesOfStep], Any]) -> Any:
         """The next batch, and the one after it begun."""
-        ready = self._ahead.get(way) or self._threads.submit(read, self.setup.order.step(self._step))
+        ready = self._ahead.get(way) or self._threads.submit(read, self.setup.input.order.step(self._step))
         self._step += 1
-        self._ahead[way] = self._threads.submit(read, self.setup.order.step(self._step))
+        self._ahead[way] = self._threads.submit(read, self.setup.input.order.step(self._step))
         return ready.result()
 
     def _stored_views(self, samples: SamplesOfStep) -> tuple[Any, ...]:
-        patches = self.setup.caches.first.read("pixels", samples.seeds, samples.rows)
-        return unpatchify(patches, 16), patches, self.setup.batches.visible(samples).ids, self._scales(samples)
+        patches = self.setup.input.caches.first.read("pixels", samples.seeds, samples.rows)
+        return unpatchify(patches, 16), patches, self.setup.input.batches.visible(samples).ids, self._scales(samples)
 
     def _cut_views(self, samples: SamplesOfStep) -> tuple[Any, ...]:
         source, recipe, entries = self.views.source, self.views.view, self.views.listing.entries
@@ -215,7 +215,7 @@ class Ways:
         return views, patchify(views, 16), None, self._scales(samples)
 
     def _scales(self, samples: SamplesOfStep) -> Tensor | None:
-        return self.setup.batches._branch_scales(samples, slice(None))
+        return self.setup.input.batches._branch_scales(samples, slice(None))
 
     def _seen(self, read: tuple[Any, ...]) -> Batch:
         views, patches, ids, scales = read

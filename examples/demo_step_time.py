@@ -47,12 +47,12 @@ class TwoWays:
 
     def cached(self, samples: SamplesOfStep) -> float:
         """A step as train-student makes it."""
-        return self._finish(self.setup.model(self.setup.batches.batch(samples)).loss)
+        return self._finish(self.setup.model(self.setup.input.batches.batch(samples)).loss)
 
     def online(self, samples: SamplesOfStep) -> float:
         """The same step, the teacher looking at the views again."""
-        model, reader = self.setup.model, self.setup.caches.first
-        ids = torch.from_numpy(self.setup.batches.visible(samples).ids)
+        model, reader = self.setup.model, self.setup.input.caches.first
+        ids = torch.from_numpy(self.setup.input.batches.visible(samples).ids)
         patches = reader.read("pixels", samples.seeds, samples.rows)
         views = torch.from_numpy(unpatchify(patches, model.student.patch_size))
         features = self.teacher.extract(views)
@@ -82,7 +82,7 @@ def measure_step_times(cache: Path, teacher: str, teacher_weights: Path, student
         shards=(cache,), out=Path("unused"), student=student, batch_size=batch_size, drop_path=0.0, device="cpu"
     )
     setup = set_up(config)
-    recipe = setup.caches.first.manifest.recipe
+    recipe = setup.input.caches.first.manifest.recipe
     blocks = ",".join(map(str, setup.model.alignments[0].teacher_blocks))
     loaded = load_teacher(
         resolve_teacher(teacher),
@@ -92,10 +92,10 @@ def measure_step_times(cache: Path, teacher: str, teacher_weights: Path, student
         blocks=blocks,
     )
     ways = TwoWays(setup, loaded)
-    losses = ways.cached(setup.order.step(0)), ways.online(setup.order.step(0))  # also warms both up
+    losses = ways.cached(setup.input.order.step(0)), ways.online(setup.input.order.step(0))  # also warms both up
     seconds: dict[str, list[float]] = {"cached": [], "online": []}
     for turn in range(ROUNDS):
-        steps = [setup.order.step(turn * STEPS_A_ROUND + number) for number in range(STEPS_A_ROUND)]
+        steps = [setup.input.order.step(turn * STEPS_A_ROUND + number) for number in range(STEPS_A_ROUND)]
         seconds["cached"].append(_seconds(ways.cached, steps))
         seconds["online"].append(_seconds(ways.online, steps))
     return StepTimes(

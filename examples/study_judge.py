@@ -87,19 +87,19 @@ def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, fl
         )
         trainable(setup.model).load_state_dict(state)
         setup.model.eval()
-        seeds, alignment = setup.caches.seeds, setup.model.alignments[0]
-        order = SampleOrder(setup.caches.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
+        seeds, alignment = setup.input.caches.seeds, setup.model.alignments[0]
+        order = SampleOrder(setup.input.caches.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
         levels = [_level_losses(setup, order.step(step)) for step in range(order.total_steps)]
         mean_L = torch.cat(levels).mean(dim=0)
         found[name] = float((alignment.level_weights.cpu() * mean_L).sum())
-        if alignment.teacher_blocks[-1] == setup.caches.first.manifest.recipe.teacher.block_count:
+        if alignment.teacher_blocks[-1] == setup.input.caches.first.manifest.recipe.teacher.block_count:
             found[f"{name} last"] = float(mean_L[-1])
     return found
 
 
 def _level_losses(setup: TrainingSetup, samples: SamplesOfStep) -> Tensor:
     """Loss of each aligned level, (B, L): alike for all views of the batch, so that batches weigh by their views."""
-    losses_L: Tensor = setup.model(setup.batches.batch(samples).to(setup.device)).level_losses.cpu()
+    losses_L: Tensor = setup.model(setup.input.batches.batch(samples).to(setup.device)).level_losses.cpu()
     return losses_L.expand(len(samples.rows), -1)
 
 

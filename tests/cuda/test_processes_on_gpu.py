@@ -43,11 +43,11 @@ def train(config: TrainingConfig, share: Callable[[TrainingSetup], Forward]) -> 
     setup.model.train()
     losses = []
     for step in range(STEPS):
-        samples = setup.order.step(step)
+        samples = setup.input.order.step(step)
         state.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part in (slice(0, 3), slice(3, 8)):
-            batch = setup.batches.batch(samples, part).to(setup.device)
+            batch = setup.input.batches.batch(samples, part).to(setup.device)
             loss = forward(batch).loss * batch.share
             loss.backward()
             total += float(loss.detach())

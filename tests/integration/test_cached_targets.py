@@ -52,11 +52,11 @@ def test_batches_are_those_of_train_student(training_cache: Callable[..., Path],
     setup = set_up(config)
     batches = open_batches(cache, seed=3, alignment=config.alignment_config())
     assert batches.teacher_blocks == (setup.model.alignments[0].teacher_blocks,)
-    assert len(batches) == setup.order.total_steps == 11
+    assert len(batches) == setup.input.order.total_steps == 11
     seen = list(batches)
     assert [(batch["step"], batch["epoch"]) for batch in seen] == [(n, n * 4 // 11) for n in range(11)]
     for step, batch in enumerate(seen):
-        expected = setup.batches.batch(setup.order.step(step))
+        expected = setup.input.batches.batch(setup.input.order.step(step))
         assert torch.equal(batch["visible_pixels"], expected.visible_pixels)
         assert torch.equal(batch["visible_ids"], expected.visible_ids)
         assert torch.equal(batch["targets"][0], setup.model.teachers[0].targets(expected.targets[0]))  # type: ignore[operator]

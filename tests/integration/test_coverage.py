@@ -31,7 +31,13 @@ def trained_on(setup: TrainingSetup, world: World, passes: int, threads: int) ->
     """(row, seed) of the samples that count in each pass of a process, in order."""
     parts, mine = world.parts(passes)
     batches = prefetched_batches(
-        setup.batches, setup.order, first=0, last=setup.order.total_steps, threads=threads, parts=parts, mine=mine
+        setup.input.batches,
+        setup.input.order,
+        first=0,
+        last=setup.input.order.total_steps,
+        threads=threads,
+        parts=parts,
+        mine=mine,
     )
     return [told(batch) if batch.share else [] for batch in batches]
 
@@ -64,12 +70,12 @@ def test_each_sample_and_seed_once(setup: TrainingSetup, size: int, threads: int
     passes = 2 if size == 3 else 1
     processes = [trained_on(setup, World(rank=rank, size=size), passes, threads) for rank in range(size)]
     line = []
-    for step in range(setup.order.total_steps):
+    for step in range(setup.input.order.total_steps):
         here = [part for process in processes for part in process[step * passes : (step + 1) * passes]]
         sizes = [len(part) for part in here]
         assert max(sizes) - min(sizes) <= 1
         line += [sample for part in here for sample in part]
-        wanted = setup.order.step(step)
+        wanted = setup.input.order.step(step)
         assert line[-len(wanted.rows) :] == list(zip(wanted.rows.tolist(), wanted.seeds.tolist(), strict=True))
     rows = [0, 1, 3, 4, 5, 6, 8, 9, 10]
     assert len(line) == EPOCHS * len(rows)

@@ -154,8 +154,8 @@ def test_a_bad_stored_target_is_named_by_sample_seed_and_block(
 
 def test_a_student_to_blame_is_named_by_block_and_sample(training_cache: Callable[..., Path], tmp_path: Path) -> None:
     setup = set_up(config(training_cache(), tmp_path / "run", drop_path=0.3))
-    batch = setup.batches.batch(setup.order.step(0))
-    names = setup.batches.names(setup.order.step(0))
+    batch = setup.input.batches.batch(setup.input.order.step(0))
+    names = setup.input.batches.names(setup.input.order.step(0))
     assert blame(setup.model, batch, names, setup.level_names) is None
     assert batch.branch_scales is not None
     batch.branch_scales[3, 0, 2] = float("inf")  # one sample, in the student's fourth block

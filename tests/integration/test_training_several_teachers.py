@@ -72,24 +72,24 @@ def config(out: Path, *shards: Path, **changes: Any) -> TrainingConfig:
 
 
 def same_batch(setup: TrainingSetup) -> Batch:
-    return setup.batches.batch(setup.order.step(1))
+    return setup.input.batches.batch(setup.input.order.step(1))
 
 
 def test_samples_are_joined_by_key_and_seed_in_the_order_of_the_first(two: tuple[Path, Path], tmp_path: Path) -> None:
     setup = set_up(config(tmp_path / "run", *two))
-    assert setup.caches.rows.tolist() == list(range(2, 11))
+    assert setup.input.caches.rows.tolist() == list(range(2, 11))
     assert setup.notes == [
         f"2 samples of {two[0]} are not in every cache and are left out",
         f"3 samples of {two[1]} are not in every cache and are left out",
     ]
-    other = setup.caches.readers[1]
+    other = setup.input.caches.readers[1]
     theirs = list(other.column("key", 0))
-    for step in range(setup.order.total_steps):
-        samples = setup.order.step(step)
-        batch = setup.batches.batch(samples)
+    for step in range(setup.input.order.total_steps):
+        samples = setup.input.order.step(step)
+        batch = setup.input.batches.batch(samples)
         assert [targets.elements.shape[2:] for targets in batch.targets] == [(2, 6), (3, 10)]
         for place, (row, seed) in enumerate(zip(samples.rows.tolist(), samples.seeds.tolist(), strict=True)):
-            key = setup.caches.keys[row]
+            key = setup.input.caches.keys[row]
             assert key == f"c{row % 2}/näme-{row:03d}.jpg"
             tokens = np.array([[0, *(batch.visible_ids[place] + 1).tolist()]])
             expected = other.read("targets", [seed], [theirs.index(key)], tokens)[0]
@@ -175,11 +175,11 @@ def test_a_cache_of_visible_tokens_leads_or_is_refused(two: tuple[Path, Path], v
     setup = set_up(config(visible.parent / "run", visible, *two))
     batch = same_batch(setup)
     assert [targets.elements.shape[1] for targets in batch.targets] == [5, 5, 5]
-    samples = setup.order.step(1)
-    stored = setup.caches.first.read("patch_ids", samples.seeds, samples.rows)
+    samples = setup.input.order.step(1)
+    stored = setup.input.caches.first.read("patch_ids", samples.seeds, samples.rows)
     assert np.array_equal(batch.visible_ids.numpy(), stored)
     tokens = np.pad(stored.astype(np.int64) + 1, ((0, 0), (1, 0)))
-    whole = setup.caches.readers[1].read("targets", samples.seeds, samples.rows, tokens)
+    whole = setup.input.caches.readers[1].read("targets", samples.seeds, samples.rows, tokens)
     assert np.array_equal(batch.targets[1].elements.numpy(), whole)
     assert np.isfinite(float(setup.model(batch).loss.detach()))
     with pytest.raises(CacheMismatchError) as raised:

@@ -45,11 +45,11 @@ def test_the_step_is_one_graph(training_cache: Callable[..., Path], tmp_path: Pa
         **changes,
     }
     setup = set_up(TrainingConfig(shards=(training_cache(),), out=tmp_path, **settings))
-    assert len(setup.order.step(setup.order.total_steps - 1).rows) == 2  # 22 samples, 4 a step
+    assert len(setup.input.order.step(setup.input.order.total_steps - 1).rows) == 2  # 22 samples, 4 a step
     counter = CompileCounter()  # compiles nothing: counts the graphs that the compiler would be given
     step = torch.compile(setup.model.train(), fullgraph=True, backend=counter)
-    for number in range(setup.order.total_steps):
-        batch = setup.batches.batch(setup.order.step(number))
+    for number in range(setup.input.order.total_steps):
+        batch = setup.input.batches.batch(setup.input.order.step(number))
         found = step(batch).loss
         found.backward()
         assert torch.equal(found, setup.model(batch).loss)

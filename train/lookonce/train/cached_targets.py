@@ -22,19 +22,15 @@ from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
 from lookonce.train.checkpoints.checkpoint_file import LATER_NOTED
 from lookonce.train.data.batch import Batch
-from lookonce.train.data.batch_reader import BatchReader
 from lookonce.train.data.device_copies import DeviceCopies
-from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import open_caches
-from lookonce.train.data.mask_choice import choose_masks
 from lookonce.train.data.prefetch import prefetched_batches
-from lookonce.train.data.sample_order import SampleOrder, batch_parts
-from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.data.sample_order import batch_parts
+from lookonce.train.data.target_decoder import TargetDecoder, recovered_targets
+from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.model.alignment_config import AlignmentConfig
-from lookonce.train.model.alignment_step import recovered_targets
 from lookonce.train.model.layer_weights import aligned_blocks
 from lookonce.train.names import CheckName, MaskName, ReadaheadName, TargetNorm
-from lookonce.train.setup import data_document, pixel_source, require_moments
 
 STATE_VERSION = 1
 
@@ -117,29 +113,30 @@ class CachedTargets(IterableDataset[TargetBatch]):
             aligned_blocks(alignment.layer_weights, teacher.block_count) for teacher in self.teachers
         )
         """1-based numbers of each teacher's blocks in ``targets``, equal to ``DynamicAlignment.teacher_blocks``."""
-        self._layers, self._decoders = [], []
-        for reader, teacher, blocks in zip(readers, self.teachers, self.teacher_blocks, strict=True):
-            require_moments(reader, self._norm)
-            layers = reader.layer_positions(blocks)
-            self._layers.append(layers)
-            self._decoders.append(TargetDecoder(reader.manifest.encoding, layers, teacher.width).to(self._device))
-        masks = choose_masks(recipe, mask, mask_ratio, str(caches.first.root))
-        self._order = SampleOrder(caches.rows, caches.seeds, run_seed=seed, batch_size=batch_size, epochs=epochs)
-        self._reader = BatchReader(
+        self._input = TrainingInput.of(
             caches,
-            pixel_source(caches.first, images),
-            mask=masks.kind,
-            mask_ratio=masks.ratio,
             run_seed=seed,
+            batch_size=batch_size,
+            epochs=epochs,
+            mask=mask,
+            mask_ratio=mask_ratio,
             target_norm=self._norm,
-            memory=HostMemory(page_locked=self._device.type == "cuda"),
+            images=images,
+            page_locked=self._device.type == "cuda",
         )
+        self._layers = [
+            reader.layer_positions(blocks) for reader, blocks in zip(readers, self.teacher_blocks, strict=True)
+        ]
+        self._decoders = [
+            TargetDecoder(reader.manifest.encoding, layers, teacher.width).to(self._device)
+            for reader, layers, teacher in zip(readers, self._layers, self.teachers, strict=True)
+        ]
         self._identity = {
-            **data_document(caches),
+            **self._input.document(),
             "batch_size": batch_size,
             "epochs": epochs,
-            "mask": masks.kind,
-            "mask_ratio": masks.ratio,
+            "mask": self._input.masks.kind,
+            "mask_ratio": self._input.masks.ratio,
             "seed": seed,
             "seeds": list(caches.seeds),
         }
@@ -148,7 +145,7 @@ class CachedTargets(IterableDataset[TargetBatch]):
 
     def __len__(self) -> int:
         """Global batches of the whole run, those handed out among them."""
-        return self._order.total_steps
+        return self._input.order.total_steps
 
     def __iter__(self) -> Iterator[TargetBatch]:
         """From ``step`` on to the end of the run.
@@ -166,8 +163,8 @@ class CachedTargets(IterableDataset[TargetBatch]):
                 "iterate over it directly, or use DataLoader(..., batch_size=None, num_workers=0)"
             )
         batches = prefetched_batches(
-            self._reader,
-            self._order,
+            self._input.batches,
+            self._input.order,
             first=self.step,
             last=len(self),
             threads=self._threads,
@@ -182,9 +179,9 @@ class CachedTargets(IterableDataset[TargetBatch]):
 
     def keys(self, step: int) -> list[tuple[str, int]]:
         """(key, augmentation seed) of this process's samples of a step, in the order of its batch."""
-        samples = self._order.step(step)
+        samples = self._input.order.step(step)
         part = samples.part(batch_parts(len(samples.rows), self._world_size)[self._rank])
-        names = self._reader.keys(part)
+        names = self._input.batches.keys(part)
         return list(zip(names, part.seeds.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,7 +216,7 @@ class CachedTargets(IterableDataset[TargetBatch]):
             targets=targets,
             share=batch.share,
             step=step,
-            epoch=int(self._order.step(step).epochs[0]),
+            epoch=int(self._input.order.step(step).epochs[0]),
         )
 
 

@@ -180,7 +180,7 @@ def open_log(trainer: Trainer, command: str | None = None) -> MetricsLog | None:
 
 def _opened_log(trainer: Trainer, mixtures: Sequence[Tensor | None], command: str | None) -> MetricsLog:
     config, setup, run, step = trainer.config, trainer.setup, trainer.config.out, trainer.step
-    record_start(run, trainer.document, setup.caches, step=step, processes=trainer.world.size, command=command)
+    record_start(run, trainer.document, setup.input.caches, step=step, processes=trainer.world.size, command=command)
     tracker = WandbRun(config.wandb, run, trainer.document) if config.wandb else None
     log = MetricsLog(run, first_step=step, tracker=tracker)
     with contextlib.ExitStack() as unless_ready:
@@ -204,9 +204,9 @@ def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]
         **config.document(),
         "device": setup.device.type,
         "precision": setup.precision,
-        "mask": setup.masks.kind,
-        "mask_ratio": setup.masks.ratio,
-        "seeds": list(setup.caches.seeds),
+        "mask": setup.input.masks.kind,
+        "mask_ratio": setup.input.masks.ratio,
+        "seeds": list(setup.input.caches.seeds),
     }
 
 

@@ -14,10 +14,10 @@ from lookonce.train.loop.trainer import Trainer
 
 def tell_start(trainer: Trainer) -> None:
     """Print on standard error what is about to be trained, and what the user should know of it."""
-    config, setup = trainer.config, trainer.setup
+    config, setup, caches = trainer.config, trainer.setup, trainer.setup.input.caches
     print(
-        f"{config.student} on {setup.device.type} ({setup.precision}): {_count(len(setup.caches.rows), 'image')}, "
-        f"{_count(len(setup.caches.seeds), 'seed')}, {steps_phrase(trainer)}; pixels normalised by "
+        f"{config.student} on {setup.device.type} ({setup.precision}): {_count(len(caches.rows), 'image')}, "
+        f"{_count(len(caches.seeds), 'seed')}, {steps_phrase(trainer)}; pixels normalised by "
         f"{config.normalisation}",
         file=sys.stderr,
         flush=True,
@@ -30,7 +30,7 @@ def tell_start(trainer: Trainer) -> None:
 
 def steps_phrase(trainer: Trainer) -> str:
     """How long a run is, and from where it goes on: ``938 steps of 64 views, from step 100``."""
-    order, total = trainer.setup.order, trainer.schedule.total_steps
+    order, total = trainer.setup.input.order, trainer.schedule.total_steps
     views = min(order.batch_size, order.samples_per_epoch * trainer.config.epochs)  # a single step may be smaller
     begun = f", from step {trainer.step}" if trainer.step else ""
     return f"{_count(total, 'step')} of {_count(views, 'view')}{begun}"
@@ -52,7 +52,7 @@ def lasting_notes(trainer: Trainer) -> list[str]:
 
 def without_effect(trainer: Trainer) -> list[str]:
     """Flags that these caches, and this number of processes, leave without effect."""
-    config, first = trainer.config, trainer.setup.caches.first
+    config, first = trainer.config, trainer.setup.input.caches.first
     unused = []
     if config.images is not None and first.manifest.stores_pixels:
         unused.append(f"--images {config.images} is not looked at: {first.root} holds the views themselves")

@@ -10,42 +10,30 @@ import torch
 from torch import nn
 
 from lookonce.cache.read.reader import CacheReader
-from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheMismatchError, UsageError
-from lookonce.shared.masking import MASK_VERSION
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
-from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
-from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import JoinedCaches, open_caches
-from lookonce.train.data.mask_choice import MaskChoice, choose_masks
-from lookonce.train.data.replayed_pixels import ReplayedPixels
-from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
-from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.distributed.world import SINGLE_PROCESS, World
 from lookonce.train.model.alignment import DynamicAlignment
 from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.model.initial_weights import start_from_weights
 from lookonce.train.model.student import Student
-from lookonce.train.names import TargetNorm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """A run, ready to step."""
+    """A run, ready to step: its input and its model."""
 
-    caches: JoinedCaches
-    order: SampleOrder
-    batches: BatchReader
+    input: TrainingInput
     model: AlignmentStep
     device: torch.device
     precision: str
-    """What ``auto`` came to: fp32 or bf16."""
-    masks: MaskChoice
-    """What the caches allow and the config wants."""
-    started_from: Sequence[str] = ()
+    """fp32 or bf16; ``auto`` is resolved."""
+    weights_notes: Sequence[str] = ()
     """What the user should know of the weights that the student starts from."""
 
     @property
@@ -61,10 +49,10 @@ class TrainingSetup:
     @property
     def teacher_names(self) -> list[str]:
         """Name of each cache's teacher, for people; two caches of one teacher are told apart by their folders."""
-        names = [reader.manifest.recipe.teacher.name.rpartition(":")[2] for reader in self.caches.readers]
+        names = [reader.manifest.recipe.teacher.name.rpartition(":")[2] for reader in self.input.caches.readers]
         return [
             f"{name} ({reader.root.name})" if names.count(name) > 1 else name
-            for name, reader in zip(names, self.caches.readers, strict=True)
+            for name, reader in zip(names, self.input.caches.readers, strict=True)
         ]
 
     @property
@@ -80,13 +68,13 @@ class TrainingSetup:
     @property
     def notes(self) -> list[str]:
         """What the user should know before the first step."""
-        notes = [*self.started_from, *([self.masks.note] if self.masks.note else [])]
+        notes = [*self.weights_notes, *([self.input.masks.note] if self.input.masks.note else [])]
         notes += [
             f"{count} samples of {reader.root} are not in every cache and are left out"
-            for reader, count in zip(self.caches.readers, self.caches.left_out, strict=True)
+            for reader, count in zip(self.input.caches.readers, self.input.caches.left_out, strict=True)
             if count
         ]
-        images, batch_size = len(self.caches.rows), self.order.batch_size
+        images, batch_size = len(self.input.caches.rows), self.input.order.batch_size
         if batch_size > images:
             notes.append(
                 f"--batch-size {batch_size} is more than the {images} images: a step takes images of several epochs, "
@@ -95,24 +83,9 @@ class TrainingSetup:
         return notes
 
     def data_document(self) -> dict[str, Any]:
-        """What decides the samples and masks of every step, beside the config; a continued run must have the same."""
-        window = self.order.window
-        return {**data_document(self.caches), "block_order": None if window is None else window.document()}
-
-
-def data_document(caches: JoinedCaches) -> dict[str, Any]:
-    """What decides the samples and masks of every step, beside what a run is configured with."""
-    manifests, rows = [reader.manifest for reader in caches.readers], caches.rows
-    return {
-        "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
-        "cache_precisions": [manifest.encoding.precision for manifest in manifests],
-        "cache_encodings": [manifest.encoding.digest for manifest in manifests],
-        "samples": len(rows),
-        "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
-        "order_version": ORDER_VERSION,
-        "mask_version": MASK_VERSION,
-        "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
-    }
+        """What decides the samples and masks of every step, beside the config; equal in a resumed run."""
+        window = self.input.order.window
+        return {**self.input.document(), "block_order": None if window is None else window.document()}
 
 
 def resolve_device(device: str, world: World = SINGLE_PROCESS) -> torch.device:
@@ -167,9 +140,22 @@ def set_up(
             f"student {config.student} has patches of {student.patch_size} px; use a student with patch "
             f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )
-    started_from = _start_from_weights(config, student)
-    masks = choose_masks(recipe, config.mask, config.mask_ratio, str(caches.first.root))
+    weights_notes = _start_from_weights(config, student)
     device = resolve_device(config.device, world)
+    training_input = TrainingInput.of(
+        caches,
+        run_seed=config.seed,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        mask=config.mask,
+        mask_ratio=config.mask_ratio,
+        target_norm=config.target_norm,
+        images=config.images,
+        window_shards=config.shuffle_shards if config.shuffle == "block" else None,
+        drop_path=config.drop_path,
+        student_depth=student.depth,
+        page_locked=device.type == "cuda",
+    )
     automatic = "bf16" if device.type == "cuda" else "fp32"
     precision = automatic if config.precision == "auto" else config.precision
     model = AlignmentStep(
@@ -178,26 +164,9 @@ def set_up(
         weights=_teacher_weights(config),
         autocast=torch.bfloat16 if precision == "bf16" else None,
     ).to(device)
-    order = SampleOrder(
-        caches.rows,
-        caches.seeds,
-        run_seed=config.seed,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        window=_shard_window(config, caches),
+    return TrainingSetup(
+        input=training_input, model=model, device=device, precision=precision, weights_notes=weights_notes
     )
-    batches = BatchReader(
-        caches,
-        pixel_source(caches.first, config.images),
-        mask=masks.kind,
-        mask_ratio=masks.ratio,
-        run_seed=config.seed,
-        target_norm=config.target_norm,
-        drop_path=config.drop_path,
-        student_depth=student.depth,
-        memory=HostMemory(page_locked=device.type == "cuda"),
-    )
-    return TrainingSetup(caches, order, batches, model, device, precision, masks, started_from)
 
 
 def _start_from_weights(config: TrainingConfig, student: Student) -> list[str]:
@@ -209,12 +178,6 @@ def _start_from_weights(config: TrainingConfig, student: Student) -> list[str]:
     return start_from_weights(student, config.init_weights)
 
 
-def _shard_window(config: TrainingConfig, caches: JoinedCaches) -> ShardWindow | None:
-    if config.shuffle == "global":
-        return None
-    return ShardWindow(shards=config.shuffle_shards, shard_size=caches.first.manifest.shard_size)
-
-
 def trainable(model: AlignmentStep) -> nn.Module:
     """Student and alignments, whose parameters are optimised."""
     return nn.ModuleDict({"student": model.student, "alignments": nn.ModuleList(model.alignments)})
@@ -222,7 +185,6 @@ def trainable(model: AlignmentStep) -> nn.Module:
 
 def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Student, number: int) -> TeacherAlignment:
     recipe = reader.manifest.recipe
-    require_moments(reader, config.target_norm)
     alignment = DynamicAlignment(
         config.alignment_config(),
         student_blocks=student.depth,
@@ -236,37 +198,5 @@ def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Stu
     return TeacherAlignment(alignment, decoder, layers=layers)
 
 
-def require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
-    """Refuse a target norm that needs tokens which a cache does not hold.
-
-    Raises:
-        CacheMismatchError: "bn" of a token subset.
-    """
-    recipe = reader.manifest.recipe
-    if target_norm == "bn" and not recipe.tokens.whole:
-        raise CacheMismatchError(
-            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache holds "
-            f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
-            "--tokens all"
-        )
-
-
 def _teacher_weights(config: TrainingConfig) -> Sequence[float]:
     return config.teacher_loss_weights or (1.0 / len(config.shards),) * len(config.shards)
-
-
-def pixel_source(reader: CacheReader, images: str | None) -> PixelSource:
-    """Views as stored, or replayed from their images where they are not.
-
-    Raises:
-        CacheMismatchError: they are not stored and no images are given.
-        SourceError: the images are not those of the cache.
-    """
-    if reader.manifest.stores_pixels:
-        return StoredPixels(reader)
-    if images is None:
-        raise CacheMismatchError(
-            f"{reader.root}: this cache was made with --pixels none, so it does not hold the views; "
-            "give the images it was made from with --images SOURCE"
-        )
-    return ReplayedPixels(reader, images)

@@ -12,6 +12,9 @@ from torch.nn import functional
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.precision.codes import unpack
+from lookonce.train.data.batch import StoredTargets
+from lookonce.train.data.target_norm import LevelStatistics, recover_targets
+from lookonce.train.names import TargetNorm
 
 
 class TargetDecoder(nn.Module):
@@ -60,3 +63,27 @@ class TargetDecoder(nn.Module):
         if self.scale is None or self.offset is None:
             return values
         return torch.addcmul(self.offset, values, self.scale)
+
+
+def recovered_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
+    """A cache's targets as floats.
+
+    Args:
+        decoder: of the aligned levels.
+        layers: their positions on the cache's layer axis.
+        norm: the wanted target norm.
+        stored: as read, on the decoder's device.
+
+    Returns:
+        float32 (B, n, L, C).
+    """
+    with torch.autocast(stored.elements.device.type, enabled=False):
+        whitened: Tensor = decoder(stored.elements)
+        if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
+            return whitened
+        statistics = stored.statistics
+        if statistics is not None:
+            statistics = LevelStatistics(mean=statistics.mean[layers], variance=statistics.variance[layers])
+        return recover_targets(
+            norm, whitened, stored.token_mean[..., layers], stored.token_std[..., layers], statistics
+        )

@@ -55,11 +55,11 @@ def blame_step(setup: TrainingSetup, step: int, parts: int, mine: range) -> tupl
         parts: how many parts the global batch is cut into.
         mine: which of them are this process's.
     """
-    samples = setup.order.step(step)
+    samples = setup.input.order.step(step)
     for number in mine:
         part = batch_parts(len(samples.rows), parts)[number]
-        batch = setup.batches.batch(samples, part).to(setup.device)
-        names = setup.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
+        batch = setup.input.batches.batch(samples, part).to(setup.device)
+        names = setup.input.batches.names(samples.part(part if part.stop > part.start else slice(0, 1)))
         if found := blame(setup.model, batch, names, setup.level_names):
             return found
     return None

@@ -22,9 +22,9 @@ def memory_note(config: TrainingConfig, setup: TrainingSetup) -> str | None:
     if setup.device.type != "cpu":
         return None
     available = int(psutil.virtual_memory().available)
-    recipe = setup.caches.first.manifest.recipe
+    recipe = setup.input.caches.first.manifest.recipe
     part = -(-config.batch_size // config.accumulate)
-    visible = visible_count(recipe.patches, setup.masks.ratio)
+    visible = visible_count(recipe.patches, setup.input.masks.ratio)
     needed = part * activation_bytes(setup.model.student, visible, half=setup.precision == "bf16")
     if needed < available:
         return None

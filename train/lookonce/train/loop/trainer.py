@@ -103,7 +103,7 @@ class Trainer:
         self.document = config_document
         self._forward = shared_forward(setup.model, config, setup.device, world)
         self.state = TrainingState(config, setup, world)
-        self.schedule = Schedule.of(config, setup.order)
+        self.schedule = Schedule.of(config, setup.input.order)
         self.step = 0
         """Steps done, which is also the number of the next one."""
         self._saved_step = 0
@@ -173,10 +173,10 @@ class Trainer:
         """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
         self.state.module.train()
         parts, mine = self.world.parts(self.config.accumulate)
-        watch = InputWatch(self.config.workers, replays=not self.setup.caches.first.manifest.stores_pixels)
+        watch = InputWatch(self.config.workers, replays=not self.setup.input.caches.first.manifest.stores_pixels)
         batches = prefetched_batches(
-            self.setup.batches,
-            self.setup.order,
+            self.setup.input.batches,
+            self.setup.input.order,
             first=self.step,
             last=self.schedule.last_step,
             threads=self.config.workers,
@@ -320,7 +320,7 @@ class Trainer:
             return
         metrics = {
             "step": self.step,
-            "epoch": round(self.step * self.config.batch_size / self.setup.order.samples_per_epoch, 6),
+            "epoch": round(self.step * self.config.batch_size / self.setup.input.order.samples_per_epoch, 6),
             "loss": float(losses.loss),
             "level_loss": dict(zip(self.setup.level_names, losses.level_losses.tolist(), strict=True)),
             "lr": rate,

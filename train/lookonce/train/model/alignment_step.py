@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lookonce.train.data.batch import Batch, StoredTargets
-from lookonce.train.data.target_decoder import TargetDecoder
-from lookonce.train.data.target_norm import LevelStatistics, recover_targets
+from lookonce.train.data.target_decoder import TargetDecoder, recovered_targets
 from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
 from lookonce.train.model.student import Student
-from lookonce.train.names import TargetNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +22,6 @@ class StepOutput:
     """Scalar: the teachers' losses, each times its weight."""
     level_losses: Tensor
     """Loss of each aligned level of each teacher in turn, neither weighted nor scaled, (levels of all teachers,)."""
-
-
-def recovered_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
-    """A cache's targets as floats.
-
-    Args:
-        decoder: of the aligned levels.
-        layers: their positions on the cache's layer axis.
-        norm: the wanted target norm.
-        stored: as read, on the decoder's device.
-
-    Returns:
-        float32 (B, n, L, C).
-    """
-    with torch.autocast(stored.elements.device.type, enabled=False):
-        whitened: Tensor = decoder(stored.elements)
-        if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
-            return whitened
-        statistics = stored.statistics
-        if statistics is not None:
-            statistics = LevelStatistics(mean=statistics.mean[layers], variance=statistics.variance[layers])
-        return recover_targets(
-            norm, whitened, stored.token_mean[..., layers], stored.token_std[..., layers], statistics
-        )
 
 
 class TeacherAlignment(nn.Module):

@@ -1,0 +1,124 @@
+"""The input of a run: caches, sample order, masks and batches; ``train-student`` and ``CachedTargets`` share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.errors import CacheMismatchError
+from lookonce.shared.masking import MASK_VERSION
+from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
+from lookonce.train.data.host_memory import HostMemory
+from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.mask_choice import MaskChoice, choose_masks
+from lookonce.train.data.replayed_pixels import ReplayedPixels
+from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
+from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
+from lookonce.train.names import TargetNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingInput:
+    """Everything that a run reads; the batch of a step is a pure function of it."""
+
+    caches: JoinedCaches
+    order: SampleOrder
+    masks: MaskChoice
+    batches: BatchReader
+
+    @classmethod
+    def of(
+        cls,
+        caches: JoinedCaches,
+        *,
+        run_seed: int,
+        batch_size: int,
+        epochs: int,
+        mask: str | None,
+        mask_ratio: float | None,
+        target_norm: TargetNorm,
+        images: str | None,
+        window_shards: int | None = None,
+        drop_path: float = 0.0,
+        student_depth: int = 0,
+        page_locked: bool = False,
+    ) -> Self:
+        """Wire the input of a run over open caches.
+
+        Args:
+            caches: the open caches.
+            run_seed: seed of order, masks and stochastic depth.
+            batch_size: samples per step, over all processes.
+            epochs: times every sample is seen.
+            mask: kind of mask; None for the cache's, or attentive.
+            mask_ratio: share of hidden patches, 0 <= r < 1; None for the cache's, or 0.7.
+            target_norm: norm of the targets; decides which moments are read.
+            images: image source, for caches without pixels.
+            window_shards: shards that are open at a time in a block shuffle; None shuffles over all samples.
+            drop_path: stochastic depth of the last student block, 0 <= p < 1.
+            student_depth: blocks of the student; unused without stochastic depth.
+            page_locked: gather batches in page-locked memory, for a GPU.
+
+        Raises:
+            CacheMismatchError: the caches lack the patches, moments or pixels that such a run reads.
+            SourceError: the images are not those of the first cache.
+            UsageError: no sample is left to train on.
+        """
+        manifest, root = caches.first.manifest, str(caches.first.root)
+        for reader in caches.readers:
+            _require_moments(reader, target_norm)
+        masks = choose_masks(manifest.recipe, mask, mask_ratio, root)
+        window = None if window_shards is None else ShardWindow(shards=window_shards, shard_size=manifest.shard_size)
+        order = SampleOrder(
+            caches.rows, caches.seeds, run_seed=run_seed, batch_size=batch_size, epochs=epochs, window=window
+        )
+        batches = BatchReader(
+            caches,
+            _pixel_source(caches.first, images),
+            mask=masks.kind,
+            mask_ratio=masks.ratio,
+            run_seed=run_seed,
+            target_norm=target_norm,
+            drop_path=drop_path,
+            student_depth=student_depth,
+            memory=HostMemory(page_locked=page_locked),
+        )
+        return cls(caches=caches, order=order, masks=masks, batches=batches)
+
+    def document(self) -> dict[str, Any]:
+        """What decides the samples and masks of every step, beside the run's own settings; equal in a resumed run."""
+        manifests, rows = [reader.manifest for reader in self.caches.readers], self.caches.rows
+        return {
+            "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
+            "cache_precisions": [manifest.encoding.precision for manifest in manifests],
+            "cache_encodings": [manifest.encoding.digest for manifest in manifests],
+            "samples": len(rows),
+            "rows_digest": digest_bytes(rows.astype("<i8").tobytes()),
+            "order_version": ORDER_VERSION,
+            "mask_version": MASK_VERSION,
+            "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
+        }
+
+
+def _require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
+    recipe = reader.manifest.recipe
+    if target_norm == "bn" and not recipe.tokens.whole:
+        raise CacheMismatchError(
+            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache stores "
+            f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
+            "--tokens all"
+        )
+
+
+def _pixel_source(reader: CacheReader, images: str | None) -> PixelSource:
+    """Views as stored, or replayed from their images if the cache has no pixels."""
+    if reader.manifest.stores_pixels:
+        return StoredPixels(reader)
+    if images is None:
+        raise CacheMismatchError(
+            f"{reader.root}: this cache was made with --pixels none, so it does not contain the views; "
+            "give the images it was made from with --images SOURCE"
+        )
+    return ReplayedPixels(reader, images)
