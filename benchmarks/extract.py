@@ -40,7 +40,7 @@ from time_slices import Slice, take_turns
 
 from lookonce.cache.containers.container import seed_folder
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.pipeline.pipeline import BatchProgress
+from lookonce.extract.pipeline.events import ViewsDone
 from lookonce.extract.pipeline.shard_extractor import ShardExtractor
 from lookonce.extract.prepare import load_config_teacher, open_extraction, open_or_create, remaining_tasks
 from lookonce.extract.views.image_views import image_views
@@ -89,10 +89,10 @@ class Job:
             groups = (range(self.together * seed, self.together * (seed + 1)) for seed in seeds)
             tasks = (remaining_tasks(config.out, manifest, group, extraction.listing) for group in groups)
             for done in extractor.extract(itertools.chain.from_iterable(tasks)):
-                if isinstance(done, BatchProgress):
+                if isinstance(done, ViewsDone):
                     yield done.views
-                elif done.shard == manifest.shard_count - 1:
-                    shutil.rmtree(config.out / seed_folder(done.seed))
+                elif done.receipt.shard == manifest.shard_count - 1:
+                    shutil.rmtree(config.out / seed_folder(done.receipt.seed))
 
         return extract
 

@@ -41,7 +41,9 @@ from torch import Tensor, nn
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.create import create_cache, prepare_seed
-from lookonce.extract.pipeline.shard_extractor import GPU_STREAMS, BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.pipeline.events import ViewsDone
+from lookonce.extract.pipeline.open_shard import ShardTask
+from lookonce.extract.pipeline.shard_extractor import GPU_STREAMS, ShardExtractor
 from lookonce.extract.pipeline.target_encoder import EncodedTargets
 from lookonce.extract.teachers import Teacher, TeacherOutput
 from lookonce.extract.views.image_views import image_views
@@ -130,7 +132,7 @@ class Extraction:
         for shard in range(self._manifest.shard_count):
             rows = self._manifest.shard_rows(shard)
             tasks.append(ShardTask(shard, self._seeds, rows, self._listing.entries[rows.start : rows.stop]))
-        return sum(done.views for done in extractor.extract(tasks) if isinstance(done, BatchProgress))
+        return sum(done.views for done in extractor.extract(tasks) if isinstance(done, ViewsDone))
 
     def decode_and_cut(self) -> int:
         """Views of every image, by as many threads as there are cores."""

@@ -23,7 +23,8 @@ from lookonce.train.evaluation.labelled_images import open_labelled_images
 from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
 from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
 from lookonce.train.records.metrics import read_metrics
-from lookonce.train.setup import TrainingSetup, resolve_device, set_up, trainable
+from lookonce.train.setup import TrainingSetup, set_up, trainable
+from lookonce.weights.device import resolve_device
 
 NEIGHBOURS = (10, 20)
 BATCH = 25

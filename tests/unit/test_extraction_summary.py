@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lookonce.commands.extract_features import summarise_extraction
-from lookonce.extract.pipeline.batch_encoder import ThreadTimes
+from lookonce.extract.pipeline.events import ThreadTimes
 from lookonce.extract.pipeline.teacher_threads import idle_cores_note
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from lookonce.cache.layout import CacheLayout
-from lookonce.extract.pipeline.shard_extractor import BatchProgress
+from lookonce.extract.pipeline.events import ShardCommitted, ViewsDone, WorkLost
 from lookonce.extract.prepare import SEEDS_A_TASK, remaining_tasks
 from lookonce.extract.progress.display import ExtractionProgress
 from lookonce.shared.errors import AccessError
@@ -40,11 +40,11 @@ def test_a_shard_that_was_written_twice_counts_once(manifest, listing, fill_cach
     with ExtractionProgress(
         remaining_tasks(tmp_path / "new", manifest, (0,), listing), manifest, show=False
     ) as progress:
-        progress.update(BatchProgress(views=2))
-        progress.update(receipt)
-        progress.update(BatchProgress(views=-2))  # its worker was lost
-        progress.update(BatchProgress(views=2))
-        progress.update(receipt)
+        progress.update(ViewsDone(shard=0, seed=0, views=2))
+        progress.update(ShardCommitted(receipt))
+        progress.update(WorkLost(views=2, copied=0))
+        progress.update(ViewsDone(shard=0, seed=0, views=2))
+        progress.update(ShardCommitted(receipt))
     assert (progress.views, progress.shards_written, progress.views_written) == (2, 1, 1)
 
 
@@ -52,8 +52,8 @@ def test_what_workers_return_is_small(manifest, fill_cache, tmp_path):
     """Features go to disk from the worker; through Ray's object store go these two, and nothing else."""
     fill_cache(tmp_path / "cache", manifest)
     receipt = CacheLayout(tmp_path / "cache").load_receipt(0, 0)
-    assert len(pickle.dumps(receipt)) < 10_000
-    assert len(pickle.dumps(BatchProgress(views=32))) < 1_000
+    assert len(pickle.dumps(ShardCommitted(receipt))) < 10_000
+    assert len(pickle.dumps(ViewsDone(shard=0, seed=0, views=32))) < 1_000
 
 
 def test_ray_takes_a_task_apart_and_puts_it_together(manifest, listing, tmp_path):

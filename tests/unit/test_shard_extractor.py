@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from lookonce.cache.write.create import create_cache, prepare_seed
-from lookonce.extract.pipeline.batch_encoder import ThreadTimes
-from lookonce.extract.pipeline.pipeline import QUEUED_BATCHES, BatchProgress
-from lookonce.extract.pipeline.shard_extractor import ShardExtractor, ShardTask
+from lookonce.extract.pipeline.events import ShardCommitted, ThreadTimes, ViewsDone
+from lookonce.extract.pipeline.open_shard import ShardTask
+from lookonce.extract.pipeline.pipeline import QUEUED_BATCHES
+from lookonce.extract.pipeline.shard_extractor import ShardExtractor
 from lookonce.extract.pipeline.teacher_threads import MAX_CPU_THREADS, TeacherThreads
 from lookonce.extract.teachers import TeacherOutput
 from lookonce.shared.errors import NumericalError, SourceError, StorageError, UnreadableImageError
 from lookonce.shared.sources import ListingEntry
 from lookonce.shared.views import ViewRecipe
-from lookonce.storage_schemas.receipt import Receipt
 from lookonce.storage_schemas.tokens import parse_token_subset
 
 SAMPLES, SHARD, BATCH = 11, 4, 2
@@ -117,9 +117,9 @@ def test_lanes_do_not_change_a_byte(extraction, container):
         source = FakeSource(_5=b"not an image")
         root, extractor, tasks = extraction(f"{threads}", threads=threads, source=source, container=container)
         events = list(extractor.extract(tasks))
-        receipts = [event for event in events if isinstance(event, Receipt)]
+        receipts = [event.receipt for event in events if isinstance(event, ShardCommitted)]
         assert [(receipt.shard, receipt.seed) for receipt in receipts] == [(s, e) for s in range(TASKS) for e in (0, 3)]
-        assert sum(event.views for event in events if isinstance(event, BatchProgress)) == 2 * SAMPLES
+        assert sum(event.views for event in events if isinstance(event, ViewsDone)) == 2 * SAMPLES
         assert sorted(source.read_keys) == sorted(f"{row}.png" for row in range(SAMPLES))  # once for both seeds
         caches.append(digests(root))
     assert caches[0] == caches[1]
@@ -142,7 +142,7 @@ def test_no_more_is_under_way_than_may_be(extraction):
     done = 0
     for event in extractor.extract(tasks):
         assert teacher.looks <= done + 2 + QUEUED_BATCHES + 1
-        done += isinstance(event, BatchProgress)
+        done += isinstance(event, ViewsDone)
 
 
 def test_without_a_task_what_is_under_way_goes_on(extraction):
@@ -158,7 +158,7 @@ def test_without_a_task_what_is_under_way_goes_on(extraction):
                 time.sleep(0.01)
                 yield None
 
-    receipts = [event for event in extractor.extract(hesitant()) if isinstance(event, Receipt)]
+    receipts = [event.receipt for event in extractor.extract(hesitant()) if isinstance(event, ShardCommitted)]
     assert len(receipts) == 2 * TASKS
     assert asked
 
@@ -201,16 +201,16 @@ def test_a_commit_that_fails_is_told(extraction):
 def test_closed_in_the_middle_it_leaves_nothing_open(extraction):
     root, extractor, tasks = extraction("cache", threads=2)
     events = extractor.extract(tasks)
-    assert isinstance(next(events), BatchProgress)
+    assert isinstance(next(events), ViewsDone)
     events.close()
     assert not list(root.rglob("*.tmp-*"))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lookonce-lane")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lookonce-teacher")]
 
 
 def test_time_is_accounted_for(extraction):
     source = FakeSource()
     _, extractor, tasks = extraction("cache", source=source, seeds=(0,))
-    spent = sum((event.time for event in extractor.extract(tasks) if isinstance(event, BatchProgress)), ThreadTimes())
+    spent = sum((event.time for event in extractor.extract(tasks) if isinstance(event, ViewsDone)), ThreadTimes())
     assert spent.teacher >= 0.03 * 3  # the slow looks
     assert spent.decode > 0.01  # the first images take longest
     assert 0 < spent.forward < spent.teacher  # it sleeps, which is no CPU time

@@ -7,8 +7,8 @@ import pytest
 from lookonce.clusters.extraction.resources import allocate_workers
 from lookonce.clusters.extraction.scheduler import MAX_ATTEMPTS, ShardScheduler
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.pipeline.pipeline import BatchProgress
-from lookonce.extract.pipeline.shard_extractor import ShardTask
+from lookonce.extract.pipeline.events import ShardCommitted, ViewsDone, WorkLost
+from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.shared.errors import UsageError, WorkerLostError
 from lookonce.storage_schemas.receipt import Receipt
 
@@ -20,18 +20,20 @@ def tasks(count):
     return [ShardTask(shard, (0, 3), range(4 * shard, 4 * shard + 4), ()) for shard in range(count)]
 
 
-def receipt(shard, seed):
-    return Receipt(
-        fingerprint="",
-        encoding="",
-        seed=seed,
-        shard=shard,
-        first_sample=4 * shard,
-        samples=4,
-        holes=(),
-        objects=(),
-        statistics={},
-        versions={},
+def committed(shard, seed):
+    return ShardCommitted(
+        Receipt(
+            fingerprint="",
+            encoding="",
+            seed=seed,
+            shard=shard,
+            first_sample=4 * shard,
+            samples=4,
+            holes=(),
+            objects=(),
+            statistics={},
+            versions={},
+        )
     )
 
 
@@ -49,19 +51,19 @@ def shard(task):
 def test_a_worker_gets_its_next_shard_when_little_of_the_last_is_left():
     one = scheduler(5, "a")
     assert [shard(one.next_task("a")), shard(one.next_task("a"))] == [0, None]
-    one.count("a", BatchProgress(views=5, shard=0, seed=0))
+    one.count("a", ViewsDone(views=5, shard=0, seed=0))
     assert one.next_task("a") is None  # 3 views are left
-    one.count("a", BatchProgress(views=1, shard=0, seed=3))
+    one.count("a", ViewsDone(views=1, shard=0, seed=3))
     assert [shard(one.next_task("a")), shard(one.next_task("a"))] == [1, None]  # never a third
 
 
 def test_copied_views_of_the_next_shard_do_not_count_for_the_first():
     one = scheduler(5, "a", ahead=VIEWS + 1)
     assert [shard(one.next_task("a")), shard(one.next_task("a"))] == [0, 1]
-    one.count("a", BatchProgress(copied=VIEWS, shard=1, seed=0))
-    one.count("a", BatchProgress(views=2, shard=0, seed=3))
+    one.count("a", ViewsDone(copied=VIEWS, shard=1, seed=0))
+    one.count("a", ViewsDone(views=2, shard=0, seed=3))
     shards, lost = one.requeue("a", "killed")
-    assert (shards, lost.views, lost.copied) == ([0, 1], -2, -VIEWS)
+    assert (shards, lost) == ([0, 1], WorkLost(views=2, copied=VIEWS))
 
 
 def test_the_last_shards_are_left_to_workers_that_have_none():
@@ -74,10 +76,10 @@ def test_the_last_shards_are_left_to_workers_that_have_none():
 def test_a_task_is_done_with_the_receipt_of_its_last_seed():
     one = scheduler(1, "a")
     one.next_task("a")
-    one.count("a", BatchProgress(views=VIEWS, shard=0, seed=0))
-    one.count("a", receipt(0, 0))
+    one.count("a", ViewsDone(views=VIEWS, shard=0, seed=0))
+    one.count("a", committed(0, 0))
     assert (one.uncommitted, one.exhausted, one.has_tasks("a")) == (1, True, True)
-    one.count("a", receipt(0, 3))
+    one.count("a", committed(0, 3))
     assert (one.uncommitted, one.has_tasks("a")) == (0, False)
 
 
@@ -85,11 +87,11 @@ def test_what_a_lost_worker_had_goes_to_others_but_for_what_it_committed():
     one = scheduler(3, "a", "b", ahead=VIEWS + 1)
     assert [shard(one.next_task("a")), shard(one.next_task("a"))] == [0, 1]
     for seed in (0, 3):
-        one.count("a", BatchProgress(views=4, shard=0, seed=seed))
-        one.count("a", receipt(0, seed))
-    one.count("a", BatchProgress(views=3, shard=1, seed=0))
+        one.count("a", ViewsDone(views=4, shard=0, seed=seed))
+        one.count("a", committed(0, seed))
+    one.count("a", ViewsDone(views=3, shard=1, seed=0))
     shards, lost = one.requeue("a", "killed")
-    assert (shards, lost.views) == ([1], -3)
+    assert (shards, lost) == ([1], WorkLost(views=3, copied=0))
     given = [shard(one.next_task("b")), shard(one.next_task("b"))]
     assert (sorted(given), one.uncommitted) == ([1, 2], 2)
 
@@ -109,7 +111,7 @@ def test_a_shard_that_loses_every_worker_ends_it_and_the_one_held_beside_it_is_n
     one.add_worker("b")
     assert shard(one.next_task("b")) == 0
     for seed in (0, 3):
-        one.count("b", receipt(0, seed))
+        one.count("b", committed(0, seed))
     lose(one, MAX_ATTEMPTS - 1)  # with shard 1 alone
     with pytest.raises(WorkerLostError, match=rf"shard 1 lost its worker {MAX_ATTEMPTS} times \(out of memory\)"):
         lose(one, 1)

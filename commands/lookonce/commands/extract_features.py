@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         check_extraction(config)
         announce(_announcement(config))
         from lookonce.clusters.extraction.run import extract_features
-        from lookonce.extract.prepare import resolve_device
+        from lookonce.weights.device import resolve_device
 
         keep_freed_memory(resolve_device(config.device).type)
         return extract_features(config).document()

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
             return train_on_ray(config, options, command)
         announce(f"training {_students(options)} from {', '.join(map(str, config.shards))} to {config.out}")
-        from lookonce.train.setup import resolve_device
+        from lookonce.weights.device import resolve_device
 
         keep_freed_memory(resolve_device(config.device).type)
         if options.sweep is not None:

@@ -16,7 +16,7 @@ from lookonce.cache.write.create import check_same_recipe, create_cache, existin
 from lookonce.extract.asked_images import asked_images, labels_sentence
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.pipeline.shard_extractor import ShardTask
+from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.extract.reuse.cached_images import CachedImages
 from lookonce.extract.reuse.earlier_cache import Reuse, compare_images, copy_obstacles, describe_reuse, open_earlier
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
@@ -95,19 +95,6 @@ def _without_images(config: ExtractionConfig, view: ViewRecipe, earlier: CacheRe
     listing = source.listing()
     print(labels_sentence(listing), file=sys.stderr, flush=True)
     return Extraction(config, view, source, listing, dataset, reuse)
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the GPU when there is one.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def resolve_compute_precision(precision: str, device: torch.device) -> ComputePrecision:

@@ -15,7 +15,9 @@ import torch
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.write.create import exclusive_writer, existing_manifest, remove_temporary_files
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.pipeline.shard_extractor import BatchProgress, ShardExtractor, ShardTask
+from lookonce.extract.pipeline.events import ProgressEvent
+from lookonce.extract.pipeline.open_shard import ShardTask
+from lookonce.extract.pipeline.shard_extractor import ShardExtractor
 from lookonce.extract.pipeline.teacher_threads import idle_cores_note
 from lookonce.extract.prepare import (
     Extraction,
@@ -24,7 +26,6 @@ from lookonce.extract.prepare import (
     open_or_create,
     remaining_tasks,
     resolve_batch_size,
-    resolve_device,
 )
 from lookonce.extract.progress.display import ExtractionProgress, size_sentence
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
@@ -32,7 +33,7 @@ from lookonce.extract.teachers import Teacher
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.receipt import Receipt
+from lookonce.weights.device import resolve_device
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ class Executor(Protocol):
         """
         ...
 
-    def run(
-        self, extraction: Extraction, manifest: Manifest, tasks: Sequence[ShardTask]
-    ) -> Iterator[BatchProgress | Receipt]:
+    def run(self, extraction: Extraction, manifest: Manifest, tasks: Sequence[ShardTask]) -> Iterator[ProgressEvent]:
         """Extract shards; yields progress after each batch and, once a shard is committed, one receipt per seed.
 
         Raises:
@@ -153,7 +152,7 @@ def _events(
     teacher: Teacher | None,
     executor: Executor | None,
     tasks: Sequence[ShardTask],
-) -> Generator[BatchProgress | Receipt]:
+) -> Generator[ProgressEvent]:
     config = extraction.config
     if not tasks:
         return

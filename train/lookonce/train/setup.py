@@ -11,7 +11,7 @@ from torch import nn
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.config_values import parse_seeds
-from lookonce.shared.errors import CacheMismatchError, UsageError
+from lookonce.shared.errors import CacheMismatchError
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.data.joined_caches import JoinedCaches, open_caches
@@ -22,6 +22,7 @@ from lookonce.train.model.alignment import DynamicAlignment
 from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
 from lookonce.train.model.initial_weights import start_from_weights
 from lookonce.train.model.student import Student
+from lookonce.weights.device import resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +89,6 @@ class TrainingSetup:
         return {**self.input.document(), "block_order": None if window is None else window.document()}
 
 
-def resolve_device(device: str, world: World = SINGLE_PROCESS) -> torch.device:
-    """``auto`` is the GPU when there is one: of several processes of a machine, each has its own.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    if device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", world.local_rank) if world.size > 1 else torch.device("cuda")
-
-
 def open_run_caches(config: TrainingConfig) -> JoinedCaches:
     """The caches of a run, with the wanted seeds whole.
 
@@ -141,7 +129,7 @@ def set_up(
             f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )
     weights_notes = _start_from_weights(config, student)
-    device = resolve_device(config.device, world)
+    device = resolve_device(config.device, world.local_rank if world.size > 1 else None)
     training_input = TrainingInput.of(
         caches,
         run_seed=config.seed,

@@ -1,5 +1,6 @@
-"""Files of weights: what kind a file is, which of its tensors are wanted, and what it says of its pixels.
+"""Files of weights, and the device to load them on: the parts of both stages that need torch.
 
-Open ``file.py`` first: a file is opened without running anything in it (``checkpoint.py``), named where it holds no
-weights (``kinds.py``), and the weights of an architecture are taken out of it (``selection.py``). Both stages use this.
+Open ``file.py`` first: it opens a file without running code from it (``checkpoint.py``), reports what a file without
+weights is (``kinds.py``), and selects the weights of an architecture (``selection.py``). ``device.py`` resolves
+``--device``.
 """

@@ -1,4 +1,4 @@
-"""Numbers for Ray's dashboard and for whoever scrapes its Prometheus endpoints; Ray adds node, worker and job."""
+"""Counters of a worker for Ray's dashboard and its Prometheus endpoints; Ray adds node, worker and job."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from typing import Any
 
 from ray.util.metrics import Counter
 
-from lookonce.extract.pipeline.pipeline import BatchProgress
-from lookonce.storage_schemas.receipt import Receipt
+from lookonce.extract.pipeline.events import ShardCommitted, ShardEvent
 
 
 class WorkerMetrics:
-    """Counters of one worker; in Prometheus they are called ``ray_lookonce_..._total``.
+    """Counters of one worker. Prometheus names them ``ray_lookonce_..._total``.
 
     Args:
         counter: makes a counter from name, description and ``tag_keys``.
     """
 
     def __init__(self, counter: Callable[..., Any] = Counter) -> None:
-        self._views = counter("lookonce_views", "Views that the teacher has looked at, unreadable ones included.")
+        self._views = counter("lookonce_views", "Views computed by the teacher, unreadable ones included.")
         self._copied = counter("lookonce_views_copied", "Views copied from an earlier cache (--reuse).")
         self._bytes = counter("lookonce_bytes", "Bytes of committed shards.")
-        self._shards = counter("lookonce_shards", "Committed shards, of one seed each.")
+        self._shards = counter("lookonce_shards", "Committed shards, one per seed.")
         self._seconds = counter(
             "lookonce_lane_seconds",
-            "Time of the lanes: waiting for views (decode), in the teacher, waiting for the disk (write).",
+            "Time of the teacher threads: waiting for views (decode), in the teacher, waiting for the disk (write).",
             tag_keys=("part",),
         )
 
-    def count(self, event: BatchProgress | Receipt) -> None:
+    def count(self, event: ShardEvent) -> None:
         """Count one event of the worker."""
-        if isinstance(event, Receipt):
+        if isinstance(event, ShardCommitted):
             self._shards.inc(1)
-            self._bytes.inc(event.content_bytes)
+            self._bytes.inc(event.receipt.content_bytes)
             return
         for counter, value in ((self._views, event.views), (self._copied, event.copied)):
             if value:

@@ -1,4 +1,4 @@
-"""Which worker has which shards: handed out one ahead, and again when a worker is lost."""
+"""Which worker has which shards: assigned one ahead, and requeued when a worker is lost."""
 
 from __future__ import annotations
 
@@ -6,49 +6,48 @@ import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookonce.extract.pipeline.events import ShardCommitted, ShardEvent, WorkLost
 from lookonce.extract.pipeline.open_shard import ShardTask
-from lookonce.extract.pipeline.pipeline import BatchProgress
 from lookonce.shared.errors import WorkerLostError
-from lookonce.storage_schemas.receipt import Receipt
 
 MAX_ATTEMPTS = 4
-"""How often one shard may be begun by workers that are lost before that ends the extraction."""
+"""Workers that one shard may lose; the last of them ends the extraction."""
 
 MAX_TASKS_PER_WORKER = 2
-"""Most shards that a worker holds: one that it works on, and the next, so that no lane waits where one ends."""
+"""Most shards of a worker: the current one and the next, so that no teacher thread waits where one shard ends."""
 
 
 @dataclass
 class AssignedTask:
-    """A task that a worker was given, and what it has told of it."""
+    """A task of a worker, and the progress that the worker has reported."""
 
     task: ShardTask
     views: int = 0
-    """Looked at, as far as was told."""
+    """Computed by the teacher."""
     copied: int = 0
     receipts: int = 0
 
     @property
-    def left(self) -> int:
-        """Views that it has not told of yet."""
+    def remaining(self) -> int:
+        """Views that are not reported yet."""
         return len(self.task.rows) * len(self.task.seeds) - self.views - self.copied
 
 
 class ShardScheduler:
-    """Hands tasks to workers, in order, and knows which are committed.
+    """Assigns tasks to workers, in order, and tracks which are committed.
 
-    A worker that has a shard gets the next one when less than ``ahead`` views of it are left: early enough that no
-    lane of its waits between two shards, late enough that a slow worker does not sit on shards that others could do.
+    A worker with a shard gets the next one when fewer than ``ahead`` of its views remain: early enough that its teacher
+    threads do not wait between two shards, late enough that a slow worker does not keep shards that others could do.
 
     Args:
-        tasks: all that is to be done.
-        ahead: views left at which a worker is given its next task.
+        tasks: all tasks.
+        ahead: remaining views at which a worker gets its next task.
     """
 
     def __init__(self, tasks: Sequence[ShardTask], ahead: int) -> None:
         self._waiting, self._ahead = collections.deque(tasks), ahead
-        self._held: dict[object, list[AssignedTask]] = {}
-        self._lost: collections.Counter[ShardTask] = collections.Counter()
+        self._assigned: dict[object, list[AssignedTask]] = {}
+        self._losses: collections.Counter[ShardTask] = collections.Counter()
         self.uncommitted = len(tasks)
         """Tasks that are not committed."""
 
@@ -58,59 +57,62 @@ class ShardScheduler:
         return not self._waiting
 
     def add_worker(self, worker: object) -> None:
-        """A worker has been hired; it need not have started yet."""
-        self._held[worker] = []
+        """Register a worker; it may not have started yet."""
+        self._assigned[worker] = []
 
     def has_tasks(self, worker: object) -> bool:
-        """Whether a worker has tasks that it has not committed."""
-        return bool(self._held[worker])
+        """Whether a worker has uncommitted tasks."""
+        return bool(self._assigned[worker])
 
     def next_task(self, worker: object) -> ShardTask | None:
-        """The next task for a worker; None where none waits, or where it has enough."""
-        held = self._held[worker]
-        if not self._waiting or len(held) >= MAX_TASKS_PER_WORKER or sum(one.left for one in held) >= self._ahead:
+        """Assign the next task to a worker; None if no task waits, or if the worker has enough."""
+        own = self._assigned[worker]
+        remaining = sum(one.remaining for one in own)
+        if not self._waiting or len(own) >= MAX_TASKS_PER_WORKER or remaining >= self._ahead:
             return None
-        if held and len(self._waiting) <= sum(not others for others in self._held.values()):
-            return None  # they are for the workers that have nothing yet
-        held.append(AssignedTask(self._waiting.popleft()))
-        return held[-1].task
+        idle_workers = sum(not tasks for tasks in self._assigned.values())
+        if own and len(self._waiting) <= idle_workers:
+            return None  # the last tasks are for workers without any
+        own.append(AssignedTask(self._waiting.popleft()))
+        return own[-1].task
 
-    def count(self, worker: object, event: BatchProgress | Receipt) -> None:
-        """Count what a worker tells."""
-        held = self._held[worker]
-        one = next(one for one in held if one.task.shard == event.shard and event.seed in one.task.seeds)
-        if isinstance(event, BatchProgress):
+    def count(self, worker: object, event: ShardEvent) -> None:
+        """Count an event of a worker."""
+        own = self._assigned[worker]
+        done = event.receipt if isinstance(event, ShardCommitted) else event
+        one = next(one for one in own if one.task.shard == done.shard and done.seed in one.task.seeds)
+        if not isinstance(event, ShardCommitted):
             one.views += event.views
             one.copied += event.copied
             return
         one.receipts += 1
         if one.receipts == len(one.task.seeds):
-            held.remove(one)
+            own.remove(one)
             self.uncommitted -= 1
 
-    def requeue(self, worker: object, why: str) -> tuple[list[int], BatchProgress]:
-        """Put what a worker had back, for others; it is no worker any more.
+    def requeue(self, worker: object, why: str) -> tuple[list[int], WorkLost]:
+        """Remove a worker and put its uncommitted tasks back, for other workers.
 
         Args:
-            worker: who is lost, or leaves.
+            worker: lost, or dismissed.
             why: one clause, for the message.
 
         Returns:
-            Shards that it had, and the progress that is lost with them, negative.
+            The shards of these tasks, and the progress that is lost with them.
 
         Raises:
-            WorkerLostError: the first of them was lost too often.
+            WorkerLostError: the first of them has lost ``MAX_ATTEMPTS`` workers.
         """
-        held = self._held.pop(worker)
-        if held:
-            first = held[0].task  # the others were hardly begun: they are not blamed
-            self._lost[first] += 1
-            if self._lost[first] == MAX_ATTEMPTS:
+        own = self._assigned.pop(worker)
+        if own:
+            first = own[0].task  # only the first: the worker had hardly begun the others
+            self._losses[first] += 1
+            if self._losses[first] == MAX_ATTEMPTS:
                 raise WorkerLostError(
                     f"shard {first.shard} lost its worker {MAX_ATTEMPTS} times ({why:.300}); committed shards stay "
-                    "valid. Look for memory or driver trouble (ray logs), try fewer --workers or a smaller "
-                    "--batch-size, run again"
+                    "valid. Check the machines for memory or driver trouble (ray logs), try fewer --workers or a "
+                    "smaller --batch-size, then run again"
                 )
-        self._waiting.extend(one.task for one in held)
-        lost = BatchProgress(views=-sum(one.views for one in held), copied=-sum(one.copied for one in held))
-        return [one.task.shard for one in held], lost
+        self._waiting.extend(one.task for one in own)
+        lost = WorkLost(views=sum(one.views for one in own), copied=sum(one.copied for one in own))
+        return [one.task.shard for one in own], lost

@@ -1,4 +1,4 @@
-"""The living Ray workers: hired, given shards as they become free, replaced when they are lost or hang."""
+"""The running Ray workers: started, given shards as they become free, replaced when they are lost or stall."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from tqdm import tqdm
 
 from lookonce.clusters.extraction.resources import WorkerResources
 from lookonce.clusters.extraction.scheduler import MAX_ATTEMPTS, ShardScheduler
-from lookonce.clusters.extraction.worker import ExtractionWorker
+from lookonce.clusters.extraction.worker import ExtractionWorker, WorkerEvent, WorkerJob
 from lookonce.clusters.head_watch import HeadWatch
-from lookonce.extract.pipeline.shard_extractor import BatchProgress
+from lookonce.extract.pipeline.events import ProgressEvent, WorkerStarted, WorkLost
 from lookonce.shared.errors import WorkerLostError
-from lookonce.storage_schemas.receipt import Receipt
 
 MAX_WAIT = 1.0
 """Longest wait for an event, seconds."""
 
 PLACED_WITHIN = 30.0
-"""Seconds after which it is told that Ray has not found a place for any worker."""
+"""Seconds after which the user is informed that Ray has not placed any worker."""
 
 
 @dataclass
 class _Worker:
-    """A worker of ours."""
+    """A Ray actor and its state."""
 
     actor: Any
-    location: str = ""
+    name: str = ""
     """Node and process; empty until Ray has started it."""
     silent_seconds: float = 0.0
-    """Seconds since it said something; those in which this process slept don't count."""
+    """Seconds since its last event; those in which this process slept do not count."""
     dismissed: bool = False
-    """It was told that there is nothing left to do."""
+    """It has received the end of its tasks."""
 
 
 class WorkerPool:
-    """Workers that do tasks.
+    """Workers that extract the tasks of a scheduler.
 
     Args:
-        resources: how many, and what each takes.
-        arguments: of ``ExtractionWorker``, but the last.
-        scheduler: the tasks.
-        stall_timeout: seconds without a word after which a worker that has tasks is given up; 0 waits for ever.
+        resources: how many workers, and what each takes.
+        job: of every worker.
+        scheduler: assigns the tasks.
+        stall_timeout: seconds without an event after which a worker with tasks is given up; 0 waits forever.
     """
 
     def __init__(
-        self, resources: WorkerResources, arguments: tuple[Any, ...], scheduler: ShardScheduler, *, stall_timeout: float
+        self, resources: WorkerResources, job: WorkerJob, scheduler: ShardScheduler, *, stall_timeout: float
     ) -> None:
         self._actor_class = ray.remote(ExtractionWorker).options(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_concurrency=2
         )
-        self._resources, self._arguments = resources, (*arguments, resources.cpus)
+        self._resources, self._job = resources, job
         self._scheduler, self._stall_timeout = scheduler, stall_timeout
         self._workers: dict[Any, _Worker] = {}
+        """By the stream of their events."""
         self._failed_starts = 0
-        """Workers that died before they began, since one last began."""
+        """Workers that died before their first event, since one last started."""
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
 
-    def events(self) -> Iterator[BatchProgress | Receipt]:
-        """What the workers say, as it comes, until all tasks are committed.
+    def events(self) -> Iterator[ProgressEvent]:
+        """Events of all workers as they arrive, until all tasks are committed.
 
         Raises:
-            WorkerLostError: a shard's workers died again and again.
-            HeadLostError: the cluster's head is gone.
-            LookonceError: whatever a worker raised.
+            WorkerLostError: a shard lost its worker again and again.
+            HeadLostError: the head of the cluster is gone.
+            LookonceError: any error that a worker raises.
         """
         for _ in range(min(self._resources.workers, self._scheduler.uncommitted)):
             self._start_worker()
@@ -82,38 +82,37 @@ class WorkerPool:
                 yield from self._replace_stalled(stream)
             if not reported and time.monotonic() - started > PLACED_WITHIN:
                 reported = True
-                if not any(worker.location for worker in self._workers.values()):
+                if not any(worker.name for worker in self._workers.values()):
                     self._report_waiting()
 
     def _ready(self) -> list[Any]:
-        """Streams with something to fetch."""
+        """Streams with an event to fetch."""
         streams, started = list(self._workers), time.monotonic()
         ray.wait(streams, num_returns=1, timeout=MAX_WAIT, fetch_local=False)
         passed = min(time.monotonic() - started, MAX_WAIT)
-        ready: list[Any] = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)[
-            0
-        ]  # none is starved
+        ready: list[Any]
+        ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)  # all: no worker starves
         for worker in self._workers.values():
             worker.silent_seconds += passed
         return ready
 
-    def _next_event(self, stream: Any) -> Iterator[BatchProgress | Receipt]:
+    def _next_event(self, stream: Any) -> Iterator[ProgressEvent]:
         worker = self._workers[stream]
         try:
-            fetched: Any = ray.get(next(stream))  # Ray annotates neither streams nor what is fetched from them
+            fetched: Any = ray.get(next(stream))  # Ray types neither streams nor their items
         except StopIteration:  # dismissed
             del self._workers[stream]
             self._scheduler.requeue(stream, "")
             return
-        except RayTaskError as error:  # raised by our code in the worker; Ray's text holds its traceback
+        except RayTaskError as error:  # raised by our code in the worker; Ray's text contains its traceback
             raise error.cause from error
         except RayError as error:
             yield from self._replace(stream, "a worker was lost", " ".join(str(error).split()))
             return
-        event: BatchProgress | Receipt = fetched
+        event: WorkerEvent = fetched
         worker.silent_seconds = 0.0
-        if not worker.location and isinstance(event, BatchProgress):
-            worker.location, self._failed_starts = event.worker, 0
+        if isinstance(event, WorkerStarted):
+            worker.name, self._failed_starts = event.worker, 0
         else:
             self._scheduler.count(stream, event)
             yield event
@@ -126,28 +125,28 @@ class WorkerPool:
     def _is_stalled(self, worker: _Worker) -> bool:
         return bool(
             self._stall_timeout
-            and worker.location
+            and worker.name
             and not worker.dismissed
             and worker.silent_seconds >= self._stall_timeout
         )
 
-    def _replace_stalled(self, stream: Any) -> Iterator[BatchProgress]:
+    def _replace_stalled(self, stream: Any) -> Iterator[WorkLost]:
         worker = self._workers[stream]
         ray.kill(worker.actor)
-        why = f"said nothing for {worker.silent_seconds:.0f} s"
-        what = f"the worker {worker.location} was given up: it {why} (--stall-timeout)"
-        yield from self._replace(stream, what, f"{worker.location} {why}")
+        why = f"sent nothing for {worker.silent_seconds:.0f} s"
+        what = f"the worker {worker.name} was given up: it {why} (--stall-timeout)"
+        yield from self._replace(stream, what, f"{worker.name} {why}")
 
-    def _replace(self, stream: Any, what: str, why: str) -> Iterator[BatchProgress]:
-        """Hand a lost worker's tasks to others, and hire one more; takes back the progress that was lost with it."""
+    def _replace(self, stream: Any, what: str, why: str) -> Iterator[WorkLost]:
+        """Requeue the tasks of a lost worker and start another one; yields the progress that is lost."""
         worker = self._workers.pop(stream)
         shards, lost = self._scheduler.requeue(stream, why)
-        if not worker.location:
+        if not worker.name:
             self._failed_starts += 1
             if self._failed_starts == MAX_ATTEMPTS:
                 raise WorkerLostError(
-                    f"{MAX_ATTEMPTS} workers died before they began ({why:.300}); committed shards stay valid. Look "
-                    "whether every node has the same lookonce and room for a teacher (ray logs), then run again"
+                    f"{MAX_ATTEMPTS} workers died before they started ({why:.300}); committed shards stay valid. Check "
+                    "that every node has the same lookonce and enough memory for a teacher (ray logs), then run again"
                 )
         if shards:
             noun, verb = ("shard", "goes") if len(shards) == 1 else ("shards", "go")
@@ -158,17 +157,16 @@ class WorkerPool:
             self._start_worker()
 
     def _start_worker(self) -> None:
-        actor = self._actor_class.remote(*self._arguments)
+        actor = self._actor_class.remote(self._job)
         stream = actor.run.options(num_returns="streaming").remote()
         self._workers[stream] = _Worker(actor)
         self._scheduler.add_worker(stream)
 
     def _report_waiting(self) -> None:
-        wanted = f"{self._resources.cpus} CPUs" + (
-            f" and {self._resources.gpus:g} GPUs" if self._resources.gpus else ""
-        )
+        gpus = f" and {self._resources.gpus:g} GPUs" if self._resources.gpus else ""
         _print_line(
-            f"Ray has found no place yet for a worker of {wanted} on one node; waiting (ray status tells what is free)"
+            f"Ray has found no node yet with {self._resources.cpus} free CPUs{gpus} for a worker; waiting "
+            "(ray status lists free resources)"
         )
 
 

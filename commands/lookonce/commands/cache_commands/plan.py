@@ -57,8 +57,8 @@ def _run(options: Options) -> Mapping[str, Any]:
     announce(f"planning an extraction of {options.images} with teacher {options.teacher}; nothing is written")
     import psutil
 
-    from lookonce.extract.prepare import resolve_device
     from lookonce.reports.plan.plan import Purpose, plan_extraction
+    from lookonce.weights.device import resolve_device
 
     keep_freed_memory(resolve_device(options.device).type)  # as extract-features does
     config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})

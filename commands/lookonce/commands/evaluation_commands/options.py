@@ -155,7 +155,7 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
         return build_student(options, options.pool)
     from lookonce.extract.teachers import load_teacher, resolve_teacher
     from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
-    from lookonce.train.setup import resolve_device
+    from lookonce.weights.device import resolve_device
 
     device = resolve_device(options.device)
     keep_freed_memory(device.type)
@@ -184,7 +184,7 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
     """
     from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
     from lookonce.train.model.student import Student
-    from lookonce.train.setup import resolve_device
+    from lookonce.weights.device import resolve_device
 
     device = resolve_device(options.device)
     keep_freed_memory(device.type)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.cache.write.stored_patches import stored_patch_ids
+from lookonce.extract.pipeline.events import ThreadTimes
 from lookonce.extract.pipeline.target_encoder import EncodedTargets, TargetEncoder
 from lookonce.extract.pipeline.teacher_threads import ForwardTime, TeacherThreads
 from lookonce.extract.sanity import find_unbounded, refuse_unbounded
@@ -24,33 +25,6 @@ from lookonce.storage_schemas.manifest import Manifest
 
 EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
 """See ``TargetEncoder.forward``."""
-
-
-@dataclass
-class ThreadTimes:
-    """Where a lane's time went, seconds."""
-
-    decode: float = 0.0
-    """Waiting for views."""
-    teacher: float = 0.0
-    """In the teacher, encoding, and copying to and from the device."""
-    write: float = 0.0
-    """Waiting for batches before this one to be written."""
-    forward: float = 0.0
-    """Part of ``teacher`` in the bare forward: CPU time of the lane on CPUs; on a GPU the time with the device to
-    itself, counted once for each lane, as the others cannot have it meanwhile."""
-    core_wait: float = 0.0
-    """Part of ``teacher`` in which the lane's thread did not run, as other threads or programs had the CPU cores; 0 on
-    a GPU."""
-
-    def __add__(self, other: ThreadTimes) -> ThreadTimes:
-        return ThreadTimes(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
-
-    def shares(self) -> dict[str, float]:
-        """``decode``, ``teacher`` and ``write`` as shares of their sum, 0..1; empty when there is no time."""
-        parts = {"decode": self.decode, "teacher": self.teacher, "write": self.write}
-        total = sum(parts.values())
-        return {name: round(spent / total, 4) for name, spent in parts.items()} if total else {}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shards, start to end: decode, view, teacher, encode, write; the same code in a Ray worker and inline."""
+"""Shards from start to end: decode, crop, teacher, encode, write. The same code runs in a Ray worker and inline."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 
 from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.extract.pipeline.batch_encoder import BatchEncoder, EncodeTargets
+from lookonce.extract.pipeline.events import ShardEvent, ViewsDone
 from lookonce.extract.pipeline.open_shard import OpenShard, ShardTask
-from lookonce.extract.pipeline.pipeline import BatchProgress, Pipeline
+from lookonce.extract.pipeline.pipeline import Pipeline
 from lookonce.extract.pipeline.teacher_threads import TeacherThreads
 from lookonce.extract.reuse.copied_samples import CopiedSamples, MergingWriter
 from lookonce.extract.reuse.earlier_cache import Reuse
@@ -26,34 +27,31 @@ from lookonce.extract.views.view_batch import ViewBatch, Window, cut_windows, vi
 from lookonce.shared.sources import ImageSource
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.receipt import Receipt
-
-__all__ = ["BatchProgress", "ShardExtractor", "ShardTask"]
 
 GPU_STREAMS = 8
-"""(shard, seed) pairs that are written side by side beside a GPU: each is digested at about 1.8 GB/s, and int8 features
-of a CLIP-B/16 on an H100 come at several times that."""
+"""(shard, seed) pairs that are written in parallel with a GPU: one is digested at about 1.8 GB/s, and a CLIP-B/16 on an
+H100 gives int8 features several times faster."""
 
 CPU_STREAMS = 1
-"""The same beside a teacher on CPUs, which is far slower than one stream."""
+"""The same with a teacher on CPUs, which is far slower than one stream."""
 
 
 class ShardExtractor:
     """Extracts shards with one teacher.
 
-    Views are made in a pool of threads, batches looked at and encoded in the teacher's lanes, appended in order by the
-    calling thread, and shards committed by another: all at once, also where one shard ends and the next begins.
+    A pool of threads makes views, the teacher threads compute and encode batches, and one thread per (shard, seed)
+    appends them in order and commits. All of them run at the same time, also across the border of two shards.
 
     Args:
         root: the cache folder.
         manifest: what the cache is.
-        view: the view recipe of the manifest, with its constants.
-        source: where images are read.
-        teacher: loaded teacher, already on its device.
-        batch_size: views a forward.
+        view: view recipe of the manifest, with its constants.
+        source: reads images.
+        teacher: on its device.
+        batch_size: views per forward pass.
         skip_bad_images: whether an unreadable image becomes a hole; otherwise it ends the extraction.
-        threads: CPU cores to use; None takes all that this process may use, and for the teacher torch's setting.
-        reuse: an earlier cache, and what is known of it.
+        threads: CPU cores to use; None: all cores of this process, and torch's setting for the teacher.
+        reuse: an earlier cache to take samples or views from.
         encode_targets: replaces the encoder of the manifest's precision, in benchmarks.
     """
 
@@ -87,16 +85,16 @@ class ShardExtractor:
             teacher.compile_forward()
             self._versions[FORWARD] = COMPILED
 
-    def extract(self, tasks: Iterable[ShardTask | None]) -> Iterator[BatchProgress | Receipt]:
-        """Extract shards; yields progress after each batch and, once a shard is committed, a receipt a seed.
+    def extract(self, tasks: Iterable[ShardTask | None]) -> Iterator[ShardEvent]:
+        """Extract shards; yields ``ViewsDone`` after each batch and one ``ShardCommitted`` per seed of a shard.
 
         Args:
-            tasks: shards, in order; None where there is none for the moment: meanwhile what is under way goes on.
+            tasks: shards, in order; None: no task at the moment, submitted work continues.
 
         Raises:
             SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
             NumericalError: the teacher's features are not finite; names the sample.
-            StorageError: the file system refused.
+            StorageError: the file system refuses an operation.
         """
         view_threads = ThreadPoolExecutor(self._threads, thread_name_prefix="lookonce-view")
         with Pipeline(self._teacher_threads, view_threads, self._streams) as pipeline:
@@ -108,7 +106,7 @@ class ShardExtractor:
             yield from pipeline.drain()
 
     def _groups(self, tasks: Iterable[ShardTask | None]) -> Iterator[list[ShardTask]]:
-        """Shards that are extracted side by side, enough to fill the streams; empty where there is no task now."""
+        """Shards that are extracted together, enough to fill the streams; an empty group when there is no task now."""
         group: list[ShardTask] = []
         for task in tasks:
             if task is not None:
@@ -121,13 +119,13 @@ class ShardExtractor:
 
     def _feed(
         self, pipeline: Pipeline, tasks: Sequence[ShardTask], view_threads: ThreadPoolExecutor
-    ) -> Iterator[BatchProgress | Receipt]:
-        """Give the batches of some shards to the lanes, by turns."""
+    ) -> Iterator[ShardEvent]:
+        """Submit the batches of some shards, one batch of each shard in turn."""
         windows: list[list[tuple[OpenShard, Window]]] = []
         for task in tasks:
             copied = self._samples.find(task.rows, task.entries, task.seeds, view_threads) if self._samples else {}
             if copied:
-                yield BatchProgress(copied=len(copied) * len(task.seeds), shard=task.shard, seed=task.seeds[0])
+                yield ViewsDone(shard=task.shard, seed=task.seeds[0], copied=len(copied) * len(task.seeds))
             shard = pipeline.open(
                 OpenShard(
                     task.shard,
@@ -137,8 +135,8 @@ class ShardExtractor:
                     versions=self._versions,
                 )
             )
-            looked = [place for place, row in enumerate(task.rows) if row not in copied]
-            rows, entries = [task.rows[place] for place in looked], [task.entries[place] for place in looked]
+            computed = [index for index, row in enumerate(task.rows) if row not in copied]
+            rows, entries = [task.rows[index] for index in computed], [task.entries[index] for index in computed]
             windows.append([(shard, one) for one in cut_windows(rows, entries, task.seeds, self._batch_size)])
             if not rows:
                 pipeline.complete(shard)

@@ -80,7 +80,7 @@ class TeacherThreads:
 
     def open(self) -> ThreadPoolExecutor:
         """The threads; what runs in them finds its own torch settings and its own CUDA stream."""
-        return ThreadPoolExecutor(self.count, thread_name_prefix="lookonce-lane", initializer=self._enter)
+        return ThreadPoolExecutor(self.count, thread_name_prefix="lookonce-teacher", initializer=self._enter)
 
     def _enter(self) -> None:
         torch.set_num_threads(self.threads)  # a property of the thread

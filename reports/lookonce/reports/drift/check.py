@@ -25,7 +25,6 @@ from torch import Tensor
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.show.picture_samples import whole_seeds
-from lookonce.extract.prepare import resolve_device
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.reports.drift.report import DifferenceTally, DriftReport
@@ -35,6 +34,7 @@ from lookonce.shared.normalisation import RGB, Normalisation
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, Precision, get_precision
 from lookonce.storage_schemas.recipe import Recipe
+from lookonce.weights.device import resolve_device
 
 # B: views of a batch, T: stored tokens, L: stored blocks, C: channels, N: patches of a view.
 Floats = NDArray[np.float32]

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from lookonce.extract.calibration import calibration_values
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.prepare import build_recipe, load_config_teacher, open_extraction, resolve_device
+from lookonce.extract.prepare import build_recipe, load_config_teacher, open_extraction
 from lookonce.extract.sanity import check_finite
 from lookonce.extract.views.image_views import CroppedViews, batches_of_views
 from lookonce.reports.fidelity.reference import Reference, reference_facts, split_images, views_a_batch
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError, UsageError
+from lookonce.weights.device import resolve_device
 
 BATCH_IMAGES = 16
 """Images decoded together, fewer where features are large; the teacher looks at one seed's views of them at a time."""

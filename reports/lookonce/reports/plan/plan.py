@@ -20,7 +20,6 @@ from lookonce.extract.prepare import (
     load_config_teacher,
     manifest_to_join,
     open_extraction,
-    resolve_device,
 )
 from lookonce.extract.versions import content_versions
 from lookonce.reports.plan.break_even import BreakEven
@@ -30,6 +29,7 @@ from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.masking import visible_count
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
+from lookonce.weights.device import resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
