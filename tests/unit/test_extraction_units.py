@@ -8,7 +8,7 @@ import pytest
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.extract.pipeline.events import ShardCommitted, ViewsDone, WorkLost
-from lookonce.extract.prepare import SEEDS_A_TASK, remaining_tasks
+from lookonce.extract.prepare import SEEDS_PER_TASK, remaining_tasks
 from lookonce.extract.progress.display import ExtractionProgress
 from lookonce.shared.errors import AccessError
 from lookonce.shared.sources import Listing, ListingEntry
@@ -26,9 +26,9 @@ def listing():
 
 def test_many_seeds_are_extracted_in_groups(manifest, listing, tmp_path):
     """All at once would open nine files a seed and hold every seed's views of a batch."""
-    seeds = tuple(range(2 * SEEDS_A_TASK + 1))
+    seeds = tuple(range(2 * SEEDS_PER_TASK + 1))
     tasks = remaining_tasks(tmp_path, manifest, seeds, listing)
-    assert [len(task.seeds) for task in tasks] == [SEEDS_A_TASK, SEEDS_A_TASK, 1] * 3
+    assert [len(task.seeds) for task in tasks] == [SEEDS_PER_TASK, SEEDS_PER_TASK, 1] * 3
     pairs = [(seed, task.shard) for task in tasks for seed in task.seeds]
     assert sorted(pairs) == [(seed, shard) for seed in seeds for shard in range(3)]
     assert [entry.key for entry in tasks[-1].entries] == ["4.jpg"]

@@ -63,6 +63,33 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
     return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
 
 
+def remaining_shards(
+    layout: CacheLayout, manifest: Manifest, seeds: Sequence[int], *, remove_invalid_receipts: bool
+) -> list[tuple[int, int]]:
+    """(seed, shard) pairs of a cache that are not committed, by seed, then shard; see ``is_committed``.
+
+    Args:
+        layout: of the cache.
+        manifest: of the cache.
+        seeds: augmentation seeds.
+        remove_invalid_receipts: for callers that write the remaining shards: an invalid receipt must not outlive the
+            decision to write its shard again.
+
+    Raises:
+        AccessError: a receipt or an object cannot be accessed; no receipt is removed because of that.
+    """
+    remaining: list[tuple[int, int]] = []
+    for seed in seeds:
+        committed: set[int] = set()
+        for shard in layout.receipted_shards(seed):
+            if is_committed(layout, manifest, seed, shard):
+                committed.add(shard)
+            elif remove_invalid_receipts:
+                layout.receipt_file(seed, shard).unlink(missing_ok=True)
+        remaining.extend((seed, shard) for shard in range(manifest.shard_count) if shard not in committed)
+    return remaining
+
+
 def require_sizes(root: Path, receipts: Iterable[Receipt]) -> None:
     """Look whether every object that receipts name is there with its size; digests are checked when they are read.
 

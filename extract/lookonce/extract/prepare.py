@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lookonce.cache.committed import is_committed
+from lookonce.cache.committed import remaining_shards
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
@@ -44,8 +44,8 @@ from lookonce.storage_schemas.recipe import (
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
 """Views per forward pass by device: a CPU's cores gain nothing beyond this, a GPU would wait for its next launch."""
 
-SEEDS_A_TASK = 16
-"""Most seeds a task extracts together, each image decoded once for all; bounds its memory and its open files."""
+SEEDS_PER_TASK = 16
+"""Most seeds of one task, for which each image is decoded once; bounds the memory and the open files of the task."""
 
 
 @dataclass(frozen=True)
@@ -291,32 +291,23 @@ def _check_same_classes(config: ExtractionConfig, found: Manifest, listing: List
 def remaining_tasks(
     root: Path, manifest: Manifest, seeds: Sequence[int], listing: Listing, reuse: Reuse | None = None
 ) -> list[ShardTask]:
-    """Prepare the seeds' folders and list the shards that have no valid receipt yet.
+    """Prepare the folders of the seeds and list the shards that are not committed; see ``remaining_shards``.
 
-    Seeds that an earlier cache holds get tasks of their own: only there can samples be copied for all seeds of a task.
-
-    A receipt counts when it belongs to this cache, names every object of its shard, and each is there with its size
-    (digests are ``feature-cache verify``'s work); any other receipt is removed.
+    Invalid receipts are removed. Seeds of an earlier cache get tasks of their own, because samples are copied for all
+    seeds of a task or for none.
     """
     for seed in seeds:
         prepare_seed(root, manifest, seed)
-    layout = CacheLayout(root)
-    done = set()
-    for seed in seeds:
-        for shard in layout.receipted_shards(seed):
-            if is_committed(layout, manifest, seed, shard):
-                done.add((seed, shard))
-            else:  # a receipt that is not true must not outlive the decision to write the shard again
-                layout.receipt_file(seed, shard).unlink(missing_ok=True)
+    remaining = set(remaining_shards(CacheLayout(root), manifest, seeds, remove_invalid_receipts=True))
     tasks: list[ShardTask] = []
-    held = [seed for seed in seeds if reuse is not None and seed in reuse.seeds]
+    reused = [seed for seed in seeds if reuse is not None and seed in reuse.seeds]
     for shard in range(manifest.shard_count):
         rows = manifest.shard_rows(shard)
         entries = listing.entries[rows.start : rows.stop]
-        for group in (held, [seed for seed in seeds if seed not in held]):
-            missing = tuple(seed for seed in group if (seed, shard) not in done)
+        for group in (reused, [seed for seed in seeds if seed not in reused]):
+            missing = tuple(seed for seed in group if (seed, shard) in remaining)
             tasks.extend(
-                ShardTask(shard, missing[start : start + SEEDS_A_TASK], rows, entries)
-                for start in range(0, len(missing), SEEDS_A_TASK)
+                ShardTask(shard, missing[start : start + SEEDS_PER_TASK], rows, entries)
+                for start in range(0, len(missing), SEEDS_PER_TASK)
             )
     return tasks

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookonce.cache.committed import is_committed
+from lookonce.cache.committed import remaining_shards
 from lookonce.cache.convert.request import ConversionRequest, converted_manifest
 from lookonce.cache.convert.shard_conversion import ShardConverter
 from lookonce.cache.layout import CacheLayout
@@ -85,13 +85,9 @@ def convert_cache(
         _open_or_create(out, wanted)
         remove_temporary_files(out)
         layout, converter = CacheLayout(out), ShardConverter(reader, out, wanted)
-        todo = []
         for seed in reader.seeds:
             prepare_seed(out, wanted, seed)
-            for shard in range(wanted.shard_count):
-                if not is_committed(layout, wanted, seed, shard):
-                    layout.receipt_file(seed, shard).unlink(missing_ok=True)  # an untrue one must not come back
-                    todo.append((seed, shard))
+        todo = remaining_shards(layout, wanted, reader.seeds, remove_invalid_receipts=True)
         total = len(reader.seeds) * wanted.shard_count
         try:
             for done, _ in enumerate(in_threads(converter.convert, todo, workers), total - len(todo) + 1):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookonce.cache.committed import is_committed
+from lookonce.cache.committed import remaining_shards
 from lookonce.cache.layout import CacheLayout
 from lookonce.clusters.extraction.resources import WorkerResources, expected_workers
 from lookonce.extract.config import ExtractionConfig
@@ -112,9 +112,10 @@ def _committed_amount(root: Path, manifest: Manifest | None, seeds: Sequence[int
     if manifest is None:
         return _CommittedAmount(0, 0)
     layout, views, size = CacheLayout(root), 0, 0
+    remaining = set(remaining_shards(layout, manifest, seeds, remove_invalid_receipts=False))
     for seed in seeds:
         for shard in range(manifest.shard_count):
-            if is_committed(layout, manifest, seed, shard):
+            if (seed, shard) not in remaining:
                 views += len(manifest.shard_rows(shard))
                 size += layout.load_receipt(seed, shard).content_bytes
     return _CommittedAmount(views, size)
