@@ -163,7 +163,7 @@ class TestArguments:
             ("--drop-path=1", "--drop-path 1"),
             ("--layer-weights=middle", "unknown layer weights 'middle'"),
             ("--seeds=3-1", "--seeds '3-1'"),
-            ("--loss-scale=0", "loss_scale must be positive"),
+            ("--loss-scale=0", "--loss-scale 0.0: must be above 0"),
         ],
     )
     def test_out_of_range(self, command, tmp_path, argument, said):

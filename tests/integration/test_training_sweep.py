@@ -174,7 +174,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
             "sets 'lr', which is no field of a run; known: activation_checkpointing, adapter, ",
         ),
         ('[{"name": "a", "base_lr": "8"}]', "run 'a': base_lr must be float, found '8'"),
-        ('[{"name": "a", "base_lr": -1}]', "run 'a': --base-lr -1: must be finite and not negative"),
+        ('[{"name": "a", "base_lr": -1}]', "run 'a': --base-lr -1: must be at least 0"),
         ('[{"name": "a", "compile": 1}]', "run 'a': compile must be bool, found 1"),
         ('[{"name": "a", "mask": "some"}]', "run 'a': mask must be"),
         ('[{"name": "a"}, {"name": "a"}]', "two runs are named 'a'"),

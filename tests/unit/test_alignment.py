@@ -201,5 +201,5 @@ def test_unknown_names_list_the_known(field: str, known: str) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_loss_scale_must_be_positive(scale: float) -> None:
-    with pytest.raises(UsageError, match="loss_scale"):
+    with pytest.raises(UsageError, match="--loss-scale"):
         AlignmentConfig(loss_scale=scale)

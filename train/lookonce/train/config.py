@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from lookonce.shared.config_values import convert_fields, parse_seeds
+from lookonce.shared.config_values import (
+    Count,
+    Fraction,
+    Marker,
+    NonNegative,
+    NonNegativeInt,
+    Range,
+    convert_fields,
+    parse_seeds,
+    subset,
+)
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
@@ -21,18 +31,20 @@ from lookonce.train.names import (
     PrecisionName,
     ReadaheadName,
     ShuffleName,
-    require_known,
 )
+
+MAY_CHANGE = Marker("may differ between a run and its continuation; all other fields decide the sequence of numbers")
+SAME_IN_SWEEP = Marker("equal in all runs of a sweep: decides which samples are read when, and where the runs lie")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(AlignmentConfig):
     """One training run: which student, from which cache, by which recipe (defaults: the released recipe)."""
 
-    shards: tuple[Path, ...]
+    shards: Annotated[tuple[Path, ...], MAY_CHANGE, SAME_IN_SWEEP]
     """Cache folders written by extract-features; several teachers over the same views are aligned together, each by
     its own adapters and W. The first one's importance decides the masks."""
-    out: Path
+    out: Annotated[Path, MAY_CHANGE, SAME_IN_SWEEP]
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
     teacher_loss_weights: tuple[float, ...] | None = None
     """Weight of each cache's teacher in the loss, in the order of --shards; default: alike, with sum 1."""
@@ -48,67 +60,67 @@ class TrainingConfig(AlignmentConfig):
     mask: MaskName | None = None
     """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or the
     one that a cache of visible tokens was made with."""
-    mask_ratio: float | None = None
+    mask_ratio: Fraction | None = None
     """Share of the patches that the student does not see, 0 up to 1; default: 0.7, or the one of such a cache."""
-    epochs: int = 200
+    epochs: Annotated[Count, SAME_IN_SWEEP] = 200
     """Times every sample is seen; augmentation seeds rotate over epochs."""
-    warmup_epochs: float = 20.0
+    warmup_epochs: NonNegative = 20.0
     """Epochs of linear warm-up; shortened to a tenth of the run when the run is shorter than ten times that."""
-    batch_size: int = 1024
+    batch_size: Annotated[Count, SAME_IN_SWEEP] = 1024
     """Samples a step, over all processes."""
-    accumulate: int = 1
+    accumulate: Annotated[Count, MAY_CHANGE, SAME_IN_SWEEP] = 1
     """Forward passes a step in each process, each with its part of the batch: less memory, the same step."""
-    base_lr: float = 1.5e-4
+    base_lr: NonNegative = 1.5e-4
     """Learning rate for 256 samples a step; scaled by batch size / 256."""
-    min_lr: float = 1e-5
+    min_lr: NonNegative = 1e-5
     """Learning rate at the end of the cosine."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegative = 0.05
     """AdamW weight decay; none on biases, norms and W."""
-    drop_path: float = 0.1
+    drop_path: Fraction = 0.1
     """Stochastic depth of the last block, 0 up to 1."""
-    ema: float | None = None
+    ema: Annotated[float, Range(above=0, below=1)] | None = None
     """Decay of a moving average of the student, such as 0.9999, left as student-ema.safetensors; default: none."""
     precision: PrecisionName = "auto"
     """bf16 autocast on GPUs (auto), or full fp32."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """Compile student and alignment with torch.compile."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Compute the student's blocks again on the way back instead of keeping what is inside them: less memory, about a
     third more arithmetic, the same numbers."""
-    parallel: ParallelName = "ddp"
+    parallel: Annotated[ParallelName, MAY_CHANGE] = "ddp"
     """How several processes share the model: a whole copy in each (ddp), or a piece of it (fsdp: ViT-L and above)."""
-    checkpoint: CheckpointName = "whole"
+    checkpoint: Annotated[CheckpointName, MAY_CHANGE] = "whole"
     """whole: one file, gathered by one process; sharded: a folder to which each process writes its part."""
-    device: DeviceName = "auto"
+    device: Annotated[DeviceName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """Where the student runs."""
-    seed: int = 0
+    seed: Annotated[NonNegativeInt, SAME_IN_SWEEP] = 0
     """Seed of weights, order, masks and stochastic depth."""
-    max_steps: int | None = None
+    max_steps: Annotated[Count | None, MAY_CHANGE, SAME_IN_SWEEP] = None
     """Stop after this many steps of the schedule (the schedule itself keeps its length)."""
-    lengthen: bool = False
+    lengthen: Annotated[bool, MAY_CHANGE, SAME_IN_SWEEP] = False
     """Train a run further than it was planned: give it with more --epochs than the run has. From the last checkpoint
     on, the learning rate follows the new length's schedule, so the result is not that of a run of this length."""
-    resume: str = "auto"
+    resume: Annotated[str, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """auto: go on from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
-    workers: int = 2
+    workers: Annotated[NonNegativeInt, MAY_CHANGE, SAME_IN_SWEEP] = 2
     """Threads that read batches ahead; 0 reads each batch in the step itself."""
-    shuffle: ShuffleName = "global"
+    shuffle: Annotated[ShuffleName, SAME_IN_SWEEP] = "global"
     """global: over all samples; block: over a few shards at a time, for caches on cold or remote storage."""
-    shuffle_shards: int = 16
+    shuffle_shards: Annotated[Count, SAME_IN_SWEEP] = 16
     """With --shuffle block: shards that samples are drawn from at a time."""
-    seeds: str | None = None
+    seeds: Annotated[str | None, SAME_IN_SWEEP] = None
     """Augmentation seeds to use, such as 0-3; default: all in the cache."""
-    images: str | None = None
+    images: Annotated[str | None, MAY_CHANGE, SAME_IN_SWEEP] = None
     """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
-    check: CheckName = "first-use"
+    check: Annotated[CheckName, MAY_CHANGE, SAME_IN_SWEEP] = "first-use"
     """When a shard's bytes are checked against their digest."""
-    readahead: ReadaheadName = "auto"
+    readahead: Annotated[ReadaheadName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """Announce batches to the kernel before they are read: advice, none, or what a short measurement finds faster."""
-    log_steps: int = 10
+    log_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between lines of metrics.jsonl."""
-    wandb: str | None = None
+    wandb: Annotated[str | None, MAY_CHANGE] = None
     """Weights & Biases project that metrics go to as well; needs pip install 'lookonce[wandb]'."""
-    checkpoint_steps: int | None = None
+    checkpoint_steps: Annotated[Count | None, MAY_CHANGE] = None
     """Steps between checkpoints; default: every epoch, at least 50 steps apart."""
 
     def __post_init__(self) -> None:
@@ -119,8 +131,9 @@ class TrainingConfig(AlignmentConfig):
         """
         convert_fields(self, _paths, "shards")
         convert_fields(self, Path, "out", "init_weights")
-        require_rgb(self.mean, self.std)
         convert_fields(self, str, "seeds", "images", "resume")
+        super().__post_init__()  # ranges and names of all fields
+        require_rgb(self.mean, self.std)
         refuse_urls(self)
         if self.shuffle == "global":
             refuse_without_effect(self, "--shuffle block", "shuffle_shards")
@@ -133,33 +146,14 @@ class TrainingConfig(AlignmentConfig):
             )
         if weights is not None and not all(0 < weight < float("inf") for weight in weights):
             raise UsageError(f"--teacher-loss-weights {' '.join(map(str, weights))}: must be positive and finite")
-        for field, names in _CHOICES.items():
-            if getattr(self, field) is not None:
-                require_known(_flag(field), getattr(self, field), get_args(names))
-        for flag in _AT_LEAST_ONE:
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise UsageError(f"{_flag(flag)} {value}: must be at least 1")
-        for flag in ("mask_ratio", "drop_path"):
-            value = getattr(self, flag)
-            if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{_flag(flag)} {value}: must be at least 0 and below 1")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UsageError(f"--ema {self.ema}: must be above 0 and below 1")
         if self.ema is not None and (self.parallel == "fsdp" or self.checkpoint == "sharded"):
             raise UsageError("--ema: the average is one whole copy; it needs --parallel ddp and --checkpoint whole")
-        if self.workers < 0:
-            raise UsageError(f"--workers {self.workers}: must not be negative")
-        for flag in ("warmup_epochs", "base_lr", "min_lr", "weight_decay", "seed"):
-            if not 0 <= getattr(self, flag) < float("inf"):
-                raise UsageError(f"{_flag(flag)} {getattr(self, flag)}: must be finite and not negative")
         if self.seeds is not None:
             parse_seeds(self.seeds)
-        super().__post_init__()
 
     def alignment_config(self) -> AlignmentConfig:
         """The part that says how features are compared."""
-        return AlignmentConfig(**{field.name: getattr(self, field.name) for field in fields(AlignmentConfig)})
+        return subset(AlignmentConfig, self)
 
     @property
     def normalisation(self) -> Normalisation:
@@ -177,55 +171,3 @@ class TrainingConfig(AlignmentConfig):
 
 def _paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
     return tuple(map(Path, [given] if isinstance(given, str | Path) else given))
-
-
-FREE_TO_CHANGE = frozenset(
-    {
-        "shards",
-        "out",
-        "accumulate",
-        "max_steps",
-        "lengthen",
-        "resume",
-        "workers",
-        "images",
-        "check",
-        "readahead",
-        "log_steps",
-        "wandb",
-        "checkpoint_steps",
-        "device",
-        "compile",
-        "activation_checkpointing",
-        "parallel",
-        "checkpoint",
-    }
-)
-"""Fields that may differ between a run and its continuation; all others decide the sequence of numbers."""
-
-
-_CHOICES = {
-    "mask": MaskName,
-    "precision": PrecisionName,
-    "device": DeviceName,
-    "check": CheckName,
-    "readahead": ReadaheadName,
-    "shuffle": ShuffleName,
-    "parallel": ParallelName,
-    "checkpoint": CheckpointName,
-}
-
-
-_AT_LEAST_ONE = (
-    "epochs",
-    "batch_size",
-    "accumulate",
-    "shuffle_shards",
-    "log_steps",
-    "max_steps",
-    "checkpoint_steps",
-)
-
-
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"

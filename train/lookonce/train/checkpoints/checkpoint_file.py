@@ -13,12 +13,13 @@ from typing import Any, BinaryIO
 
 import torch
 
+from lookonce.shared.config_values import marked_fields
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK, atomic_file, write_json
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.checkpoints.foreign_file import what_it_is
-from lookonce.train.config import FREE_TO_CHANGE, TrainingConfig
+from lookonce.train.config import MAY_CHANGE, TrainingConfig
 
 VERSION = 2
 KEPT = 2
@@ -195,13 +196,15 @@ def check_replaceable(run: Path, config: Mapping[str, Any]) -> None:
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], free: frozenset[str] = frozenset()) -> str:
     """What decides the numbers of two runs and differs; "" where nothing does."""
     ours, theirs = (
-        {name: value for name, value in {**_DEFAULTS, **one}.items() if name not in FREE_TO_CHANGE | _NOTES | free}
+        {name: value for name, value in {**_DEFAULTS, **one}.items() if name not in _MAY_CHANGE | _NOTES | free}
         for one in (here, there)
     )
     ours, theirs = (json.loads(json.dumps(one)) for one in (ours, theirs))  # a folder of pieces knows no tuples
     differences = document_differences(theirs, ours)
     return "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
 
+
+_MAY_CHANGE = marked_fields(TrainingConfig, MAY_CHANGE)
 
 _NOTES = frozenset({"lengthened", "caches", "starts"})
 """What documents of runs hold beside the configuration; see ``lengthening`` and ``run_record``."""

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Positive, validate
 from lookonce.train.model.layer_weights import validate_layer_weights_name
-from lookonce.train.names import AdapterName, AlignmentName, LossName, MixOrder, TargetNorm, require_known
-
-_CHOICES = {
-    "alignment": AlignmentName,
-    "mix_order": MixOrder,
-    "adapter": AdapterName,
-    "loss": LossName,
-    "target_norm": TargetNorm,
-}
+from lookonce.train.names import AdapterName, AlignmentName, LossName, MixOrder, TargetNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +23,16 @@ class AlignmentConfig:
     """Aligned teacher blocks and their weights: topK, midK, mean, out or linear-decay."""
     loss: LossName = "smooth-l1"
     """smooth-l1 (beta 1), l2 or l1, mean over samples, tokens and channels."""
-    loss_scale: float = 1.0
+    loss_scale: Positive = 1.0
     """Factor on the loss, positive; the released code has 2 for smooth-l1 (and 1 for l2 and l1)."""
     target_norm: TargetNorm = "whiten"
     """Norm of the targets: whiten (LayerNorm without affine), none, l2 or bn."""
 
     def __post_init__(self) -> None:
-        for field, names in _CHOICES.items():
-            require_known(field.replace("_", " "), getattr(self, field), get_args(names))
+        """Refuse unknown names and numbers out of range.
+
+        Raises:
+            UsageError: with the flag, the value and what is allowed.
+        """
+        validate(self)
         validate_layer_weights_name(self.layer_weights)
-        if not 0 < self.loss_scale < float("inf"):
-            raise UsageError(f"loss_scale must be positive and finite, found {self.loss_scale}")

@@ -11,31 +11,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lookonce.shared.config_values import flag_of, marked_fields
 from lookonce.shared.errors import UsageError
-from lookonce.train.config import TrainingConfig
+from lookonce.train.config import SAME_IN_SWEEP, TrainingConfig
 
-SHARED = frozenset(
-    {
-        "shards",
-        "out",
-        "seeds",
-        "seed",
-        "batch_size",
-        "accumulate",
-        "epochs",
-        "max_steps",
-        "resume",
-        "workers",
-        "images",
-        "check",
-        "readahead",
-        "device",
-        "shuffle",
-        "shuffle_shards",
-        "lengthen",
-    }
-)
-"""Fields that all runs of a sweep have in common: they decide which samples are read when, and where."""
+SHARED = marked_fields(TrainingConfig, SAME_IN_SWEEP)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -111,7 +91,7 @@ def _checked(where: str, field: str, value: Any) -> Any:
     if field in SHARED:
         raise UsageError(
             f"{where} sets {field}, which all runs of a sweep share, as they see the same samples at the same step; "
-            f"give it once as --{field.replace('_', '-')}, or train that run by itself"
+            f"give it once as {flag_of(field)}, or train that run by itself"
         )
     if field not in names:
         raise UsageError(
