@@ -191,7 +191,7 @@ class TestOut:
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "a.jpg").write_text("mine")
         result = command("--shards", training_cache(), "--out", tmp_path / "photos", *TINY)
-        fails(result, "holds other files (such as a.jpg)", code=2)
+        fails(result, "contains other files (a.jpg) and no config.json of a run", code=2)
         assert snapshot(tmp_path / "photos") == {"a.jpg": b"mine"}
 
     @pytest.mark.parametrize("config", ['{"model_type": "clip"}', '{"evaluation": "linear"}', "[]"])

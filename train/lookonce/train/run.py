@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lookonce.shared.errors import BusyError, UsageError
-from lookonce.shared.files.atomic import TEMPORARY_MARK
-from lookonce.shared.files.lock import LOCK_FILES, exclusive_folder
+from lookonce.shared.faults.os_errors import ABSENT, access_error
+from lookonce.shared.files.lock import exclusive_folder
+from lookonce.shared.files.own_folder import require_own_folder
 from lookonce.train.checkpoints.checkpoint_file import (
     Checkpoint,
     check_continues,
@@ -110,8 +111,7 @@ def train_student(
 
 
 def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
-    for cache in config.shards:
-        require_own_folder(config.out, cache)
+    require_run_folder(config)
     if config.wandb is not None:
         require_wandb()
     return set_up(config, world=world)
@@ -210,34 +210,29 @@ def run_document(config: TrainingConfig, setup: TrainingSetup) -> dict[str, Any]
     }
 
 
-def require_own_folder(run: Path, cache: Path) -> None:
-    """Refuse a folder that is a cache's or holds something else.
+def require_run_folder(config: TrainingConfig) -> None:
+    """Refuse an ``--out`` that is a cache, lies in one of ``--shards``, or contains something else.
 
     Raises:
         UsageError: choose another ``--out``.
     """
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: is a file; --out needs a folder")
-    if run.resolve() == cache.resolve() or cache.resolve() in run.resolve().parents or (run / "receipts").is_dir():
-        raise UsageError(f"{run}: is (in) a feature cache; --out needs a folder of its own")
-    foreign = (
-        [path for path in run.iterdir() if TEMPORARY_MARK not in path.name and path.name not in LOCK_FILES]
-        if run.is_dir()
-        else []
-    )
-    if foreign and not _is_of_a_run(run / "config.json"):
-        raise UsageError(
-            f"{run}: holds other files (such as {foreign[0].name}) and no config.json of a run; "
-            "choose a new or empty folder for --out"
-        )
+    run = config.out
+    if (run / "receipts").is_dir():
+        raise UsageError(f"{run}: is a feature cache; --out needs a folder of its own")
+    for cache in config.shards:
+        if cache.resolve() in (run.resolve(), *run.resolve().parents):
+            raise UsageError(f"{run}: is in the feature cache {cache}; --out needs a folder of its own")
+    require_own_folder(run, kind="a run", marker="config.json", belongs=_is_of_a_run)
 
 
 def _is_of_a_run(config: Path) -> bool:
-    """Many a folder has a file of this name: models of the hub, evaluations. One that is damaged may be a run's."""
+    """Models of the hub and evaluations have a ``config.json`` as well; one that is damaged may be a run's."""
     try:
         document = json.loads(config.read_bytes())
-    except OSError:
+    except ABSENT:
         return False
+    except OSError as error:
+        raise access_error(error, config) from error
     except ValueError:
         return True
     return isinstance(document, dict) and "shards" in document

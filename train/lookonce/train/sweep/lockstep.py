@@ -24,7 +24,7 @@ from lookonce.train.run import (
     exclusive_run,
     open_log,
     prepare_run,
-    require_own_folder,
+    require_run_folder,
 )
 from lookonce.train.run_notes import notes, steps_phrase
 from lookonce.train.setup import open_run_caches, set_up
@@ -79,8 +79,7 @@ def train_sweep(
         raise UsageError("--sweep trains its students on one device; start it without torchrun, or each run by itself")
     started, configs = time.perf_counter(), read_sweep(file, config)
     for run in configs.values():
-        for cache in run.shards:
-            require_own_folder(run.out, cache)
+        require_run_folder(run)
         if run.wandb is not None:
             require_wandb()
     caches = open_run_caches(config)
