@@ -100,10 +100,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def converted(study: Study, exact: Path, way: StoredAs) -> Path:
     """The cache of what an fp16 cache holds, stored another way; itself where that is fp16."""
-    if way.precision == "fp16" and way.tokens.whole:
+    if way.precision == "fp16" and way.tokens.keeps_all:
         return exact
     out = study.out / "caches" / way.name
-    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.whole else way.tokens)
+    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.keeps_all else way.tokens)
     convert_cache(exact, out, request)
     print(f"{way.name}: there", file=sys.stderr, flush=True)
     return out

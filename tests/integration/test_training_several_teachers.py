@@ -49,7 +49,7 @@ def views_cache(training_cache: MakeCache) -> MakeCache:
                 made["pixels"].append(generator.integers(0, 256, (patches, size * size * 3), dtype=np.uint8))
                 made["pixel_digest"].append(generator.integers(0, 256, 16, dtype=np.uint8))
                 made["importance"].append(np.random.default_rng([len(name), image]).random(patches, dtype=np.float32))
-            if not manifest.recipe.tokens.whole:
+            if not manifest.recipe.tokens.keeps_all:
                 shape = (len(images), manifest.recipe.patches)
                 drawn = np.random.default_rng([len(name), seed]).random(shape).argsort(axis=1)
                 made["patch_ids"] = list(np.sort(drawn[:, : manifest.recipe.stored_patches], axis=1).astype(np.uint16))

@@ -159,11 +159,11 @@ def test_metadata_that_do_not_fit_are_refused(make_manifest) -> None:
         TargetsCodec.from_dict({"name": "lookonce.targets", "configuration": {"channels": 6}})
     with pytest.raises(ValueError, match=r"precision 'int3' is not known here \(fp16"):
         TargetsCodec.from_dict(changed(good, encoding={"precision": "int3"}))
-    with pytest.raises(ValueError, match="does not belong to the parameters"):
+    with pytest.raises(ValueError, match="the digest of the parameters"):
         TargetsCodec.from_dict(changed(good, encoding={**good["configuration"]["encoding"], "digest": "sha256:0"}))
     with pytest.raises(ValueError, match=r"'scale' has shape \[2, 6\], expected \[2, 9\]"):
         TargetsCodec.from_dict(changed(good, channels=9))
-    with pytest.raises(ValueError, match="needs 'scale'"):
+    with pytest.raises(ValueError, match="needs the parameter 'scale'"):
         TargetsCodec(encoding=Encoding(precision="int8", parameters={}), layers=2, channels=6)
 
 

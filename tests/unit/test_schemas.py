@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,17 @@ def test_a_manifest_lists_all_its_problems(manifest_document) -> None:
     assert {problem.kind for problem in found if not problem.loc} == {"unexpected", "missing"}
     with pytest.raises(SchemaError) as caught:
         parse_manifest(manifest_document, "c/manifest.json")
+    assert list(caught.value.problems) == found
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
     for part in ("c/manifest.json", "shard_size: ", "container: ", "colour", "'classes'", "recipe.teacher.width: "):
         assert part in str(caught.value)
 
 
 def test_many_problems_are_counted(manifest_document) -> None:
     manifest_document["classes"] = list(range(20))
-    with pytest.raises(SchemaError, match="and 12 more"):
+    with pytest.raises(SchemaError, match="and 12 more") as caught:
         parse_manifest(manifest_document, "here")
+    assert {problem.loc for problem in caught.value.problems} == {("classes", place) for place in range(20)}
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
@@ -133,7 +137,7 @@ def test_a_document_changed_after_it_was_sealed_is_a_problem(manifest_document, 
     ("precision", "parameters", "told"),
     [
         ("int3", {}, "precision 'int3' is not known"),
-        ("int8", {"scale": (2, 6)}, "precision int8 needs 'offset'"),
+        ("int8", {"scale": (2, 6)}, "precision int8 needs the parameter 'offset', found .'scale'."),
         ("int8", {"scale": (2, 6), "offset": (2, 5)}, r"'offset' has shape \[2, 5\], expected \[2, 6\]"),
         ("int4", {"scale": (2, 6), "offset": (2, 6), "levels": (8,)}, r"'levels' has shape \[8\], expected \[16\]"),
     ],
@@ -148,7 +152,7 @@ def test_an_encoding_must_be_usable(make_manifest, precision: str, parameters: d
 def test_arrays_are_there_once_and_patches_fit_the_view(make_manifest, manifest_document) -> None:
     manifest_document["arrays"].append(manifest_document["arrays"][0])
     (problem,) = validate_manifest(sealed(manifest_document))
-    assert str(problem) == "arrays: 'targets' is there twice"
+    assert str(problem) == "arrays: 'targets' is listed twice"
     manifest = make_manifest()
     recipe = dataclasses.replace(manifest.recipe, patch_size=7)
     (problem,) = validate_manifest(dataclasses.replace(manifest, recipe=recipe).document())
@@ -159,13 +163,13 @@ def test_arrays_are_there_once_and_patches_fit_the_view(make_manifest, manifest_
     ("change", "told"),
     [
         (lambda arrays: arrays.pop("view"), "'view' is missing"),
-        (lambda arrays: arrays.update(sound={**arrays["key"], "name": "sound"}), "'sound' is no array"),
-        (lambda arrays: arrays["targets"].update(dtype="float32"), "'targets' has the dtype 'float32', .* 'uint8'"),
+        (lambda arrays: arrays.update(sound={**arrays["key"], "name": "sound"}), "'sound' is not an array"),
+        (lambda arrays: arrays["targets"].update(dtype="float32"), "'targets': dtype is 'float32', .* 'uint8'"),
         (
             lambda arrays: arrays["targets"].update(sample_shape=[17, 2, 7]),
-            r"sample_shape \[17, 2, 7\], .* \[17, 2, 6\]",
+            r"sample_shape is \[17, 2, 7\], .* \[17, 2, 6\]",
         ),
-        (lambda arrays: arrays["label"].update(chunking="sample"), "'label' has the chunking 'sample'"),
+        (lambda arrays: arrays["label"].update(chunking="sample"), "'label': chunking is 'sample'"),
     ],
 )
 def test_arrays_are_those_that_the_recipe_makes(manifest_document, change: Any, told: str) -> None:

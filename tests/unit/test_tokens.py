@@ -38,7 +38,7 @@ def test_what_is_typed_is_what_is_stored_and_read_back(text: str) -> None:
     assert parse_token_subset(text, mask="attentive", mask_ratio=0.7) == subset
     assert subset.stored_patches(196) == stored
     assert token_subset(json.loads(json.dumps(subset.document()))) == subset
-    assert subset.whole is (text == "all")
+    assert subset.keeps_all is (text == "all")
 
 
 def test_the_documents_are_pinned_because_fingerprints_are_made_of_them() -> None:
@@ -111,8 +111,8 @@ def _field_missing(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (_all_as_visible, "'patch_ids' is missing, with tokens 'visible'"),
-        (_all_as_visible, r"'targets' has the sample_shape \[17, 2, 6\], the recipe makes it \[5, 2, 6\]"),
+        (_all_as_visible, "'patch_ids' is missing; tokens 'visible' need it"),
+        (_all_as_visible, r"'targets': sample_shape is \[17, 2, 6\], the recipe needs \[5, 2, 6\]"),
         (_unknown, "token subset 'every-other' is not known to this lookonce"),
         (_field_missing, r"needs the fields \['kind', 'masks', 'share'\]"),
     ],

@@ -1,16 +1,49 @@
-"""Errors, grouped by what the caller would do about them.
+"""The errors that lookonce raises on purpose, grouped by what the caller can do about them.
 
-Every message says where, what was expected, what was found and what to do. Codes are stable: they are appended, never
-renumbered or reused. All errors pickle, so they cross process borders (Ray actors, loader workers) unchanged.
+Every message says where, what was expected, what was found and what to do. All errors can be pickled, so they cross
+process borders (Ray actors, loader workers) unchanged. A command prints the message and exits with 1, or with 2 for a
+``UsageError``.
+
+```text
+LookonceError
+├── UsageError
+├── TeacherError
+│   └── WeightsError
+├── SourceError
+│   └── UnreadableImageError
+├── CacheError
+│   ├── RecipeMismatchError
+│   ├── SchemaError
+│   ├── IntegrityError
+│   ├── IncompleteCacheError
+│   └── CacheMismatchError
+├── CheckpointError
+│   └── WeightsError
+├── NumericalError
+├── StorageError
+│   └── AccessError
+├── MachineError
+├── BusyError
+├── Interrupted
+├── DistributedError
+│   └── EndedElsewhereError
+├── WorkerLostError
+├── RayStartError
+└── HeadLostError
+```
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+ProblemKind = Literal["missing", "unexpected", "type", "value", "version", "inconsistent"]
+
 
 class LookonceError(Exception):
-    """Base of everything lookonce raises on purpose; a command prints it as one sentence and exits with 1."""
-
-    code: str = "L000"
+    """Base of all errors that lookonce raises on purpose. A command prints the message and exits with 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -21,128 +54,115 @@ class LookonceError(Exception):
 
 
 class UsageError(LookonceError):
-    """The request itself is wrong (unknown name, value out of range): change the arguments. Exit code 2."""
-
-    code = "L100"
+    """The request is wrong, such as an unknown name or a value out of range: change the arguments. Exit code 2."""
 
 
 class TeacherError(LookonceError):
-    """The teacher or its weights cannot be had or do not fit: give other weights or another name."""
-
-    code = "L200"
+    """The teacher or its weights cannot be loaded, or do not fit: give other weights or another name."""
 
 
 class SourceError(LookonceError):
     """The image source is missing, empty, changed or unreadable: fix the source."""
 
-    code = "L300"
+
+class UnreadableImageError(SourceError):
+    """One file is not an image, is truncated or is too large: replace it, remove it, or let bad images be skipped."""
 
 
 class CacheError(LookonceError):
-    """A cache cannot be used for this request as it stands."""
-
-    code = "L400"
+    """A cache cannot serve this request."""
 
 
 class RecipeMismatchError(CacheError):
-    """The cache on disk was made by another recipe: use another folder, or the old arguments."""
+    """Another recipe made the cache on disk: use another folder, or the old arguments."""
 
-    code = "L401"
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaProblem:
+    """One thing that is wrong with a document."""
+
+    loc: tuple[str | int, ...]
+    """Path of keys and indices from the document's root; empty for the document as a whole."""
+    message: str
+    """What was found and what was expected."""
+    kind: ProblemKind
+
+    def __str__(self) -> str:
+        place = ".".join(str(part) for part in self.loc) or "document"
+        return f"{place}: {self.message}"
 
 
 class SchemaError(CacheError):
-    """A document (manifest, receipt, zarr metadata) is not what the schema says, or of an unknown version."""
+    """A document (manifest, receipt, zarr metadata) does not follow its schema, or has an unknown version.
 
-    code = "L402"
+    Args:
+        message: names the document and its first problems.
+        problems: all problems of the document; empty if it cannot be read as JSON at all.
+    """
+
+    def __init__(self, message: str, problems: Sequence[SchemaProblem] = ()) -> None:
+        super().__init__(message)
+        self.problems: tuple[SchemaProblem, ...] = tuple(problems)
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[SchemaProblem, ...]]]:
+        return type(self), (self.message, self.problems)
 
 
 class IntegrityError(CacheError):
-    """An object is missing, truncated or has other bytes than its receipt says: delete the receipt, extract again."""
-
-    code = "L403"
+    """An object is missing, truncated, or differs from its receipt: delete the receipt and extract again."""
 
 
 class IncompleteCacheError(CacheError):
-    """Shards without receipts: resume the extraction."""
-
-    code = "L404"
+    """Some shards have no receipt: resume the extraction."""
 
 
 class CacheMismatchError(CacheError):
-    """The cache does not hold what is asked of it (blocks, patch size, view size, seeds)."""
-
-    code = "L405"
-
-
-class NumericalError(LookonceError):
-    """NaN or infinity in teacher features or in a loss; nothing bad was kept."""
-
-    code = "L500"
-
-
-class StorageError(LookonceError):
-    """The file system said no (full, read-only, gone): what was committed stays valid; make room and run again."""
-
-    code = "L600"
-
-
-class AccessError(StorageError):
-    """The operating system does not give a file out, which may be sound: mend permissions, mount or network."""
-
-    code = "L601"
-
-
-class MachineError(LookonceError):
-    """The machine lacks something: memory, shared memory, threads, a compiler, a free port. Neither side's bug."""
-
-    code = "L602"
-
-
-class Interrupted(LookonceError):  # noqa: N818 - not an error: a clean stop that was asked for
-    """Ctrl-C or SIGTERM: stopped cleanly, run the same command again to resume."""
-
-    code = "L700"
-
-
-class UnreadableImageError(SourceError):
-    """One image is not an image, is truncated or too large: replace or remove it, or let bad images be skipped."""
-
-    code = "L301"
+    """The cache does not contain what the request needs (blocks, patch size, view size, seeds)."""
 
 
 class CheckpointError(LookonceError):
     """A checkpoint cannot be read or belongs to another run: give another one, or start a new run."""
 
-    code = "L900"
-
 
 class WeightsError(TeacherError, CheckpointError):
-    """A file of weights cannot be read or does not fit, a teacher's or a student's: give another file."""
+    """A weights file of a teacher or student cannot be read or does not fit: give another file."""
 
-    code = "L201"
+
+class NumericalError(LookonceError):
+    """Teacher features or a loss contain NaN or infinity. Nothing of them was stored."""
+
+
+class StorageError(LookonceError):
+    """The file system refused to write (full, read-only, gone). Committed data stays valid: make room and run again."""
+
+
+class AccessError(StorageError):
+    """The operating system refused to read a file, which may be sound: fix permissions, mount or network."""
+
+
+class MachineError(LookonceError):
+    """The machine lacks memory, shared memory, threads, a compiler or a free port."""
 
 
 class BusyError(LookonceError):
     """Another process is writing to the same place: wait for it, or choose another place."""
 
-    code = "L701"
+
+class Interrupted(LookonceError):  # noqa: N818 - not an error: the user asked for a clean stop
+    """Ctrl-C or SIGTERM stopped the run cleanly: run the same command again to resume."""
 
 
 class DistributedError(LookonceError):
-    """Another process of the run failed or is gone: look for its own error, then start the run again."""
-
-    code = "L901"
+    """Another process of the run failed or disappeared: read its error, then start the run again."""
 
 
 class EndedElsewhereError(DistributedError):
-    """Another process of the run has said, in its own words, why the run ends: look there.
+    """Another process of the run reported why the run ends: read its message.
 
     Args:
-        message: names the process and what it said.
-        cause: what it raised.
+        message: names the process and repeats its message.
+        cause: the error that it raised.
     """
-
-    code = "L902"
 
     def __init__(self, message: str, cause: LookonceError | None = None) -> None:
         super().__init__(message)
@@ -153,18 +173,12 @@ class EndedElsewhereError(DistributedError):
 
 
 class WorkerLostError(LookonceError):
-    """Workers died again and again on the same shard: look for memory or driver trouble on the nodes."""
-
-    code = "L800"
+    """Workers died repeatedly on the same shard: check memory and drivers of the nodes."""
 
 
 class RayStartError(LookonceError):
-    """Ray does not start here: run again when the machine is less busy, or without Ray."""
-
-    code = "L802"
+    """Ray does not start on this machine: run again when the machine is less busy, or run without Ray."""
 
 
 class HeadLostError(LookonceError):
     """The Ray head died or cannot be reached: start the cluster again, then run again."""
-
-    code = "L801"

@@ -1,15 +1,15 @@
 """The arrays of one augmentation seed, and their zarr v3 metadata documents.
 
-Order is (sample, token, layer, channel): one token's layers lie together, so that visible tokens are read in
-page-sized pieces. Large arrays are sharded with one sample as inner chunk and ``bytes`` as only codec: a plain byte
-range a sample. Small ones (``view``, ``key``, ``label``) are one uncompressed chunk a shard.
+The axis order is (sample, token, layer, channel): the layers of one token are contiguous, so visible tokens are read in
+page-sized ranges. Large arrays are sharded with one sample per inner chunk and ``bytes`` as their only codec, so each
+sample is one plain byte range. Small arrays (``view``, ``key``, ``label``) have one uncompressed chunk per shard.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -19,7 +19,19 @@ from lookonce.storage_schemas.recipe import Recipe
 VIEW_FIELDS = ("top", "left", "height", "width", "flip", "source_height", "source_width")
 PIXEL_DIGEST_BYTES = 16
 EMPTY_CHUNK = 2**64 - 1
-"""Offset and length that a zarr shard index gives to a chunk that is not there."""
+"""Offset and length of a missing chunk in a zarr shard index."""
+
+Chunking = Literal["sample", "shard"]
+
+
+class ArraySpecDocument(TypedDict):
+    """``ArraySpec`` as JSON."""
+
+    name: str
+    dtype: str
+    sample_shape: list[int]
+    dimensions: list[str]
+    chunking: Chunking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +42,15 @@ class ArraySpec:
     dtype: str
     """Numpy dtype name (``uint8``, ``float16``, ``float32``, ``int32``, ``int64``) or ``string``."""
     sample_shape: tuple[int, ...]
-    """Shape of one sample's value; () for a scalar a sample."""
+    """Shape of one sample's value; () for a scalar."""
     dimensions: tuple[str, ...]
     """Names of the dimensions after ``sample``."""
-    chunking: Literal["sample", "shard"]
-    """``sample``: sharded, one inner chunk a sample; ``shard``: one plain chunk a shard."""
+    chunking: Chunking
+    """``sample``: sharded, one inner chunk per sample; ``shard``: one plain chunk per shard."""
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample's value; for strings, which vary, 0."""
+        """Bytes of one sample's value; 0 for strings, whose length varies."""
         if self.dtype == "string":
             return 0
         return math.prod(self.sample_shape) * np.dtype(self.dtype).itemsize
@@ -82,8 +94,8 @@ class ArraySpec:
             "storage_transformers": [],
         }
 
-    def document(self) -> dict[str, Any]:
-        """The spec as it stands in the manifest."""
+    def document(self) -> ArraySpecDocument:
+        """The spec as a JSON-compatible document."""
         return {
             "name": self.name,
             "dtype": self.dtype,
@@ -93,7 +105,7 @@ class ArraySpec:
         }
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> ArraySpec:
+    def from_document(cls, document: ArraySpecDocument) -> ArraySpec:
         """Read a validated document."""
         return cls(
             name=document["name"],
@@ -116,9 +128,9 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
     """The arrays of schema version 1.
 
     Args:
-        recipe: what the cache holds.
-        precision: name of the precision its targets are stored in.
-        store_pixels: whether the views themselves are kept (their stored patches, for a token subset).
+        recipe: recipe of the cache.
+        precision: name of the precision of its targets.
+        store_pixels: whether the pixels of the stored patches are stored too.
 
     Raises:
         UsageError: unknown precision.
@@ -126,22 +138,22 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
     codec = get_precision(precision)
     layers, stored = len(recipe.teacher.blocks), recipe.stored_patches
     stored_channels, patch_bytes = codec.stored_channels(recipe.teacher.width), recipe.patch_size**2 * 3
-    whole, token_layer = recipe.tokens.whole, ("token", "layer")
+    all_patches, token_layer = recipe.tokens.keeps_all, ("token", "layer")
     specs: list[ArraySpec] = []
 
     def add(name: str, dtype: str, shape: tuple[int, ...], dimensions: tuple[str, ...]) -> None:
         small = name in ("view", "key", "label")
-        chunking: Literal["sample", "shard"] = "shard" if small else "sample"
+        chunking: Chunking = "shard" if small else "sample"
         specs.append(ArraySpec(name=name, dtype=dtype, sample_shape=shape, dimensions=dimensions, chunking=chunking))
 
     add("targets", codec.dtype, (stored + 1, layers, stored_channels), (*token_layer, "channel"))
     add("target_mean", "float32", (stored + 1, layers), token_layer)
     add("target_std", "float32", (stored + 1, layers), token_layer)
     add("importance", "float32", (recipe.patches,), ("patch",))
-    if not whole:
+    if not all_patches:
         add("patch_ids", "uint16", (stored,), ("stored_patch",))
     if store_pixels:
-        add("pixels", "uint8", (stored, patch_bytes), ("patch" if whole else "stored_patch", "pixel"))
+        add("pixels", "uint8", (stored, patch_bytes), ("patch" if all_patches else "stored_patch", "pixel"))
     add("pixel_digest", "uint8", (PIXEL_DIGEST_BYTES,), ("byte",))
     add("view", "int32", (len(VIEW_FIELDS),), ("field",))
     add("key", "string", (), ())
@@ -150,5 +162,5 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
 
 
 def zarr_group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    """A seed folder's ``zarr.json``."""
+    """The ``zarr.json`` of a seed's folder."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

@@ -1,16 +1,17 @@
-"""Manifest: what a cache is; written once, by rename, before any shard."""
+"""Manifest: the description of a whole cache, written once, by rename, before any shard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
-from lookonce.storage_schemas.arrays import ArraySpec, cache_arrays
-from lookonce.storage_schemas.encoding import Encoding
+from lookonce.shared.errors import SchemaProblem
+from lookonce.storage_schemas.arrays import ArraySpec, ArraySpecDocument, cache_arrays
+from lookonce.storage_schemas.encoding import Encoding, EncodingDocument
 from lookonce.storage_schemas.precision import PRECISIONS
-from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
-from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.problems import document_problems, raise_problems, sealed
+from lookonce.storage_schemas.recipe import Recipe, RecipeDocument
 from lookonce.storage_schemas.tokens import token_subset_problem
 
 SCHEMA = "lookonce-cache"
@@ -20,36 +21,52 @@ FILE_NAME = "manifest.json"
 Container = Literal["zarr", "webdataset"]
 
 
+class ManifestDocument(TypedDict):
+    """``Manifest`` as JSON."""
+
+    schema: str
+    schema_version: int
+    recipe: RecipeDocument
+    fingerprint: str
+    encoding: EncodingDocument
+    container: Container
+    shard_size: int
+    arrays: list[ArraySpecDocument]
+    classes: list[str]
+    created_with: Mapping[str, str]
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a cache is."""
+    """Description of a whole cache."""
 
     recipe: Recipe
     encoding: Encoding
     container: Container
     shard_size: int
-    """Samples a shard; the last one may hold fewer."""
+    """Samples per shard; the last shard may have fewer."""
     arrays: tuple[ArraySpec, ...]
     classes: tuple[str, ...]
-    """Class names by label; empty when the source has no labels."""
+    """Class names by label; empty if the source has no labels."""
     created_with: Mapping[str, str]
     """Versions of the libraries that wrote the manifest."""
 
     @property
     def samples(self) -> int:
-        """Listed samples."""
+        """Number of listed samples."""
         return self.recipe.dataset.samples
 
     @property
     def shard_count(self) -> int:
-        """Shards a seed."""
+        """Shards per seed."""
         return -(-self.samples // self.shard_size)
 
     def shard_rows(self, shard: int) -> range:
-        """Rows of a shard.
+        """The rows of a shard.
 
         Raises:
-            IndexError: there is no such shard.
+            IndexError: the cache has no such shard.
         """
         if not 0 <= shard < self.shard_count:
             raise IndexError(f"shard {shard} of {self.shard_count}")
@@ -65,10 +82,10 @@ class Manifest:
 
     @property
     def stores_pixels(self) -> bool:
-        """Whether the views themselves are in the cache."""
+        """Whether the cache contains the pixels of the views."""
         return any(spec.name == "pixels" for spec in self.arrays)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> ManifestDocument:
         """The manifest as a JSON-compatible document."""
         content = {
             "schema": SCHEMA,
@@ -82,67 +99,68 @@ class Manifest:
             "classes": list(self.classes),
             "created_with": dict(self.created_with),
         }
-        return sealed(content)
+        return cast("ManifestDocument", sealed(content))
 
 
-def validate_manifest(document: Any) -> list[Problem]:
-    """All problems of a manifest document; an empty list when it is valid."""
+def validate_manifest(document: Any) -> list[SchemaProblem]:
+    """All problems of a decoded manifest; empty if it is valid."""
     problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "manifest-v1.json")
     if not readable:
         return problems
-    broken = token_subset_problem(document["recipe"]["tokens"])
-    if broken:
-        return [*problems, Problem(loc=("recipe", "tokens"), message=broken, kind="value")]
+    if (tokens_problem := token_subset_problem(document["recipe"]["tokens"])) is not None:
+        return [*problems, SchemaProblem(loc=("recipe", "tokens"), message=tokens_problem, kind="value")]
     recipe = Recipe.from_document(document["recipe"])
     computed = recipe.fingerprint
     if computed != document["fingerprint"]:
-        message = f"{document['fingerprint']} does not belong to the recipe beside it, whose fingerprint is {computed}"
-        problems.append(Problem(loc=("fingerprint",), message=message, kind="inconsistent"))
+        message = f"expected {computed}, the fingerprint of the recipe, found {document['fingerprint']}"
+        problems.append(SchemaProblem(loc=("fingerprint",), message=message, kind="inconsistent"))
     problems += _encoding_problems(document)
     view_size, patch_size = document["recipe"]["view"]["size"], document["recipe"]["patch_size"]
     if view_size % patch_size:
-        message = f"view size {view_size} is not a multiple of the patch size"
-        problems.append(Problem(loc=("recipe", "patch_size"), message=message, kind="inconsistent"))
+        message = f"expected a divisor of the view size {view_size}, found {patch_size}"
+        problems.append(SchemaProblem(loc=("recipe", "patch_size"), message=message, kind="inconsistent"))
         return problems
     if document["encoding"]["precision"] in PRECISIONS:
         problems += _array_problems(document, recipe)
     return problems
 
 
-def _array_problems(document: Mapping[str, Any], recipe: Recipe) -> Iterator[Problem]:
-    """Whether the arrays are those that recipe and precision make, with pixels if they are there."""
+def _array_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[SchemaProblem]:
+    """Differences from the arrays that recipe and precision determine. ``pixels`` is optional."""
     found = [spec["name"] for spec in document["arrays"]]
     wanted = {
         spec.name: spec.document()
         for spec in cache_arrays(recipe, precision=document["encoding"]["precision"], store_pixels="pixels" in found)
     }
-    messages = [f"{name!r} is there twice" for name in sorted({name for name in found if found.count(name) > 1})]
-    messages += [f"{name!r} is missing, with tokens {recipe.tokens.kind!r}" for name in wanted if name not in found]
+    messages = [f"{name!r} is listed twice" for name in sorted({name for name in found if found.count(name) > 1})]
+    messages += [f"{name!r} is missing; tokens {recipe.tokens.kind!r} need it" for name in wanted if name not in found]
     for spec in document["arrays"]:
-        name = spec["name"]
+        name, stored = spec["name"], cast("Mapping[str, Any]", spec)
         if name not in wanted:
             messages.append(
-                f"{name!r} is no array of schema version {SCHEMA_VERSION} with tokens {recipe.tokens.kind!r}"
+                f"{name!r} is not an array of schema version {SCHEMA_VERSION} with tokens {recipe.tokens.kind!r}"
             )
         for field, expected in wanted.get(name, {}).items():
-            if spec[field] != expected:
-                messages.append(f"{name!r} has the {field} {spec[field]!r}, the recipe makes it {expected!r}")
-    yield from (Problem(loc=("arrays",), message=message, kind="inconsistent") for message in messages)
+            if stored[field] != expected:
+                messages.append(f"{name!r}: {field} is {stored[field]!r}, the recipe needs {expected!r}")
+    yield from (SchemaProblem(loc=("arrays",), message=message, kind="inconsistent") for message in messages)
 
 
-def _encoding_problems(document: Mapping[str, Any]) -> list[Problem]:
-    """Whether the precision is known, its digest binds, and its parameters are those it needs."""
+def _encoding_problems(document: ManifestDocument) -> list[SchemaProblem]:
+    """Problems of the encoding: unknown precision, wrong digest, or parameters that do not fit the precision."""
     found, name = document["encoding"], document["encoding"]["precision"]
     if name not in PRECISIONS:
         message = f"precision {name!r} is not known to this lookonce ({', '.join(PRECISIONS)}); install a newer one"
-        return [Problem(loc=("encoding", "precision"), message=message, kind="value")]
-    broken = Encoding.digest_problem(found)
-    if broken:
-        return [Problem(loc=("encoding", "digest"), message=broken, kind="inconsistent")]
+        return [SchemaProblem(loc=("encoding", "precision"), message=message, kind="value")]
+    problem = Encoding.digest_problem(found)
+    if problem is not None:
+        return [SchemaProblem(loc=("encoding", "digest"), message=problem, kind="inconsistent")]
     teacher = document["recipe"]["teacher"]
     shape = (len(teacher["blocks"]), teacher["width"])
-    misfit = PRECISIONS[name].misfit(Encoding.from_document(found).parameters, shape)
-    return [Problem(loc=("encoding", "parameters"), message=misfit, kind="inconsistent")] if misfit else []
+    problem = PRECISIONS[name].parameter_problem(Encoding.from_document(found).parameters, shape)
+    if problem is not None:
+        return [SchemaProblem(loc=("encoding", "parameters"), message=problem, kind="inconsistent")]
+    return []
 
 
 def parse_manifest(document: Any, where: str) -> Manifest:
@@ -150,10 +168,10 @@ def parse_manifest(document: Any, where: str) -> Manifest:
 
     Args:
         document: decoded JSON.
-        where: the file, for messages.
+        where: name of the file, for messages.
 
     Raises:
-        SchemaError: the document is not a valid manifest; the message lists all problems.
+        SchemaError: the document is not a valid manifest; ``problems`` of the error are all problems.
     """
     raise_problems(validate_manifest(document), where)
     return Manifest(

@@ -1,44 +1,26 @@
-"""What is wrong with a document: every problem at once, each with its place and a kind from a closed list."""
+"""Validation of documents: all problems at once, each with its place and a kind from a closed list."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from jsonschema import Draft202012Validator, validators
 
 from lookonce.shared.canonical import digest_document
-from lookonce.shared.errors import SchemaError
+from lookonce.shared.errors import ProblemKind, SchemaError, SchemaProblem
 
-Kind = Literal["missing", "unexpected", "type", "value", "version", "inconsistent"]
-
-_KIND_OF_KEYWORD: Mapping[str, Kind] = {
+_KIND_OF_KEYWORD: Mapping[str, ProblemKind] = {
     "required": "missing",
     "additionalProperties": "unexpected",
     "type": "type",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One thing wrong with a document."""
-
-    loc: tuple[str | int, ...]
-    """Path of keys and indices from the document's root."""
-    message: str
-    """What was found and what was expected."""
-    kind: Kind
-
-    def __str__(self) -> str:
-        place = ".".join(str(part) for part in self.loc) or "document"
-        return f"{place}: {self.message}"
-
-
 def _is_integer(_checker: object, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema alone would take 2.0 for an integer
+    return isinstance(value, int) and not isinstance(value, bool)  # JSON Schema alone accepts 2.0 as an integer
 
 
 _StrictValidator = validators.extend(  # type: ignore[no-untyped-call]
@@ -55,13 +37,13 @@ def _validator(schema_name: str) -> Draft202012Validator:
     return validator
 
 
-def schema_problems(document: Any, schema_name: str) -> list[Problem]:
+def schema_problems(document: Any, schema_name: str) -> list[SchemaProblem]:
     """All problems that the JSON Schema ``schema_name`` (a file of ``schema/``) finds in ``document``."""
     errors = sorted(
         _validator(schema_name).iter_errors(document), key=lambda error: list(map(str, error.absolute_path))
     )
     return [
-        Problem(
+        SchemaProblem(
             loc=tuple(error.absolute_path),
             message=error.message if len(error.message) < 300 else error.message[:297] + "...",
             kind=_KIND_OF_KEYWORD.get(str(error.validator), "value"),
@@ -70,19 +52,19 @@ def schema_problems(document: Any, schema_name: str) -> list[Problem]:
     ]
 
 
-def version_problems(document: Any, schema: str, version: int) -> list[Problem]:
+def version_problems(document: Any, schema: str, version: int) -> list[SchemaProblem]:
     """Problems with the two fields that name a document's schema; a newer version is refused by its number."""
     if not isinstance(document, Mapping):
-        return [Problem(loc=(), message=f"expected a JSON object, found {type(document).__name__}", kind="type")]
+        return [SchemaProblem(loc=(), message=f"expected a JSON object, found {type(document).__name__}", kind="type")]
     if document.get("schema") != schema:
         found = document.get("schema")
-        return [Problem(loc=("schema",), message=f"expected {schema!r}, found {found!r}", kind="value")]
+        return [SchemaProblem(loc=("schema",), message=f"expected {schema!r}, found {found!r}", kind="value")]
     if document.get("schema_version") != version:
         message = (
             f"schema version {document.get('schema_version')!r} is not known to this lookonce, which reads version "
             f"{version}; install the lookonce that wrote it, or a newer one"
         )
-        return [Problem(loc=("schema_version",), message=message, kind="version")]
+        return [SchemaProblem(loc=("schema_version",), message=message, kind="version")]
     return []
 
 
@@ -92,42 +74,42 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "digest": digest_document(content)}
 
 
-def seal_problems(document: Mapping[str, Any]) -> list[Problem]:
-    """A problem when a sealed document's ``digest`` does not belong to the rest of it."""
+def seal_problems(document: Mapping[str, Any]) -> list[SchemaProblem]:
+    """A problem if the ``digest`` of a sealed document does not match the rest of it."""
     try:
         computed = sealed(document)["digest"]
-    except ValueError as error:  # NaN, infinity or lone surrogates, which are not JSON
-        return [Problem(loc=(), message=f"is not canonical JSON: {error}", kind="value")]
+    except ValueError as error:  # NaN, infinity and lone surrogates are not JSON
+        return [SchemaProblem(loc=(), message=f"is not canonical JSON: {error}", kind="value")]
     if computed == document["digest"]:
         return []
-    message = f"{document['digest']} does not belong to this document, whose digest is {computed}: it was changed"
-    return [Problem(loc=("digest",), message=message, kind="inconsistent")]
+    message = f"expected {computed}, the digest of this document, found {document['digest']}: it was changed"
+    return [SchemaProblem(loc=("digest",), message=message, kind="inconsistent")]
 
 
-def document_problems(document: Any, schema: str, version: int, schema_name: str) -> tuple[list[Problem], bool]:
-    """Problems of version, structure and seal, and whether the document is whole enough to look at its content.
+def document_problems(document: Any, schema: str, version: int, schema_name: str) -> tuple[list[SchemaProblem], bool]:
+    """Problems of version, structure and seal, and whether the content can be checked further.
 
     Args:
         document: decoded JSON.
-        schema: wanted value of its field ``schema``.
-        version: wanted value of ``schema_version``.
-        schema_name: file of ``schema/`` that says its structure.
+        schema: expected value of its field ``schema``.
+        version: expected value of ``schema_version``.
+        schema_name: file of ``schema/`` with the JSON Schema of its structure.
     """
     problems = version_problems(document, schema, version) or schema_problems(document, schema_name)
     if problems:
         return problems, False
     problems = seal_problems(document)
-    return problems, all(problem.loc for problem in problems)  # a problem of the whole: not JSON, nothing to digest
+    return problems, all(problem.loc for problem in problems)  # an empty place: the document is not canonical JSON
 
 
-def raise_problems(problems: Iterable[Problem], where: str) -> None:
-    """Raise one SchemaError that lists all problems of the document found at ``where``; nothing if there are none.
+def raise_problems(problems: Iterable[SchemaProblem], where: str) -> None:
+    """Raise one SchemaError with all problems of the document ``where``; do nothing if there are none.
 
     Raises:
-        SchemaError: there is at least one problem.
+        SchemaError: there is at least one problem. Its message lists the first eight, its ``problems`` are all.
     """
-    found = list(problems)
+    found = tuple(problems)
     if found:
         listed = "; ".join(str(problem) for problem in found[:8])
         more = f"; and {len(found) - 8} more" if len(found) > 8 else ""
-        raise SchemaError(f"{where}: {listed}{more}")
+        raise SchemaError(f"{where}: {listed}{more}", found)

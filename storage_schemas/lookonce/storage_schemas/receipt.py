@@ -1,30 +1,67 @@
-"""Receipt: written last, by rename; a shard counts only when its receipt is there.
+"""Receipt: the last file of a shard, written by rename. A shard without a receipt does not count.
 
-Receipts make resume, verify, repair, merge and progress one mechanism. They hold no time and no host name, so that
-the same extraction writes the same receipts anywhere.
+Resume, verify, repair, merge and progress all rely on receipts. A receipt contains no time and no host name, so the
+same extraction writes the same receipts on any machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from lookonce.storage_schemas.problems import Problem, document_problems, raise_problems, sealed
+from lookonce.shared.errors import SchemaProblem
+from lookonce.storage_schemas.problems import document_problems, raise_problems, sealed
 
 SCHEMA = "lookonce-receipt"
 SCHEMA_VERSION = 1
 
 
+class HoleDocument(TypedDict):
+    """``Hole`` as JSON."""
+
+    sample: int
+    key: str
+    label: int
+    reason: str
+
+
+class StoredObjectDocument(TypedDict):
+    """``StoredObject`` as JSON."""
+
+    array: str
+    path: str
+    bytes: int
+    digest: str
+
+
+class ReceiptDocument(TypedDict):
+    """``Receipt`` as JSON."""
+
+    schema: str
+    schema_version: int
+    fingerprint: str
+    encoding: str
+    seed: int
+    shard: int
+    first_sample: int
+    samples: int
+    holes: list[HoleDocument]
+    objects: list[StoredObjectDocument]
+    statistics: Mapping[str, float]
+    versions: Mapping[str, str]
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hole:
-    """A listed sample that is not in the shard, and is never trained on."""
+    """A listed sample that the shard does not contain; training skips it."""
 
     sample: int
     """Row of the sample."""
     key: str
     label: int
-    """Index in the manifest's classes, -1 without label."""
+    """Index into the manifest's classes; -1 without a label."""
     reason: str
 
 
@@ -41,55 +78,55 @@ class StoredObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What one (seed, shard) holds."""
+    """Content of one shard of one seed."""
 
     fingerprint: str
     encoding: str
-    """Digest of the encoding the targets were written with."""
+    """Digest of the encoding of the targets."""
     seed: int
     shard: int
     first_sample: int
     samples: int
-    """Listed samples of the shard, holes included."""
+    """Number of listed samples of the shard, holes included."""
     holes: tuple[Hole, ...]
     objects: tuple[StoredObject, ...]
     statistics: Mapping[str, float]
-    """Sanity signals of the shard: feature norm, share of saturated values, importance entropy ..."""
+    """Sanity signals of the shard, such as feature norm, share of saturated values and importance entropy."""
     versions: Mapping[str, str]
-    """Versions of the libraries that decide the bytes."""
+    """Versions of the libraries that determine the bytes."""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> ReceiptDocument:
         """The receipt as a JSON-compatible document."""
         plain = asdict(self)
         plain["holes"] = [asdict(hole) for hole in self.holes]
         plain["objects"] = [asdict(stored) for stored in self.objects]
         plain["statistics"] = dict(self.statistics)
         plain["versions"] = dict(self.versions)
-        return sealed({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain})
+        return cast("ReceiptDocument", sealed({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain}))
 
     @property
     def content_bytes(self) -> int:
-        """Bytes of all objects."""
+        """Total bytes of all objects."""
         return sum(stored.bytes for stored in self.objects)
 
 
-def validate_receipt(document: Any) -> list[Problem]:
-    """All problems of a receipt document; an empty list when it is valid."""
+def validate_receipt(document: Any) -> list[SchemaProblem]:
+    """All problems of a decoded receipt; empty if it is valid."""
     problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "receipt-v1.json")
     if not readable:
         return problems
     last = document["first_sample"] + document["samples"]
     for position, hole in enumerate(document["holes"]):
         if not document["first_sample"] <= hole["sample"] < last:
-            message = f"row {hole['sample']} lies outside the shard's rows {document['first_sample']}..{last - 1}"
-            problems.append(Problem(loc=("holes", position, "sample"), message=message, kind="inconsistent"))
+            message = f"expected a row of the shard, {document['first_sample']}..{last - 1}, found {hole['sample']}"
+            problems.append(SchemaProblem(loc=("holes", position, "sample"), message=message, kind="inconsistent"))
     for position, stored in enumerate(document["objects"]):
         if stored["path"].startswith("/") or ".." in stored["path"].split("/"):
-            message = f"{stored['path']!r} leaves the cache folder"
-            problems.append(Problem(loc=("objects", position, "path"), message=message, kind="value"))
+            message = f"expected a path inside the cache folder, found {stored['path']!r}"
+            problems.append(SchemaProblem(loc=("objects", position, "path"), message=message, kind="value"))
         if "\0" in stored["path"]:
-            message = f"{stored['path']!r} holds a zero byte, which no path can"
-            problems.append(Problem(loc=("objects", position, "path"), message=message, kind="value"))
+            message = f"expected a path, found {stored['path']!r}, which contains a zero byte"
+            problems.append(SchemaProblem(loc=("objects", position, "path"), message=message, kind="value"))
     return problems
 
 
@@ -98,10 +135,10 @@ def parse_receipt(document: Any, where: str) -> Receipt:
 
     Args:
         document: decoded JSON.
-        where: the file, for messages.
+        where: name of the file, for messages.
 
     Raises:
-        SchemaError: the document is not a valid receipt; the message lists all problems.
+        SchemaError: the document is not a valid receipt; ``problems`` of the error are all problems.
     """
     raise_problems(validate_receipt(document), where)
     fields = {key: value for key, value in document.items() if key not in ("schema", "schema_version", "digest")}

@@ -1,7 +1,7 @@
-"""Recipe: everything that decides which numbers are in a cache, and the fingerprint made of it.
+"""Recipe: everything that decides which numbers a cache contains, and the fingerprint computed from it.
 
-Not in it: paths, shard size, batch size, host, worker count, container, precision (see ``encoding``). Two caches with
-the same fingerprint hold the same features, whatever machine wrote them.
+Paths, shard size, batch size, host, worker count, container and precision (see ``encoding``) are not part of it. Two
+caches with the same fingerprint contain the same features, whichever machine wrote them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from lookonce.shared.canonical import DIGEST_PREFIX, digest_document
-from lookonce.storage_schemas.tokens import TokenSubset, token_subset
+from lookonce.storage_schemas.tokens import TokenSubset, TokenSubsetDocument, token_subset
 
 TARGET_NORM = "layernorm-no-affine-eps-1e-05"
 """Targets are LayerNormed per token over channels without affine parameters, eps 1e-5 (released code, "whiten")."""
@@ -24,12 +24,46 @@ POOL_IMPORTANCE = "attention-pool-head-mean"
 """Importance is the attention of the query of the teacher's attention pooling to the patch keys, head mean."""
 
 FirstToken = Literal["class", "patch-mean"]
-"""What token 0 of the targets is: the class token, or, where the teacher has none, the mean of the block's patches."""
+"""What token 0 of the targets is: the class token, or the mean of the block's patches if the teacher has none."""
+
+
+class TeacherDocument(TypedDict):
+    """``TeacherIdentity`` as JSON."""
+
+    name: str
+    weights_digest: str
+    blocks: list[int]
+    block_count: int
+    width: int
+    input_size: int
+    mean: list[float]
+    std: list[float]
+    compute_precision: str
+    first_token: NotRequired[FirstToken]
+
+
+class DatasetDocument(TypedDict):
+    """``DatasetIdentity`` as JSON."""
+
+    samples: int
+    digest: str
+
+
+class RecipeDocument(TypedDict):
+    """``Recipe`` as JSON."""
+
+    teacher: TeacherDocument
+    dataset: DatasetDocument
+    view: Mapping[str, Any]
+    patch_size: int
+    tokens: TokenSubsetDocument
+    target_norm: str
+    importance: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherIdentity:
-    """Which teacher looked."""
+    """The teacher that computed the features."""
 
     name: str
     """Canonical name, such as ``timm:deit_tiny_patch16_224``."""
@@ -38,43 +72,43 @@ class TeacherIdentity:
     blocks: tuple[int, ...]
     """1-based numbers of the blocks whose outputs are stored, ascending."""
     block_count: int
-    """How many blocks the teacher has."""
+    """Number of blocks of the teacher."""
     width: int
     """Channels of a block output."""
     input_size: int
-    """Side in pixels of what the teacher is fed; views are resized bicubically when it differs from the view size."""
+    """Side of the teacher's input in pixels; views are resized bicubically if their size differs."""
     mean: tuple[float, float, float]
     """Pixel mean per channel, of pixels in 0..1."""
     std: tuple[float, float, float]
     """Pixel standard deviation per channel."""
     compute_precision: str
-    """``fp32``, ``bf16`` or ``fp16``: what the forward ran in."""
+    """Precision of the forward pass: ``fp32``, ``bf16`` or ``fp16``."""
     first_token: FirstToken = "class"
-    """What token 0 of the targets is; ``class`` is not written in documents."""
+    """What token 0 of the targets is; documents leave out ``class``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetIdentity:
-    """Which images: independent of where they lie."""
+    """The images, independent of their location."""
 
     samples: int
-    """How many images are listed."""
+    """Number of listed images."""
     digest: str
     """Digest of the sorted (key, byte count) pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides the content of a cache."""
+    """Everything that decides the content of a cache."""
 
     teacher: TeacherIdentity
     dataset: DatasetIdentity
     view: Mapping[str, Any]
     """``ViewRecipe.document()``: name, version and constants of the augmentation."""
     patch_size: int
-    """Side of a student's patch in pixels; the view holds (view size / patch size)**2 patches."""
+    """Side of a student's patch in pixels; a view has (view size / patch size)**2 patches."""
     tokens: TokenSubset
-    """Which patches are stored beside the class token."""
+    """The patches that are stored beside token 0."""
     target_norm: str = TARGET_NORM
     importance: str = IMPORTANCE
 
@@ -85,20 +119,20 @@ class Recipe:
 
     @property
     def patches(self) -> int:
-        """Patches of a view, N."""
+        """Number of patches of a view, N."""
         return (self.view_size // self.patch_size) ** 2
 
     @property
     def stored_patches(self) -> int:
-        """Patches of a view that are stored, k; the class token comes on top."""
+        """Number of stored patches of a view, k, without token 0."""
         return self.tokens.stored_patches(self.patches)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> RecipeDocument:
         """The recipe as a JSON-compatible document."""
-        document: dict[str, Any] = _plain(asdict(self))
-        if self.teacher.first_token == "class":  # so that its fingerprint is what it was before there were others
-            del document["teacher"]["first_token"]
-        return {**document, "tokens": self.tokens.document()}
+        document = cast("RecipeDocument", _plain({**asdict(self), "tokens": self.tokens.document()}))
+        if self.teacher.first_token == "class":  # keeps the fingerprint that these recipes had before the field
+            document["teacher"].pop("first_token", None)
+        return document
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,25 +140,26 @@ class Recipe:
         return digest_document(self.document())
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Recipe:
+    def from_document(cls, document: RecipeDocument) -> Recipe:
         """Read a validated document."""
-        teacher = dict(document["teacher"])
+        teacher: dict[str, Any] = dict(document["teacher"])
         for field in ("blocks", "mean", "std"):
             teacher[field] = tuple(teacher[field])
-        rest = {key: value for key, value in document.items() if key not in ("teacher", "dataset", "tokens")}
         return cls(
             teacher=TeacherIdentity(**teacher),
             dataset=DatasetIdentity(**document["dataset"]),
+            view=document["view"],
+            patch_size=document["patch_size"],
             tokens=token_subset(document["tokens"]),
-            **rest,
+            target_norm=document["target_norm"],
+            importance=document["importance"],
         )
 
 
 def document_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Fields that differ between two documents, as (dotted path, our value, their value).
 
-    They are sorted by path, those with digests behind all others: what a person can read comes first. A field that one
-    side lacks has the value None there.
+    Readable values come first, digests last, both sorted by path. The value of a missing field is None.
 
     >>> document_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     [('a.c', 2, 3)]
@@ -133,8 +168,8 @@ def document_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
     """
     left, right = dict(_leaves(ours)), dict(_leaves(theirs))
     values = [(path, left.get(path), right.get(path)) for path in left.keys() | right.keys()]
-    differing = [one for one in values if one[1] != one[2]]
-    return sorted(differing, key=lambda one: (DIGEST_PREFIX in str(one[1:]), one[0]))
+    differing = [difference for difference in values if difference[1] != difference[2]]
+    return sorted(differing, key=lambda difference: (DIGEST_PREFIX in str(difference[1:]), difference[0]))
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

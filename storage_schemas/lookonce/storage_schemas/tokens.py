@@ -1,7 +1,7 @@
-"""Token subsets: which patches of a view a cache keeps, decided when the teacher looks; part of the recipe.
+"""Token subsets: the patches of a view that a cache stores, chosen at extraction. They are part of the recipe.
 
-A subset costs freedom: masks are fixed (``visible``), or can only be drawn inside what is kept (``top``). What it saves
-is bytes: of 196 patches at mask ratio 0.7, ``visible`` keeps 58.
+A subset saves bytes and restricts masks. ``visible`` stores 58 of 196 patches at mask ratio 0.7 and fixes the masks.
+``top`` allows only masks whose visible patches are stored.
 """
 
 from __future__ import annotations
@@ -10,87 +10,103 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.masking import MASK_KINDS, MASK_VERSION, visible_count
 
 
+class TokenSubsetDocument(TypedDict):
+    """A token subset as JSON; ``kind`` decides which of the other fields it has."""
+
+    kind: str
+    masks: NotRequired[Literal["fixed-per-seed", "drawn-inside"]]
+    mask: NotRequired[str]
+    mask_ratio: NotRequired[float]
+    mask_version: NotRequired[int]
+    share: NotRequired[float]
+
+
 class TokenSubset(ABC):
-    """The class token and some patches of every view."""
+    """Token 0 and some patches of every view."""
 
     kind: ClassVar[str]
 
     @abstractmethod
     def stored_patches(self, patches: int) -> int:
-        """How many of a view's ``patches`` are kept, at least 1."""
+        """How many of a view's ``patches`` are stored, at least 1."""
 
     @abstractmethod
-    def document(self) -> dict[str, Any]:
-        """As it stands in the recipe."""
+    def document(self) -> TokenSubsetDocument:
+        """The subset as a JSON-compatible document."""
 
     @property
-    def whole(self) -> bool:
-        """Whether every patch is kept."""
+    def keeps_all(self) -> bool:
+        """Whether every patch is stored."""
         return False
 
 
 @dataclass(frozen=True)
 class AllTokens(TokenSubset):
-    """Every patch; training draws any mask, anew each epoch."""
+    """Every patch. Training draws any mask, a new one each epoch."""
 
     kind: ClassVar[str] = "all"
 
     def stored_patches(self, patches: int) -> int:
-        """All."""
+        """All ``patches``."""
         return patches
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in the recipe."""
+    def document(self) -> TokenSubsetDocument:
+        """The subset as a JSON-compatible document."""
         return {"kind": self.kind}
 
     @property
-    def whole(self) -> bool:
+    def keeps_all(self) -> bool:
         """True."""
         return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisibleTokens(TokenSubset):
-    """The visible patches of one mask a view, drawn at extraction: every epoch that sees the view sees that mask."""
+    """The visible patches of one mask per view. Extraction draws the mask, and every epoch uses it again."""
 
     mask: str
-    """Kind of mask, see ``shared.masking``."""
+    """Kind of mask; see ``shared.masking``."""
     mask_ratio: float
-    """Share of hidden patches, 0 <= r < 1."""
+    """Share of hidden patches, 0 <= ratio < 1."""
     mask_version: int = MASK_VERSION
-    """Version of the draw, see ``shared.masking``."""
+    """Version of the draw; see ``shared.masking``."""
     kind: ClassVar[str] = "visible"
 
     def stored_patches(self, patches: int) -> int:
         """``visible_count``: 58 of 196 at ratio 0.7."""
         return visible_count(patches, self.mask_ratio)
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in the recipe."""
-        drawn = {"mask": self.mask, "mask_ratio": self.mask_ratio, "mask_version": self.mask_version}
-        return {"kind": self.kind, "masks": "fixed-per-seed", **drawn}
+    def document(self) -> TokenSubsetDocument:
+        """The subset as a JSON-compatible document."""
+        return {
+            "kind": self.kind,
+            "masks": "fixed-per-seed",
+            "mask": self.mask,
+            "mask_ratio": self.mask_ratio,
+            "mask_version": self.mask_version,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopTokens(TokenSubset):
-    """The most important patches of every view; training draws masks inside them, anew each epoch."""
+    """The most important patches of every view. Training draws a new mask among them each epoch."""
 
     share: float
-    """Share of the patches that are kept, 0 < share < 1."""
+    """Share of the patches that are stored, 0 < share < 1."""
     kind: ClassVar[str] = "top"
 
     def stored_patches(self, patches: int) -> int:
-        """The whole part of ``patches * share`` (exact, as the decimal number that the share prints as), at least 1."""
+        """``patches * share`` rounded down, at least 1; exact for the decimal number that ``share`` prints as."""
         return max(1, int(patches * Fraction(repr(float(self.share)))))
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in the recipe."""
+    def document(self) -> TokenSubsetDocument:
+        """The subset as a JSON-compatible document."""
         return {"kind": self.kind, "masks": "drawn-inside", "share": self.share}
 
 
@@ -98,12 +114,12 @@ def parse_token_subset(text: str, *, mask: str, mask_ratio: float) -> TokenSubse
     """Read ``all``, ``visible`` or ``top:SHARE``.
 
     Args:
-        text: what a user typed.
-        mask: kind of mask of ``visible``.
+        text: value of ``--tokens``.
+        mask: kind of mask for ``visible``.
         mask_ratio: its share of hidden patches.
 
     Raises:
-        UsageError: it is something else, or a value is out of its range.
+        UsageError: it is something else, or a value is out of range.
 
     >>> parse_token_subset("top:0.5", mask="attentive", mask_ratio=0.7).document()
     {'kind': 'top', 'masks': 'drawn-inside', 'share': 0.5}
@@ -120,7 +136,7 @@ def parse_token_subset(text: str, *, mask: str, mask_ratio: float) -> TokenSubse
         try:
             subset = TopTokens(share=float(share))
         except ValueError:
-            raise UsageError(f"--tokens {text}: {share!r} is no number; write for example top:0.5") from None
+            raise UsageError(f"--tokens {text}: {share!r} is not a number; write for example top:0.5") from None
         found = token_subset_problem(subset.document())
         if found is None:
             return subset
@@ -129,7 +145,7 @@ def parse_token_subset(text: str, *, mask: str, mask_ratio: float) -> TokenSubse
 
 
 def token_subset_problem(document: Mapping[str, Any]) -> str | None:
-    """What is wrong with a document, or None."""
+    """The problem of a document, or None."""
     kind = document.get("kind")
     fields = {
         AllTokens.kind: {"kind"},
@@ -158,11 +174,12 @@ def token_subset(document: Mapping[str, Any]) -> TokenSubset:
     """Read a document.
 
     Raises:
-        ValueError: see ``token_subset_problem``.
+        ValueError: the document is not valid; see ``token_subset_problem``.
     """
     if (problem := token_subset_problem(document)) is not None:
         raise ValueError(problem)
     if document["kind"] == VisibleTokens.kind:
-        drawn = {name: document[name] for name in ("mask", "mask_ratio", "mask_version")}
-        return VisibleTokens(**drawn)
+        return VisibleTokens(
+            mask=document["mask"], mask_ratio=document["mask_ratio"], mask_version=document["mask_version"]
+        )
     return TopTokens(share=document["share"]) if document["kind"] == TopTokens.kind else AllTokens()

@@ -64,7 +64,7 @@ def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
     found = reader.manifest.recipe
     if tokens is None or tokens == found.tokens:
         return found
-    if not found.tokens.whole:
+    if not found.tokens.keeps_all:
         raise UsageError(
             f"{reader.root}: it holds the token subset {found.tokens.document()}, of which no other can be made; "
             "convert a cache of all tokens, or extract again"

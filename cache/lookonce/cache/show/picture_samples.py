@@ -102,7 +102,7 @@ def principal_components(features_SNC: Floats) -> Floats:
 def _stored_ids(reader: CacheReader, seeds: list[int], rows: list[int]) -> NDArray[np.int64]:
     """Numbers of the stored patches, (S, k)."""
     recipe = reader.manifest.recipe
-    if recipe.tokens.whole:
+    if recipe.tokens.keeps_all:
         return np.broadcast_to(np.arange(recipe.patches), (len(rows), recipe.patches))
     return reader.read("patch_ids", seeds, rows).astype(np.int64)
 

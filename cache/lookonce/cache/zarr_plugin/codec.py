@@ -43,9 +43,10 @@ class TargetsCodec(ArrayArrayCodec):
     """Length of the channel axis of the values; packed precisions store fewer elements."""
 
     def __post_init__(self) -> None:
-        misfit = get_precision(self.encoding.precision).misfit(self.encoding.parameters, (self.layers, self.channels))
-        if misfit is not None:
-            raise ValueError(f"codec {NAME}: {misfit}")
+        shape = (self.layers, self.channels)
+        problem = get_precision(self.encoding.precision).parameter_problem(self.encoding.parameters, shape)
+        if problem is not None:
+            raise ValueError(f"codec {NAME}: {problem}")
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:

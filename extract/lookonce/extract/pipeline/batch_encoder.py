@@ -115,7 +115,7 @@ class BatchEncoder:
     def _values(self, views: ViewsOfSeed, output: TeacherOutput, seed: int) -> tuple[dict[str, NDArray[Any]], float]:
         recipe, teacher_threads, patches = self._manifest.recipe, self._teacher_threads, views.patches
         importance, ids, kept = teacher_threads.to_host(output.importance), None, None
-        if not recipe.tokens.whole:
+        if not recipe.tokens.keeps_all:
             teacher_threads.wait()
             refuse_unbounded(find_unbounded(importance), views.keys, seed)
             ids = stored_patch_ids(recipe.tokens, importance.numpy(), views.keys, seed)

@@ -158,7 +158,7 @@ def describe_reuse(reuse: Reuse, earlier: Manifest, new: Manifest, images: str |
     start = f"--reuse {reuse.root}: its stored values cannot be copied ({reasons})"
     if not earlier.stores_pixels:
         raise CacheMismatchError(f"{start}, and it holds no pixels to show to the teacher; leave out --reuse")
-    if not earlier.recipe.tokens.whole:
+    if not earlier.recipe.tokens.keeps_all:
         raise CacheMismatchError(
             f"{start}, and it holds pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), where the "
             "teacher needs whole views; leave out --reuse"

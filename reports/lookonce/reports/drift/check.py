@@ -175,7 +175,7 @@ def _run_teacher(
                 f"sample {view.key!r}, seed {view.seed}: the teacher's features hold NaN or infinity; check the weights"
             )
     moments = np.stack([mean, std])
-    if not reader.manifest.recipe.tokens.whole:
+    if not reader.manifest.recipe.tokens.keeps_all:
         kept = np.pad(reader.read("patch_ids", *places(views)).astype(np.int64) + 1, ((0, 0), (1, 0)))
         targets = np.take_along_axis(targets, kept[:, :, None, None], axis=1)
         moments = np.take_along_axis(moments, kept[None, :, :, None], axis=2)

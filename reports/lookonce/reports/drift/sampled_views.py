@@ -69,7 +69,7 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
     def stored(views: Sequence[SampledView]) -> NDArray[np.uint8]:
         return unpatchify(reader.read("pixels", *places(views)), recipe.patch_size)
 
-    if stores_pixels and recipe.tokens.whole:
+    if stores_pixels and recipe.tokens.keeps_all:
         if images is not None:
             raise UsageError(f"--images {images}: {reader.root} holds whole views, which are looked at; leave it out")
         return stored

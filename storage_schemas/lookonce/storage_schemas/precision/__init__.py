@@ -1,6 +1,6 @@
-"""Precisions: how a float target becomes bytes. One file per family, one table from name to class.
+"""Precisions: how a float target becomes bytes. ``PRECISIONS`` is the table of all, each family has its own file.
 
-Open ``base.py`` first: the numpy reference of encoding and decoding, and what each precision declares.
+Open ``base.py`` first: what each precision declares, and the numpy reference of encoding and decoding.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lookonce.storage_schemas.precision.lloyd_max import Int2, Int4
 PRECISIONS: Mapping[str, Precision] = {
     precision.name: precision for precision in (Fp16(), Bf16(), Fp8E4M3(), Int8(), Int4(), Int2())
 }
-"""By name, in falling order of bytes and quality."""
+"""All precisions by name, from most to fewest bytes."""
 
 
 def get_precision(name: str) -> Precision:
     """The precision of that name.
 
     Raises:
-        UsageError: there is none; the message lists the known ones.
+        UsageError: the name is unknown; the message lists the known names.
     """
     try:
         return PRECISIONS[name]

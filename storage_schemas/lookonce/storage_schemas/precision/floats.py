@@ -1,4 +1,4 @@
-"""Float precisions (fp16, bf16, fp8-e4m3): the stored bits are the value, so there is nothing to calibrate.
+"""Float precisions (fp16, bf16, fp8-e4m3): the stored bits are the value, so nothing is calibrated.
 
 Relative errors: fp16 about 2e-4, bf16 2e-3 (stored as uint16, because zarr has no bfloat16), fp8-e4m3 0.027.
 """
@@ -14,13 +14,13 @@ from lookonce.storage_schemas.precision.base import Parameters, Precision, Quant
 
 
 class FloatPrecision(Precision):
-    """A float type; subclasses name it."""
+    """Base of the precisions that store floats; subclasses name the type."""
 
     float_dtype: ClassVar[str]
     calibrated: ClassVar[bool] = False
 
     def calibrate(self, values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Nothing to calibrate."""
+        """Return no parameters: floats need none."""
         return {}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:

@@ -1,6 +1,6 @@
-"""Eight bits, one static affine map per (layer, channel): relative error about 0.01, one byte a value.
+"""Eight bits, one static affine map per (layer, channel): relative error about 0.01, one byte per value.
 
-One scale per token instead would be ruined by the few outlier channels that CLIP and DINO features have (error 0.05).
+With one scale per token instead, the few outlier channels of CLIP and DINO features raise the error to 0.05.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lookonce.storage_schemas.precision.base import (
 )
 
 RANGES = (5.0, 6.0, 8.0, 12.0, 16.0)
-"""Candidate half-ranges in standard deviations; five is the least, as fewer clips tokens the calibration never saw."""
+"""Candidate half-ranges in standard deviations. Fewer than five would clip tokens outside the calibration views."""
 
 LAST_CODE = 255
 
 
 class Int8(Precision):
-    """Unsigned byte ``q`` stands for ``offset + q * scale`` of its (layer, channel)."""
+    """An unsigned byte ``q`` means ``offset + q * scale`` of its (layer, channel)."""
 
     name: ClassVar[str] = "int8"
     bits: ClassVar[int] = 8
@@ -33,7 +33,7 @@ class Int8(Precision):
     calibrated: ClassVar[bool] = True
 
     def calibrate(self, values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Mean plus or minus k standard deviations, k chosen per channel for the least squared error.
+        """Cover mean plus or minus k standard deviations; k is chosen per channel for the least squared error.
 
         Raises:
             ValueError: there are no values.
@@ -44,7 +44,7 @@ class Int8(Precision):
         return {"scale": rounded(scale), "offset": rounded(offset)}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:
-        """One multiply-add a value."""
+        """Decode with one multiply-add per value."""
         return QuantisationPlan(bits=self.bits, scale=parameters["scale"], offset=parameters["offset"])
 
 

@@ -1,9 +1,9 @@
 """Packed precisions (int4, int2): one affine map per channel and one table of levels with the least squared error.
 
 Relative errors: int4 (16 levels, half a byte per value) about 0.1; int2 (4 levels, a quarter of a byte) about 0.35,
-for experiments. Normalised channels of teacher features are close enough to one distribution for one table; the levels
-are found by Lloyd's algorithm (Lloyd 1982, Max 1960). A group scale inside a token instead would be ruined by outlier
-channels.
+for experiments. One table of levels serves all channels, because normalised channels of teacher features have nearly
+the same distribution. Lloyd's algorithm (Lloyd 1982, Max 1960) finds the levels. One scale per group of a token's
+channels would suffer from outlier channels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from lookonce.storage_schemas.precision.base import (
 )
 
 MAX_VALUES = 1 << 20
-"""Values that the table is fitted to, about: evenly taken from the calibration's, of all channels alike."""
+"""Approximate number of calibration values that the table is fitted to, taken evenly from all channels."""
 
 ROUNDS = 60
-"""Rounds of Lloyd's algorithm; the error changes by less than 1e-4 of itself after 40."""
+"""Rounds of Lloyd's algorithm; after 40 the error changes by less than 1e-4 of itself."""
 
 
 class LloydMaxPrecision(Precision):
-    """Codes of ``bits`` bits, packed; subclasses name the number of bits."""
+    """Base of the packed precisions; subclasses set ``bits``, the bits per code."""
 
     dtype: ClassVar[str] = "uint8"
     calibrated: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class LloydMaxPrecision(Precision):
         mean, deviation = channel_moments(values)
         offset, scale = rounded(mean), rounded(deviation)
         flat, stride = values.reshape(-1), max(1, values.size // MAX_VALUES)
-        while math.gcd(stride, offset.size) > 1:  # else some channels would give all values, and the others none
+        while math.gcd(stride, offset.size) > 1:  # otherwise only some channels would be sampled
             stride += 1
         taken = np.arange(0, len(flat), stride)
         channel = taken % offset.size
@@ -53,7 +53,7 @@ class LloydMaxPrecision(Precision):
         return {"scale": scale, "offset": offset, "levels": rounded(_lloyd_max(sample, 2**self.bits))}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:
-        """A look-up and one multiply-add a value."""
+        """Decode with a table look-up and one multiply-add per value."""
         return QuantisationPlan(
             bits=self.bits,
             scale=parameters["scale"],
@@ -63,7 +63,7 @@ class LloydMaxPrecision(Precision):
 
 
 def _lloyd_max(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Levels of least squared error for sorted values: cells by nearest level, levels by cell mean, in turns."""
+    """Levels of least squared error for sorted values: assign values to the nearest level, then average, repeatedly."""
     levels = np.array([NormalDist().inv_cdf((place + 0.5) / count) for place in range(count)])
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     for _ in range(ROUNDS):
@@ -76,14 +76,14 @@ def _lloyd_max(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 class Int4(LloydMaxPrecision):
-    """16 levels, two values a byte."""
+    """16 levels, two values per byte."""
 
     name: ClassVar[str] = "int4"
     bits: ClassVar[int] = 4
 
 
 class Int2(LloydMaxPrecision):
-    """4 levels, four values a byte."""
+    """4 levels, four values per byte."""
 
     name: ClassVar[str] = "int2"
     bits: ClassVar[int] = 2

@@ -199,7 +199,7 @@ class BatchReader:
 
     def _stored_ids(self, number: int, samples: SamplesOfStep) -> NDArray[np.int64] | None:
         reader = self._caches.readers[number]
-        if reader.manifest.recipe.tokens.whole:
+        if reader.manifest.recipe.tokens.keeps_all:
             return None
         rows = self._caches.rows_in(number, samples.rows)
         ids = reader.read("patch_ids", samples.seeds, rows).astype(np.int64)

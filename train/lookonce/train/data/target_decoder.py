@@ -33,7 +33,7 @@ class TargetDecoder(nn.Module):
     def __init__(self, encoding: Encoding, layers: Sequence[int], channels: int) -> None:
         super().__init__()
         self._layers = list(layers)
-        plan = get_precision(encoding.precision).plan(encoding.parameters).of_layers(self._layers)
+        plan = get_precision(encoding.precision).plan(encoding.parameters).for_layers(self._layers)
         self._channels = channels
         self._float_dtype: torch.dtype | None = getattr(torch, plan.float_dtype) if plan.float_dtype else None
         for name, values in (("scale", plan.scale), ("offset", plan.offset)):

@@ -104,7 +104,7 @@ class TrainingInput:
 
 def _require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
     recipe = reader.manifest.recipe
-    if target_norm == "bn" and not recipe.tokens.whole:
+    if target_norm == "bn" and not recipe.tokens.keeps_all:
         raise CacheMismatchError(
             f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache stores "
             f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
