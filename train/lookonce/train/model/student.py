@@ -18,7 +18,6 @@ from lookonce.shared.names import close_names, did_you_mean
 from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.train.model.position import sincos_position_embedding
 from lookonce.train.model.sharded_tensors import full_tensor
-from lookonce.train.model.student_block import StudentBlock
 
 CLS_STD = 0.02
 
@@ -142,6 +141,37 @@ class Student(nn.Module):
             unused.requires_grad_(False)
 
 
+class StudentBlock(nn.Module):
+    """The layers of a timm ``Block``, under its names, with stochastic depth given instead of drawn.
+
+    The scales are arguments, not state of a module in the place of timm's ``drop_path1``: a block that activation
+    checkpointing computes again must see the scales of its own pass.
+
+    Args:
+        block: taken over; its ``drop_path`` modules have no parameters and are left out.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.ls1 = block.norm1, block.attn, block.ls1
+        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, block.ls2
+
+    def forward(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
+        """Output of the block, (B, n, D).
+
+        Args:
+            x: tokens, (B, n, D).
+            branch_scale: factor on the attention and on the MLP branch of each sample, float32 (2, B); None for 1.
+        """
+        attention, mlp = (None, None) if branch_scale is None else branch_scale[:, :, None, None].to(x.dtype)
+        x = x + _scaled(self.ls1(self.attn(self.norm1(x))), attention)
+        return x + _scaled(self.ls2(self.mlp(self.norm2(x))), mlp)
+
+
+def _scaled(branch: Tensor, scale_B11: Tensor | None) -> Tensor:
+    return branch if scale_B11 is None else branch * scale_B11
+
+
 def _per_value(channels: tuple[float, ...], patch_size: int) -> Tensor:
     """A number per channel, repeated for each pixel of a patch in (row, column, channel) order: shape (P,)."""
     return torch.tensor(channels, dtype=torch.float32).repeat(patch_size * patch_size)
@@ -160,8 +190,7 @@ def _create_model(name: str, img_size: int) -> Any:
     problem = _misfit(model, img_size)
     if problem is not None:
         raise UsageError(_unfit(name, problem))
-    for block in model.blocks:
-        block.__class__ = StudentBlock
+    model.blocks = nn.Sequential(*map(StudentBlock, model.blocks))
     return model
 
 
