@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lookonce.shared.errors import CheckpointError
-from lookonce.train.checkpoints.checkpoint_file import find_checkpoint, load_checkpoint
+from lookonce.train.checkpoints.checkpoint_file import load_checkpoint
+from lookonce.train.checkpoints.resuming import find_checkpoint
 from lookonce.train.config import TrainingConfig
 from lookonce.train.data.sample_order import SampleOrder, SamplesOfStep
 from lookonce.train.evaluation.encoders.encoder import encode_split

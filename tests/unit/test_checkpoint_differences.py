@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lookonce.shared.errors import CheckpointError
-from lookonce.train.checkpoints.checkpoint_file import Checkpoint, check_continues
+from lookonce.train.checkpoints.checkpoint_file import Checkpoint
+from lookonce.train.checkpoints.resuming import check_continues
 
 DATA = {"cache_precisions": ["int8"], "cache_encodings": ["sha256:0"]}
 

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
-from lookonce.train.checkpoints.checkpoint_file import LATER_NOTED
+from lookonce.train.checkpoints.resuming import LATER_NOTED
 from lookonce.train.data.batch import Batch
 from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.joined_caches import open_caches

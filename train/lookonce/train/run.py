@@ -18,15 +18,9 @@ from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.lock import exclusive_folder
 from lookonce.shared.files.own_folder import require_own_folder
-from lookonce.train.checkpoints.checkpoint_file import (
-    Checkpoint,
-    check_continues,
-    check_replaceable,
-    find_checkpoint,
-    load_checkpoint,
-    resume_again,
-)
+from lookonce.train.checkpoints.checkpoint_file import Checkpoint, load_checkpoint
 from lookonce.train.checkpoints.lengthening import lengthened_document, require_checkpoint_to_lengthen
+from lookonce.train.checkpoints.resuming import check_continues, check_replaceable, find_checkpoint, resume_again
 from lookonce.train.config import TrainingConfig
 from lookonce.train.distributed.world import SINGLE_PROCESS, World, joined_world, started_again
 from lookonce.train.loop.trainer import Trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 HEAD_BYTES = 512
@@ -45,8 +46,22 @@ _BY_SUFFIX: dict[str, tuple[str, str]] = {
 """Formats that begin with nothing of their own."""
 
 
-def foreign_kind(path: Path) -> str | None:
-    """What a file is that neither safetensors nor ``torch.load`` can read, and what to do; None where it may be one.
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file that contains no usable weights."""
+
+    kind: str
+    """What it is: ``a Git LFS pointer, not the weights``."""
+    advice: str
+    """What to do if weights are wanted."""
+
+    def __str__(self) -> str:
+        """Both as part of a sentence."""
+        return f"it is {self.kind}: {self.advice}"
+
+
+def foreign_kind(path: Path) -> ForeignFile | None:
+    """What a file is that neither safetensors nor ``torch.load`` can read; None for one that they may read.
 
     Args:
         path: an existing file.
@@ -57,43 +72,46 @@ def foreign_kind(path: Path) -> str | None:
     with path.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
     if not head:
-        return "it is empty (0 bytes): the download or copy did not finish; fetch it again"
+        return ForeignFile("empty (0 bytes)", "the download or copy did not finish; fetch it again")
     for magic, kind, advice in _MAGIC:
         if head.startswith(magic):
-            return f"it is {kind}: {advice}"
+            return ForeignFile(kind, advice)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<error", b"<head", b"<!--")):
-        return (
-            "it is a web page (HTML or XML), not weights: a server answered the download with a page; open it to see "
-            "why (a login, or a wrong address), and download the file again"
+        return ForeignFile(
+            "a web page (HTML or XML), not weights",
+            "a server answered the download with a page; open it to see why (a login, or a wrong address), and "
+            "download the file again",
         )
     if head[4:8] == b"TFL3":
-        return "it is {}: {}".format(*_BY_SUFFIX[".tflite"])
+        return ForeignFile(*_BY_SUFFIX[".tflite"])
     if head[257:262] == b"ustar":
-        return "it is a tar archive: unpack it first (tar -xf) and give the file of weights inside"
+        return ForeignFile("a tar archive", "unpack it first (tar -xf) and give the file of weights inside")
     if head.startswith(b"PK"):
         return _zip_kind(path)
     if is_safetensors(head) or head.startswith(_LEGACY):
         return None
     if path.suffix.lower() in _BY_SUFFIX:
-        return "it is {}: {}".format(*_BY_SUFFIX[path.suffix.lower()])
+        return ForeignFile(*_BY_SUFFIX[path.suffix.lower()])
     if _is_onnx(head):
-        return "it is {}: {}".format(*_BY_SUFFIX[".onnx"])
+        return ForeignFile(*_BY_SUFFIX[".onnx"])
     if head.startswith(b"\x80"):
-        return (
-            "it is a Python pickle that torch.save did not write (detectron2 and NumPy models come so), which could "
-            "run code on loading: where you trust it, load it and save its arrays by name with safetensors"
+        return ForeignFile(
+            "a Python pickle that torch.save did not write (detectron2 and NumPy models come so)",
+            "it could run code on loading; where you trust it, load it and save its arrays by name with safetensors",
         )
     if not head.strip(b"\x00"):
-        return "it begins with nothing but zeros: a download or copy that did not finish; fetch it again"
+        return ForeignFile(
+            "a file that begins with nothing but zeros", "the download or copy did not finish; fetch it again"
+        )
     if text.startswith((b"{", b"[")):
         return _json_kind(path)
     if b"\x00" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head[:64]):
         start = head[:40].decode("utf-8", "replace").splitlines()[0]
-        return f"it is a text file (it begins with {start!r}): give the file of weights"
-    return (
-        f"expected safetensors or a torch checkpoint, found a file that begins with the bytes {head[:8].hex(' ')}: it "
-        "is damaged or of another kind; fetch it again"
+        return ForeignFile(f"a text file (it begins with {start!r})", "give the file of weights")
+    return ForeignFile(
+        f"neither safetensors nor a torch checkpoint (it begins with the bytes {head[:8].hex(' ')})",
+        "the file is damaged or of another kind; fetch it again",
     )
 
 
@@ -122,49 +140,53 @@ def safetensors_shortfall(path: Path) -> str | None:
     return None if size == expected else f"its header asks for {expected} bytes, and the file has {size}"
 
 
-def _zip_kind(path: Path) -> str | None:
+def _zip_kind(path: Path) -> ForeignFile | None:
     """None for a torch checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, EOFError, ValueError):
-        return (
-            "it is a zip archive, as torch checkpoints are, whose end is missing: the download or copy was cut off; "
-            "fetch it again"
+        return ForeignFile(
+            "a zip archive, as torch checkpoints are, whose end is missing",
+            "the download or copy was cut off; fetch it again",
         )
     inner = {name.partition("/")[2] or name for name in names}
     if any(name.startswith("code/") for name in inner) or "constants.pkl" in inner:
-        return (
-            "it is a TorchScript archive (torch.jit.save), which holds code: where you trust it, save its weights "
-            "with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')"
+        return ForeignFile(
+            "a TorchScript archive (torch.jit.save), which contains code",
+            "where you trust it, save its weights with "
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')",
         )
     if any(name.endswith("data.pkl") for name in names):
         return None
     if any(name.startswith(("models/", "archive_format", "archive_version")) for name in inner):
-        return "it is a torch.export archive (.pt2): save the state_dict of the model that it was exported from"
+        return ForeignFile(
+            "a torch.export archive (.pt2)", "save the state_dict of the model that it was exported from"
+        )
     if any(name.endswith(".npy") for name in names):
-        return (
-            "it is a NumPy archive (.npz; JAX and Flax models come so): take the model's PyTorch weights, or let timm "
-            "convert it: model.load_pretrained(FILE), then torch.save(model.state_dict(), 'weights.pth')"
+        return ForeignFile(
+            "a NumPy archive (.npz; JAX and Flax models come so)",
+            "take the model's PyTorch weights, or let timm convert it: model.load_pretrained(FILE), then "
+            "torch.save(model.state_dict(), 'weights.pth')",
         )
     if any(name.endswith((".h5", "saved_model.pb", "keras_metadata.pb")) for name in names):
-        return "it is a Keras or TensorFlow archive: take the model's PyTorch weights"
+        return ForeignFile("a Keras or TensorFlow archive", "take the model's PyTorch weights")
     listed = ", ".join(sorted(names)[:3]) or "nothing"
-    return f"it is a zip archive of other things ({listed}): unpack it and give the file of weights inside"
+    return ForeignFile(f"a zip archive of other things ({listed})", "unpack it and give the file of weights inside")
 
 
-def _json_kind(path: Path) -> str:
+def _json_kind(path: Path) -> ForeignFile:
     try:
         document = json.loads(path.read_bytes()[:50_000_000])
     except ValueError:
         document = None
     if isinstance(document, dict) and "weight_map" in document:
         parts = sorted({str(part) for part in document["weight_map"].values()})
-        return (
-            f"it is the index of weights in several parts ({parts[0]} ...): join them into one file with "
-            "safetensors.torch.save_file"
+        return ForeignFile(
+            f"the index of weights in several parts ({parts[0]} ...)",
+            "join them into one file with safetensors.torch.save_file",
         )
-    return "it is JSON text, not weights: give the file of weights beside it"
+    return ForeignFile("JSON text, not weights", "give the file of weights beside it")
 
 
 def _is_onnx(head: bytes) -> bool:

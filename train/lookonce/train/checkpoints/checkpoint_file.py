@@ -7,19 +7,16 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from lookonce.shared.config_values import marked_fields
-from lookonce.shared.errors import CheckpointError, UsageError
+from lookonce.shared.errors import CheckpointError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK, atomic_file, write_json
-from lookonce.storage_schemas.recipe import document_differences
-from lookonce.train.checkpoints.foreign_file import what_it_is
-from lookonce.train.config import MAY_CHANGE, TrainingConfig
+from lookonce.weights.kinds import foreign_kind, is_safetensors
 
 VERSION = 2
 KEPT = 2
@@ -146,98 +143,32 @@ def _unusable(path: Path, error: Exception) -> CheckpointError:
             "on from the one before (or, with train-student, give that one by --resume FILE)"
         )
     return CheckpointError(
-        f"{path}: is no checkpoint of train-student: it is {what_it_is(path)}; give --resume a file or folder of "
+        f"{path}: is no checkpoint of train-student: it is {_what_it_is(path)}; give --resume a file or folder of "
         "RUN/checkpoints, such as step-000000100.pt, or leave it out: the newest of --out is taken"
     )
 
 
-LATER_NOTED = frozenset({"cache_precisions"})
-"""What says of a run's data nothing new, but reads better; checkpoints of earlier versions do not hold it."""
+def _what_it_is(path: Path) -> str:
+    """What an existing file or folder is that was given as a checkpoint."""
+    if path.is_dir():
+        return _what_folder(path)
+    foreign = foreign_kind(path)
+    if foreign is not None:
+        return foreign.kind
+    with path.open("rb") as file:
+        head = file.read(8)
+        header = file.read(int.from_bytes(head, "little")) if is_safetensors(head + file.peek(1)[:1]) else None
+    if header is None:
+        return "a file of torch.save by another program, or weights alone"
+    if b'"student"' in header:
+        return "the student that a run has left, weights alone (to start another run from them is not resuming)"
+    return "a safetensors file, weights alone"
 
 
-def check_continues(path: Path, checkpoint: Checkpoint, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run; the number of epochs may differ, which ``lengthening`` looks at.
-
-    Raises:
-        CheckpointError: config or data differ; the message lists the fields with both values.
-    """
-    unnoted = {name: data[name] for name in LATER_NOTED & data.keys()}
-    there, here = {**checkpoint.config, "data": {**unnoted, **checkpoint.data}}, {**config, "data": data}
-    listed = _differences(there, here, free=frozenset({"epochs"}))
-    if listed:
-        raise CheckpointError(
-            f"{path}: this checkpoint belongs to another run ({listed}); use the run's own arguments, "
-            "or another --out for a new run"
-        )
-
-
-def check_replaceable(run: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to train anew where the student of another run lies, whose checkpoints are gone.
-
-    Raises:
-        CheckpointError: the configs differ; the message lists the fields with both values.
-    """
-    if not (run / "student.safetensors").exists():
-        return
-    try:
-        there = json.loads((run / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{run}: holds a student, no checkpoint, and a config.json that cannot be read ({error}); choose another "
-            "--out for a new run"
-        ) from error
-    listed = _differences(there, config)
-    if listed:
-        raise CheckpointError(
-            f"{run}: holds the student of another run ({listed}) and no checkpoint; choose another --out for a new run"
-        )
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], free: frozenset[str] = frozenset()) -> str:
-    """What decides the numbers of two runs and differs; "" where nothing does."""
-    ours, theirs = (
-        {name: value for name, value in {**_DEFAULTS, **one}.items() if name not in _MAY_CHANGE | _NOTES | free}
-        for one in (here, there)
-    )
-    ours, theirs = (json.loads(json.dumps(one)) for one in (ours, theirs))  # a folder of pieces knows no tuples
-    differences = document_differences(theirs, ours)
-    return "; ".join(f"{name}: the run has {old!r}, now {new!r}" for name, old, new in differences)
-
-
-_MAY_CHANGE = marked_fields(TrainingConfig, MAY_CHANGE)
-
-_NOTES = frozenset({"lengthened", "caches", "starts"})
-"""What documents of runs hold beside the configuration; see ``lengthening`` and ``run_record``."""
-
-_DEFAULTS = {field.name: field.default for field in fields(TrainingConfig) if field.default is not MISSING}
-"""What a run had of fields that its lookonce did not know yet."""
-
-
-def find_checkpoint(resume: str, folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None to start.
-
-    Args:
-        resume: ``auto``, ``never`` or a file.
-        folder: the run's ``checkpoints`` folder.
-
-    Raises:
-        UsageError: ``never``, but the run's folder already holds a run.
-    """
-    present = checkpoints_in(folder)
-    if resume == "auto":
-        return present[-1] if present else None
-    if resume == "never":
-        if present or (folder.parent / "metrics.jsonl").exists():
-            raise UsageError(f"{folder.parent}: holds a run already and --resume is never; choose another --out")
-        return None
-    return Path(resume)
-
-
-def resume_again(resume: str, folder: Path) -> str:
-    """What a run that is started again goes on from: its newest checkpoint, or what it was told while it has none.
-
-    Args:
-        resume: as for :func:`find_checkpoint`.
-        folder: the run's ``checkpoints`` folder.
-    """
-    return "auto" if resume == "never" or checkpoints_in(folder) else resume
+def _what_folder(path: Path) -> str:
+    if (path / "manifest.json").exists():
+        return "a feature cache"
+    found = sorted((path if path.name == "checkpoints" else path / "checkpoints").glob("step-*"))
+    if found:
+        return f"the folder of a run, whose newest checkpoint is {found[-1]}"
+    return "a folder without checkpoints" if any(path.iterdir()) else "an empty folder"
