@@ -159,6 +159,6 @@ def test_what_is_missing_fails_in_one_sentence(plan, tmp_path: Path, changes: di
 
 def test_a_folder_that_extraction_would_refuse_is_refused_now(plan, whole_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    assert "holds other files (notes.txt)" in plan(tmp_path)[2]
+    assert "contains other files (notes.txt)" in plan(tmp_path)[2]
     assert "--precision int8, this run asks for --precision int4" in plan(whole_cache, precision="int4")[2]
     assert "made by another recipe" in plan(whole_cache, layers="12")[2]

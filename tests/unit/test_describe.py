@@ -148,7 +148,7 @@ def test_keys_of_any_script_are_drawn(make_manifest, fill_cache, tmp_path: Path,
     assert draw_cache(tmp_path / "c", tmp_path / "p.png", samples=5) == 5
 
 
-def test_only_whole_seeds_are_drawn(cache: Path, tmp_path: Path) -> None:
+def test_only_complete_seeds_are_drawn(cache: Path, tmp_path: Path) -> None:
     (cache / "receipts/seed-0000/shard-00001.json").unlink()
     assert draw_cache(cache, tmp_path / "p.png", samples=2) == 2
     (cache / "receipts/seed-0002/shard-00000.json").unlink()

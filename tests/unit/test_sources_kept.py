@@ -16,10 +16,9 @@ from lookonce.shared.canonical import digest_document
 from lookonce.shared.errors import SourceError, StorageError
 from lookonce.shared.sources import NO_LABEL, ImageFolder, Listing, ListingEntry
 from lookonce.shared.sources import kept_listing as kept
-from lookonce.shared.sources import sorted_runs as sorting
+from lookonce.shared.sources import listing_builder as building
 from lookonce.shared.sources.entry_table import CHUNK, EntryTable
-from lookonce.shared.sources.listing_builder import ListingBuilder
-from lookonce.shared.sources.sorted_runs import SortedRuns
+from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 
 LONG_AGO = 1_500_000_000
 
@@ -28,8 +27,8 @@ LONG_AGO = 1_500_000_000
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Everything that is meant for many images happens with a few; the folder of listings."""
     monkeypatch.setattr(kept, "KEPT_FROM", 3)
-    monkeypatch.setattr(sorting, "RUN", 4)
-    monkeypatch.setattr(sorting, "BLOCK", 2)
+    monkeypatch.setattr(building, "ROWS_PER_INSERT", 4)
+    monkeypatch.setattr(building, "CACHE_KIB", 8)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     return tmp_path / "xdg/lookonce/listings"
 
@@ -219,19 +218,30 @@ def test_more_entries_than_are_made_at_a_time() -> None:
     assert part.digest == digest_document([[entry.key, entry.byte_count] for entry in part])
 
 
-@pytest.mark.parametrize("count", [0, 3, 4, 5, 50])
+@pytest.mark.parametrize("count", [0, 3, 4, 5, 5000])
 def test_sorting_beyond_memory(small: Path, count: int) -> None:
-    items = [(f"{number:03}", number) for number in range(count)]
-    with SortedRuns() as runs:
+    keys = sorted(f"{number:04}" if number % 3 else chr(0x4E00 + 7 * number) + "\0😀" for number in range(count))
+    items = [(key, number, -1, 0, 1 << 40, 0) for number, key in enumerate(keys)]
+    with SortedImages() as images:
         for item in random.Random(count).sample(items, count):
-            runs.add(item)
-        assert len(runs) == count
-        assert list(runs) == list(runs) == items
+            images.add(item)
+        assert len(images) == count
+        assert list(images) == list(images) == items
+
+
+def test_no_room_to_sort_is_the_machines_fault(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SortedImages() as images:
+        images._database.execute("PRAGMA max_page_count = 8")
+        builder = ListingBuilder(images)
+        for number in range(building.ROWS_PER_INSERT - 1):
+            builder.add(f"{number:04}" + 10_000 * "x", number)
+        with pytest.raises(StorageError, match=r"temporary files failed: database or disk is full; make room there"):
+            list(builder.entries())
 
 
 def test_keys_that_come_twice_are_named(small: Path) -> None:
-    with SortedRuns() as runs:
-        builder = ListingBuilder(runs, parts=("one.tar", "two.tar"))
+    with SortedImages() as images:
+        builder = ListingBuilder(images, parts=("one.tar", "two.tar"))
         for number in range(20):
             builder.add(f"{number % 14:02}", 1, part=number // 14, offset=number)
         with pytest.raises(SourceError, match=r"6 more than once: '00' in one.tar \(byte 0\) and in two.tar \(byte 14"):
@@ -248,8 +258,8 @@ def test_keys_that_come_twice_are_named(small: Path) -> None:
     ],
 )
 def test_classes_of_labels(labels: list[str | None], classes: tuple[str, ...], numbers: list[int]) -> None:
-    with SortedRuns() as runs:
-        builder = ListingBuilder(runs)
+    with SortedImages() as images:
+        builder = ListingBuilder(images)
         for number, label in enumerate(labels):
             builder.add(str(number), 1, label=label)
         assert builder.classes == classes

@@ -60,6 +60,10 @@ class CacheLayout:
         matches = (_RECEIPT_FILE.fullmatch(entry.name) for entry in folder.iterdir())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
+    def complete_seeds(self, shard_count: int) -> tuple[int, ...]:
+        """Seeds with a receipt for each of their ``shard_count`` shards, in numeric order."""
+        return tuple(seed for seed in self.seeds() if set(self.receipted_shards(seed)) >= set(range(shard_count)))
+
     def load_manifest(self) -> Manifest:
         """Read the manifest.
 

@@ -1,12 +1,13 @@
 """Members of a WebDataset shard as bytes: ustar headers, npy headers, and the order of members in a sample.
 
-Every byte that is not a value is decided by row, manifest and size, so a reader needs one header a sample (the first:
-it alone has a size that varies), and a checker can compare them all.
+Row, manifest and size determine every byte that is not a value. A reader therefore needs one header per sample, that of
+the first member, whose size varies. A checker can compare all headers.
 """
 
 from __future__ import annotations
 
 import functools
+import tarfile
 from dataclasses import dataclass
 
 from lookonce.storage_schemas.arrays import ArraySpec
@@ -32,10 +33,10 @@ def member_name(row: int, suffix: str) -> str:
 
 
 def member_header(row: int, suffix: str, size: int) -> bytes:
-    """A regular file's ustar header with mode 0644 and everything else zero or empty.
+    """The ustar header of a regular file with mode 0644 and all other fields zero or empty.
 
     Raises:
-        ValueError: the name or the size does not fit the header (rows below 10**60, members below 8 GiB do).
+        ValueError: the name or the size does not fit the header (rows below 10**60 and members below 8 GiB fit).
     """
     digits = f"{row:0{_DIGITS}d}".encode("ascii")
     rest, base = _template(suffix, size, len(digits))
@@ -45,17 +46,19 @@ def member_header(row: int, suffix: str, size: int) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _template(suffix: str, size: int, digits: int) -> tuple[bytes, int]:
-    """A header behind the digits of its name, and the sum of its bytes with a checksum field of spaces."""
-    name = suffix.encode("ascii").ljust(100 - digits, b"\0")
-    fields = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"0" * 11 + b"\0" + b" " * 8 + b"0"
-    rest = (name + fields + bytes(100) + b"ustar\00000").ljust(BLOCK - digits, b"\0")
-    if len(name) > 100 - digits or size >= 8**11:
-        raise ValueError(f"member {suffix!r} of {size} bytes does not fit a ustar header")
-    return rest, sum(rest)
+    """The header after the digits of its name, and the sum of its bytes with spaces as checksum."""
+    info = tarfile.TarInfo("0" * digits + suffix)
+    info.size = size
+    try:
+        rest = info.tobuf(tarfile.USTAR_FORMAT)[digits:]
+    except ValueError as error:
+        raise ValueError(f"member {suffix!r} of {size} bytes does not fit a ustar header: {error}") from error
+    start, stop = _SUM_FIELD.start - digits, _SUM_FIELD.stop - digits
+    return rest, sum(rest) - sum(rest[start:stop]) + 8 * ord(" ")
 
 
 def member_size(header: bytes) -> int:
-    """The size that a header names; -1 when it names none."""
+    """The member size in a header; -1 if the field is not a number."""
     try:
         return int(header[_SIZE_FIELD], 8)
     except ValueError:
@@ -63,7 +66,7 @@ def member_size(header: bytes) -> int:
 
 
 def npy_header(spec: ArraySpec) -> bytes:
-    """Header of one sample's npy file, format 1.0, padded to a multiple of 64 bytes so that values are aligned."""
+    """Header of one sample's npy file, format 1.0, padded to a multiple of 64 bytes, which aligns the values."""
     fields = f"{{'descr': '{spec.numpy_dtype.str}', 'fortran_order': False, 'shape': {spec.sample_shape!r}, }}"
     text = fields.encode("ascii")
     length = -(-(10 + len(text) + 1) // 64) * 64
@@ -72,30 +75,30 @@ def npy_header(spec: ArraySpec) -> bytes:
 
 @dataclass(frozen=True)
 class ArrayMember:
-    """The member that holds one array's value of a sample."""
+    """The member with one array's value of a sample."""
 
     spec: ArraySpec
     suffix: str
     npy: bytes
     start: int
-    """Of its header, in bytes behind the sample's first member and its padding."""
+    """Start of its header, in bytes after the sample's first member and its padding."""
 
     @property
     def size(self) -> int:
-        """Of the member, without header and padding."""
+        """Bytes of the member, without tar header and padding."""
         return len(self.npy) + self.spec.sample_bytes
 
     @property
     def value(self) -> int:
-        """Where the value starts, in bytes behind the sample's first member and its padding."""
+        """Start of the value, in bytes after the sample's first member and its padding."""
         return self.start + BLOCK + len(self.npy)
 
 
 class SampleLayout:
-    """Order and places of the members of a sample: ``.json``, ``.view.json``, then the arrays as in the manifest."""
+    """Order and offsets of the members of a sample: ``.json``, ``.view.json``, then the arrays as in the manifest."""
 
     def __init__(self, manifest: Manifest) -> None:
-        start = 2 * BLOCK  # behind the view, which fits one block
+        start = 2 * BLOCK  # after the view, which fits into one block
         self.arrays: list[ArrayMember] = []
         for spec in manifest.arrays:
             if spec.chunking == "sample":
@@ -103,4 +106,4 @@ class SampleLayout:
                 self.arrays.append(member)
                 start += BLOCK + padded(member.size)
         self.rest = start
-        """Bytes of a sample behind its first member and its padding."""
+        """Bytes of a sample after its first member and its padding."""

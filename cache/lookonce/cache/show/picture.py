@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.show.picture_file import picture_format, write_picture
-from lookonce.cache.show.picture_samples import ShownSamples, shown_samples, whole_seeds
+from lookonce.cache.show.picture_samples import ShownSamples, shown_samples
 from lookonce.shared.errors import IncompleteCacheError, UsageError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TopTokens, VisibleTokens
@@ -54,7 +54,7 @@ def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
         raise UsageError(f"samples: expected at least 1, found {samples}")
     layout = CacheLayout(root)
     manifest = layout.load_manifest()
-    seeds = whole_seeds(layout, manifest.shard_count)
+    seeds = layout.complete_seeds(manifest.shard_count)
     if not seeds:
         raise IncompleteCacheError(
             f"{root}: no seed has all of its {manifest.shard_count} shards, so there is nothing to draw yet; "

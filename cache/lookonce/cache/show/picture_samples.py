@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import IncompleteCacheError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
@@ -127,11 +126,6 @@ def _placed(values_Skc: NDArray[Any], stored_Sk: NDArray[np.int64], patches: int
     placed_SNc = np.full((len(values_Skc), patches, values_Skc.shape[2]), fill, dtype=np.float32)
     np.put_along_axis(placed_SNc, stored_Sk[..., None], values_Skc.astype(np.float32), axis=1)
     return placed_SNc
-
-
-def whole_seeds(layout: CacheLayout, shard_count: int) -> tuple[int, ...]:
-    """Seeds of which every shard has a receipt."""
-    return tuple(seed for seed in layout.seeds() if set(layout.receipted_shards(seed)) >= set(range(shard_count)))
 
 
 def _spread(reader: CacheReader, count: int) -> tuple[list[int], list[int]]:

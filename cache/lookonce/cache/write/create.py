@@ -1,4 +1,4 @@
-"""Creating a cache folder, or joining the one that is there when it was made by the same recipe."""
+"""Creates a cache folder, or continues an existing one of the same recipe."""
 
 from __future__ import annotations
 
@@ -12,30 +12,22 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import CacheError, RecipeMismatchError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK, json_bytes, write_json
-from lookonce.shared.files.lock import LOCK_FILES, exclusive_folder
-from lookonce.storage_schemas.manifest import Manifest
+from lookonce.shared.files.lock import exclusive_folder
+from lookonce.shared.files.own_folder import require_own_folder
+from lookonce.storage_schemas.manifest import FILE_NAME, Manifest
 from lookonce.storage_schemas.recipe import Recipe, document_differences
 
 
 def existing_manifest(root: Path) -> Manifest | None:
-    """The manifest at ``root``, or None when there is no cache yet.
+    """The manifest at ``root``, or None if there is no cache yet.
 
     Raises:
-        CacheError: ``root`` is a file, or a folder with other content that is not a cache.
-        SchemaError: the manifest is not valid.
+        CacheError: ``root`` is a file, or a folder that contains other files and no cache.
+        AccessError: the operating system does not list the folder.
+        SchemaError: the manifest is invalid.
     """
-    layout = CacheLayout(root)
-    if layout.manifest_file.is_file():
-        return layout.load_manifest()
-    if root.exists() and not root.is_dir():
-        raise CacheError(f"{root}: is a file; --out needs a folder that is new, empty, or a lookonce cache")
-    foreign = sorted(child.name for child in root.iterdir() if child.name not in LOCK_FILES) if root.exists() else []
-    foreign = [name for name in foreign if TEMPORARY_MARK not in name]
-    if foreign:
-        raise CacheError(
-            f"{root}: holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and no "
-            "manifest.json; --out needs a folder that is new, empty, or a lookonce cache"
-        )
+    if require_own_folder(root, kind="a lookonce cache", marker=FILE_NAME, error=CacheError):
+        return CacheLayout(root).load_manifest()
     return None
 
 
@@ -44,15 +36,15 @@ def check_same_recipe(
     found: Recipe,
     wanted: Recipe,
     *,
-    advice: str = "choose another --out, or the arguments it was made with",
+    advice: str = "choose another --out, or the arguments that made this cache",
 ) -> None:
     """Refuse to continue a cache that another recipe made.
 
     Args:
         root: the cache folder.
-        found: its recipe.
-        wanted: recipe of what is asked for.
-        advice: what to do about it, for the message.
+        found: recipe of the cache.
+        wanted: recipe of the request.
+        advice: what to do, for the message.
 
     Raises:
         RecipeMismatchError: the recipes differ; the message lists each field with both values.
@@ -71,19 +63,19 @@ def create_cache(root: Path, manifest: Manifest) -> None:
 
 
 def seed_metadata(root: Path, manifest: Manifest, seed: int) -> dict[Path, dict[str, Any]]:
-    """The JSON files that a seed has beside its shards (zarr metadata), and what each must hold."""
+    """The JSON files that a seed has beside its shards (zarr metadata), with their expected documents."""
     documents = container_of(manifest).seed_documents(manifest, seed)
     return {root / path: document for path, document in documents.items()}
 
 
 def prepare_seed(root: Path, manifest: Manifest, seed: int) -> None:
-    """Write a seed's metadata where it is missing or differs by a byte."""
+    """Write those metadata files of a seed that are missing or differ."""
     for path, document in seed_metadata(root, manifest, seed).items():
-        if not _holds(path, document):
+        if not _contains(path, document):
             write_json(path, document)
 
 
-def _holds(path: Path, document: dict[str, Any]) -> bool:
+def _contains(path: Path, document: dict[str, Any]) -> bool:
     try:
         return path.read_bytes() == json_bytes(document)
     except ABSENT:
@@ -93,7 +85,7 @@ def _holds(path: Path, document: dict[str, Any]) -> bool:
 
 
 def remove_temporary_files(root: Path) -> int:
-    """Delete what killed writers left behind; call only while holding the lock. Returns how many files."""
+    """Delete the temporary files of killed writers; call only while holding the lock. Returns their number."""
     removed = 0
     for path in root.rglob(f"*{TEMPORARY_MARK}*"):
         with contextlib.suppress(OSError):
@@ -104,11 +96,11 @@ def remove_temporary_files(root: Path) -> int:
 
 @contextlib.contextmanager
 def exclusive_writer(root: Path) -> Generator[None, None, None]:
-    """Hold the cache's lock, which the kernel releases when the process dies, however it dies.
+    """Hold the cache's lock. The kernel releases it when the process ends, for whatever reason.
 
     Raises:
         CacheError: another extraction is writing to this cache.
-        StorageError: the folder cannot be made or written.
+        StorageError: the folder cannot be created or written.
     """
     busy = CacheError(
         f"{root}: another extraction is writing to this cache; wait for it to end, then run again "

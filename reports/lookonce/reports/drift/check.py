@@ -24,7 +24,6 @@ from torch import Tensor
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
-from lookonce.cache.show.picture_samples import whole_seeds
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.reports.drift.report import DifferenceTally, DriftReport
@@ -85,7 +84,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
     """
     layout = CacheLayout(request.cache)
     manifest = layout.load_manifest()
-    reader = CacheReader(request.cache, seeds=whole_seeds(layout, manifest.shard_count) or None)
+    reader = CacheReader(request.cache, seeds=layout.complete_seeds(manifest.shard_count) or None)
     recipe, pixels_of = manifest.recipe, whole_views(reader, request.images)
     sampled = sample_views(reader, request.views, request.sample_seed)
     teacher = _rebuild(recipe, request)

@@ -17,8 +17,7 @@ from lookonce.shared.errors import SourceError, UsageError
 from lookonce.shared.sources.entry_table import ListingEntry
 from lookonce.shared.sources.kept_listing import Watch, kept_listing
 from lookonce.shared.sources.listing import Listing
-from lookonce.shared.sources.listing_builder import ListingBuilder
-from lookonce.shared.sources.sorted_runs import SortedRuns
+from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 
 ROWS = 1024
 """Rows whose sizes and labels are looked at together."""
@@ -65,9 +64,9 @@ class HuggingFaceImages:
             f"hf {self.dataset}:{opened.split}", digest_document(opened.files), self._scan, refresh=refresh
         )
 
-    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
+    def _scan(self, images: SortedImages, watch: Watch) -> ListingBuilder:
         opened = _opened(self.dataset, self.split)
-        builder = ListingBuilder(runs, classes=opened.classes, class_folders=False, notes=opened.notes)
+        builder = ListingBuilder(images, classes=opened.classes, class_folders=False, notes=opened.notes)
         for file in opened.files:
             watch(file)
         if not len(opened.rows):

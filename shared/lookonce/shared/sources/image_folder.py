@@ -15,9 +15,8 @@ from lookonce.shared.sources.entry_table import ListingEntry
 from lookonce.shared.sources.image_names import EXTENSIONS, HEAD_BYTES, begins_like_image
 from lookonce.shared.sources.kept_listing import Watch, kept_listing
 from lookonce.shared.sources.listing import Listing
-from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 from lookonce.shared.sources.listing_notes import by_kind
-from lookonce.shared.sources.sorted_runs import SortedRuns
 
 RESTORE = "restore it, or list anew (extract-features --relist)"
 """What to do about an image that is not as it was listed."""
@@ -45,8 +44,8 @@ class ImageFolder:
         self._require_folder()
         return kept_listing(f"folder {self.root}", "", self._scan, refresh=refresh)
 
-    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
-        builder = ListingBuilder(runs)
+    def _scan(self, images: SortedImages, watch: Watch) -> ListingBuilder:
+        builder = ListingBuilder(images)
         for key, file in _walk(self.root, watch, builder.folders):
             extension = os.path.splitext(key)[1].lower()
             is_image = extension in EXTENSIONS or (not extension and _begins_like_image(file))

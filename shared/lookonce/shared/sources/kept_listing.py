@@ -29,8 +29,7 @@ from lookonce.shared.faults.os_errors import storage_error
 from lookonce.shared.files.atomic import atomic_file
 from lookonce.shared.sources.entry_table import CHUNK, ROW, BytesInFile, EntryTable, ListingDigest, packed
 from lookonce.shared.sources.listing import Listing
-from lookonce.shared.sources.listing_builder import ListingBuilder
-from lookonce.shared.sources.sorted_runs import SortedRuns
+from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 
 VERSION = 4
 """Raised when the file or what a source makes of its files changes: older listings are made anew."""
@@ -48,7 +47,7 @@ Watch = Callable[[str], None]
 
 
 def kept_listing(
-    name: str, state: str, scan: Callable[[SortedRuns, Watch], ListingBuilder], *, refresh: bool = False
+    name: str, state: str, scan: Callable[[SortedImages, Watch], ListingBuilder], *, refresh: bool = False
 ) -> Listing:
     """The stored listing of a source if it is still true, else a new one.
 
@@ -67,7 +66,7 @@ def kept_listing(
     if found is not None:
         return found
     about: dict[str, Any] = {"version": VERSION, "name": name, "state": state, "listed_at_ns": time.time_ns()}
-    with SortedRuns() as runs, tempfile.SpooledTemporaryFile(max_size=1 << 20) as watched:
+    with SortedImages() as images, tempfile.SpooledTemporaryFile(max_size=1 << 20) as watched:
         last_change = 0
 
         def watch(place: str) -> None:
@@ -76,7 +75,7 @@ def kept_listing(
             last_change = max(last_change, changed)
             watched.write(json.dumps([place, size, changed]).encode() + b"\n")
 
-        builder = scan(runs, watch)
+        builder = scan(images, watch)
         about["classes"], about["notes"] = builder.classes, builder.notes
         if len(builder) < KEPT_FROM:
             return Listing(EntryTable.of(list(builder.entries())), builder.classes, notes=builder.notes)

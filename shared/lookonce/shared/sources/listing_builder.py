@@ -1,48 +1,109 @@
-"""From images in any order to entries in key order, with classes; keys that come twice are an error."""
+"""Turns the images of a source, found in any order, into entries in key order with classes; refuses duplicate keys."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Self
 
-from lookonce.shared.errors import SourceError
+from lookonce.shared.errors import SourceError, StorageError
 from lookonce.shared.sources import listing_notes
 from lookonce.shared.sources.entry_table import NO_LABEL, ListingEntry
-from lookonce.shared.sources.sorted_runs import SortedRuns
+
+Row = tuple[str, int, int, int, int, int]
+"""Key, byte count, number of the label (-1 for none), part, offset, time of change in ns."""
 
 MAXIMUM_CLASS = 1 << 20
-"""Class numbers below this are numbers of classes; anything else is taken as a name."""
+"""Labels that are integers below this are class numbers; all others are class names."""
 
 SHOWN = 3
-"""Duplicate keys that an error lists."""
+"""Number of duplicate keys that an error lists, and of loose images that a note lists."""
+
+ROWS_PER_INSERT = 4096
+CACHE_KIB = 4096
+"""Memory of the database; what exceeds it goes to a temporary file without a name."""
+
+
+class SortedImages:
+    """Takes rows in any order and returns them sorted by key; SQLite sorts beyond memory.
+
+    Raises:
+        StorageError: the folder of temporary files has no room.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("")  # a temporary file that SQLite unlinks at once
+        self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("CREATE TABLE images (key TEXT, bytes, label, part, offset, modified)")
+        self._pending: list[Row] = []
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, row: Row) -> None:
+        """Add one image."""
+        self._pending.append(row)
+        self._count += 1
+        if len(self._pending) == ROWS_PER_INSERT:
+            self._insert()
+
+    def __iter__(self) -> Iterator[Row]:
+        self._insert()
+        try:
+            yield from self._database.execute("SELECT * FROM images ORDER BY key, bytes, label, part, offset")
+        except sqlite3.OperationalError as error:
+            raise _no_room(error) from error
+
+    def _insert(self) -> None:
+        try:
+            self._database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", self._pending)
+        except sqlite3.OperationalError as error:
+            raise _no_room(error) from error
+        self._pending.clear()
+
+
+def _no_room(error: sqlite3.OperationalError) -> StorageError:
+    return StorageError(
+        f"sorting a listing in the folder of temporary files failed: {error}; make room there, or set TMPDIR and "
+        "SQLITE_TMPDIR to a folder with room, then run the same command again"
+    )
 
 
 class ListingBuilder:
-    """Collects the images of a source; memory does not grow with them.
+    """Collects the images of a source; memory does not grow with their number.
 
     Args:
-        runs: sorts them.
-        parts: names of the files that hold the images, where there are many.
-        classes: names of the classes, where the source knows them itself; every label is one of them.
-        class_folders: whether, where no image has a label, the first part of a key is its class. It is, where more
+        images: sorts them by key.
+        parts: names of the files that contain the images, if there are several.
+        classes: names of the classes, if the source defines them; every label is one of them.
+        class_folders: whether the first part of a key may be its class. It is used if no image has a label and more
             images lie in folders than beside them.
-        notes: what the source has to say.
+        notes: notes of the source for the user.
 
     Attributes:
-        left_out: files that are not listed as images, counted by the ends of their names.
-        folders: names of all folders at the top, also of those without an image; filled by the source.
+        left_out: number of files that are not listed as images, by the ends of their names.
+        folders: names of all top-level folders, with or without images; the source fills it.
     """
 
     def __init__(
         self,
-        runs: SortedRuns,
+        images: SortedImages,
         *,
         parts: Sequence[str] = (),
         classes: tuple[str, ...] | None = None,
         class_folders: bool = True,
         notes: Sequence[str] = (),
     ) -> None:
-        self._runs, self._parts, self._given, self._class_folders = runs, parts, classes, class_folders
+        self._images, self._parts, self._given, self._class_folders = images, parts, classes, class_folders
         self._labels: dict[str, int] = {}
         self._with_images: set[str] = set()
         self._in_folders = self._loose = 0
@@ -52,7 +113,7 @@ class ListingBuilder:
         self.folders: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._images)
 
     def add(
         self,
@@ -64,7 +125,7 @@ class ListingBuilder:
         offset: int = 0,
         modified_ns: int = 0,
     ) -> None:
-        """Take one image; ``label`` is its class's name or number, the rest as in ``ListingEntry``."""
+        """Add one image; ``label`` is the name or number of its class, the rest is as in ``ListingEntry``."""
         number = NO_LABEL if label is None else self._labels.setdefault(label, len(self._labels))
         folder, slash, _ = key.partition("/")
         if slash:
@@ -74,11 +135,11 @@ class ListingBuilder:
             self._loose += 1
             if len(self._first_loose) < SHOWN:
                 self._first_loose.append(key)
-        self._runs.add((key, byte_count, number, part, offset, modified_ns))
+        self._images.add((key, byte_count, number, part, offset, modified_ns))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names: the given ones; those of the labels; those of the folders, when most images lie in one."""
+        """Class names: the given ones, else those of the labels, else the folders, if most images lie in folders."""
         if self._given is not None:
             return self._given
         if self._labels:
@@ -93,7 +154,7 @@ class ListingBuilder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the images, a sentence each."""
+        """Notes about the images for the user, one sentence each."""
         found = [*self._notes, *listing_notes.left_out(self.left_out)]
         if self._by_folder:
             found += listing_notes.empty_folders(self.folders, self._with_images)
@@ -116,7 +177,7 @@ class ListingBuilder:
         previous: ListingEntry | None = None
         twice: list[str] = []
         count = 0
-        for key, byte_count, number, part, offset, modified_ns in self._runs:
+        for key, byte_count, number, part, offset, modified_ns in self._images:
             folder, slash, _ = key.partition("/")
             label = (
                 by_label.get(number, NO_LABEL) if by_label else by_folder.get(folder, NO_LABEL) if slash else NO_LABEL
@@ -132,7 +193,7 @@ class ListingBuilder:
         if count:
             raise SourceError(
                 f"expected every key once, found {count} more than once: {'; '.join(twice)}"
-                f"{' ...' if count > SHOWN else ''}; give each image a name of its own, or leave one of the files out"
+                f"{' ...' if count > SHOWN else ''}; give each image its own name, or leave one of the files out"
             )
 
     def _place(self, entry: ListingEntry) -> str:
@@ -144,5 +205,5 @@ def _class_number(label: str) -> int | None:
 
 
 def _plain(label: str) -> str:
-    """A class number as it is written in ``classes``: 007 is class 7."""
+    """A class number as in ``classes``: 007 is class 7."""
     return str(int(label))

@@ -14,9 +14,8 @@ from lookonce.shared.sources.entry_table import ListingEntry
 from lookonce.shared.sources.image_names import IMAGES
 from lookonce.shared.sources.kept_listing import Watch, kept_listing, stamp
 from lookonce.shared.sources.listing import Listing
-from lookonce.shared.sources.listing_builder import ListingBuilder
+from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 from lookonce.shared.sources.listing_notes import by_kind
-from lookonce.shared.sources.sorted_runs import SortedRuns
 from lookonce.shared.sources.tar_samples import tar_samples
 
 
@@ -61,8 +60,8 @@ class TarShards:
             raise SourceError(f"{self.pattern}: expected tars, found {found}; check the path")
         return kept_listing(f"tars {self.pattern}", digest_document(self.paths), self._scan, refresh=refresh)
 
-    def _scan(self, runs: SortedRuns, watch: Watch) -> ListingBuilder:
-        builder = ListingBuilder(runs, parts=self.paths)
+    def _scan(self, images: SortedImages, watch: Watch) -> ListingBuilder:
+        builder = ListingBuilder(images, parts=self.paths)
         for part, path in enumerate(self.paths):
             watch(path)
             for sample in tar_samples(path, builder.left_out, builder.folders):
