@@ -95,7 +95,7 @@ class ReadyEncoder:
             stored=self._stored[:count],
             mean=moments,
             std=moments,
-            unbounded=torch.zeros(count, dtype=torch.bool),
+            nonfinite=torch.zeros(count, dtype=torch.bool),
             saturated=torch.zeros((), dtype=torch.int64),
         )
 

@@ -63,9 +63,9 @@ def test_block_outputs_are_normalised_and_encoded(name: str, values: Floats, dev
     samples = torch.arange(12)[:, None]
     assert torch.equal(some.stored.cpu(), whole.stored.cpu()[samples, kept])
     assert torch.equal(some.std.cpu(), whole.std.cpu()[samples, kept])
-    assert not whole.unbounded.any()
+    assert not whole.nonfinite.any()
     on_device[2][7, 31, 5] = float("inf")
-    assert encoder(on_device).unbounded.cpu().tolist() == [sample == 7 for sample in range(12)]
+    assert encoder(on_device).nonfinite.cpu().tolist() == [sample == 7 for sample in range(12)]
 
 
 @pytest.mark.parametrize("layers", [[0, 1, 2, 3, 4], [4], [3, 1]], ids=["all", "last", "swapped"])

@@ -14,13 +14,13 @@ import torch
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.extract.teachers import Teacher
-from lookonce.extract.teachers.compiled import COMPILED, FORWARD, WORTH_MEASURING, choose_forward
+from lookonce.extract.teachers.compiled import COMPILED, FORWARD, MIN_VIEWS_TO_MEASURE, choose_forward
 
 
 def test_on_a_cpu_only_always_compiles() -> None:
     teacher = cast("Teacher", SimpleNamespace(mean=torch.zeros(1)))
     chosen = {
-        mode: choose_forward(teacher, cast("Any", mode), batch_size=2, views=WORTH_MEASURING)
+        mode: choose_forward(teacher, cast("Any", mode), batch_size=2, views=MIN_VIEWS_TO_MEASURE)
         for mode in ("auto", "never", "always")
     }
     assert chosen == {"auto": {}, "never": {}, "always": {FORWARD: COMPILED}}

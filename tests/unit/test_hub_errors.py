@@ -73,14 +73,17 @@ PAGE = f"{constants.ENDPOINT}/{REPOSITORY}"
         (http_error(RemoteEntryNotFoundError, 404), "holds no weights under the names that are known (404)"),
         (caused(NOT_FOUND, http_error(HfHubHTTPError, 429)), "answers 429, too many requests: wait some minutes"),
         (http_error(HfHubHTTPError, 429, **{"retry-after": "300"}), "too many requests: wait 300 s and run again"),
-        (caused(FileNotFoundError("x"), http_error(HfHubHTTPError, 503)), "the hub answers 503, its own trouble"),
+        (
+            caused(FileNotFoundError("x"), http_error(HfHubHTTPError, 503)),
+            "answers 503, an error of the server",
+        ),
         (http_error(HfHubHTTPError, 418), "the hub answers 418"),
         (caused(RuntimeError("x"), FULL), f"the disk that holds the hub's cache {constants.HF_HUB_CACHE} is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache"), "/cache: Permission denied: correct the"),
         (caused(FileNotFoundError("x"), ConnectError("[Errno 111] Connection refused")), "cannot be reached"),
         (TimeoutError("The read operation timed out"), "cannot be reached (The read operation timed out)"),
         (OSError("Consistency check failed: file should be of size 3"), "the download was cut off: run again"),
-        (LookupError("what"), "LookupError: what: download them from there where there is a network"),
+        (LookupError("what"), "LookupError: what: download them on a machine with a network"),
     ],
 )
 def test_each_kind_has_its_sentence(error: BaseException, says: str) -> None:

@@ -93,13 +93,13 @@ class TestPrecisionContract:
         wanted, saturated = encoder.encode(targets)
         kept = torch.stack([torch.randperm(70)[:9].sort().values for _ in range(6)])
         for samples in (6, 4, 1):  # at a time
-            monkeypatch.setattr(target_encoder, "VALUES_AT_A_TIME", {"cpu": samples * targets[0].numel()})
+            monkeypatch.setattr(target_encoder, "VALUES_PER_CHUNK", {"cpu": samples * targets[0].numel()})
             whole, some = encoder(hidden), encoder(hidden, kept)
             assert torch.equal(whole.stored, wanted)
             assert int(whole.saturated) == int(saturated)
             assert torch.equal(whole.mean, mean)
             assert torch.equal(whole.std, std)
-            assert not whole.unbounded.any()
+            assert not whole.nonfinite.any()
             for part, full in ((some.stored, wanted), (some.mean, mean), (some.std, std)):
                 assert torch.equal(part, torch.stack([full[sample, kept[sample]] for sample in range(6)]))
 
@@ -108,9 +108,9 @@ class TestPrecisionContract:
         for bad in (np.nan, np.inf, -np.inf, 3e38):  # the last one's square is infinite
             hidden = [torch.from_numpy(synthetic[:40, level].reshape(4, 10, 256).copy()) for level in range(5)]
             hidden[3][2, 7, 100] = float(bad)
-            assert encoder(hidden).unbounded.tolist() == [False, False, True, False]
+            assert encoder(hidden).nonfinite.tolist() == [False, False, True, False]
             kept = torch.zeros(4, 1, dtype=torch.int64)  # it is not among them
-            assert encoder(hidden, kept).unbounded.tolist() == [False, False, True, False]
+            assert encoder(hidden, kept).nonfinite.tolist() == [False, False, True, False]
 
     def test_device_decodes_wanted_layers(self, name: str, synthetic: np.ndarray) -> None:
         precision = get_precision(name)

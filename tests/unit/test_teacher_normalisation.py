@@ -82,10 +82,10 @@ def test_another_normalisation_that_the_file_tells_of_is_mentioned(
     file.write_bytes((folder / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({"architecture": TEACHER, "pretrained_cfg": CLIP.document()}))
     load_config_teacher(config(folder, teacher_weights=file), torch.device("cpu"))
-    said = f"{file} says that its pixels are normalised by {CLIP}: {CLIP.flags} takes that"
+    said = f"{file} names other pixel statistics: {CLIP}; {CLIP.flags} uses them"
     assert said in capsys.readouterr().err
     load_config_teacher(config(folder, teacher_weights=file, mean=CLIP.mean, std=CLIP.std), torch.device("cpu"))
-    assert "says that" not in capsys.readouterr().err
+    assert "other pixel statistics" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

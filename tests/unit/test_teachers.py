@@ -439,19 +439,19 @@ def test_unknown_names_say_what_is_known(name: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("timm:resnet50", "it is a ResNet; teachers are timm's VisionTransformer and Eva .* open_clip"),
-        ("timm:convnext_base", "it is a ConvNeXt; teachers are"),
-        ("timm:swin_tiny_patch4_window7_224", "it is a SwinTransformer; teachers are"),
+        ("timm:resnet50", "it is a ResNet; supported are timm's VisionTransformer and Eva .* open_clip"),
+        ("timm:convnext_base", "it is a ConvNeXt; supported are"),
+        ("timm:swin_tiny_patch4_window7_224", "it is a SwinTransformer; supported are"),
         ("timm:vit_base_patch16_siglip_gap_224", "neither a class token nor attention pooling"),
         ("timm:vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
         ("timm:vit_base_patch16_plus_clip_240.nope", "no weights"),
         ("timm:vit_small_patch16_36x1_224", None),
         ("timm:vit_base_patch16_rope_reg1_gap_256", "neither a class token nor attention pooling"),
-        ("open_clip:RN50/openai", "image tower is a ResNet; teachers are"),
-        ("open_clip:convnext_base", "it is a ConvNeXt; teachers are"),
+        ("open_clip:RN50/openai", "image tower is a ResNet; supported are"),
+        ("open_clip:convnext_base", "it is a ConvNeXt; supported are"),
     ],
 )
-def test_architectures_that_cannot_teach_say_why(name: str, says: str | None, tmp_path: Path) -> None:
+def test_unsupported_architectures_say_why(name: str, says: str | None, tmp_path: Path) -> None:
     def load() -> None:
         load_teacher(resolve_teacher(name), weights=tmp_path / "none", view_size=224, patch_size=16, blocks="all")
 

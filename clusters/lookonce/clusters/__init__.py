@@ -1,6 +1,6 @@
-"""Ray: the only package that imports it. Both stages run without.
+"""Both stages on a Ray cluster. Only this package imports Ray, and both stages run without it.
 
-``cluster.py`` joins or starts a cluster, ``head_watch.py`` notices when its head is gone. ``extraction/`` runs the
-shards of an extraction in Ray workers; ``training/`` starts the processes of a training run. Open
+``extraction/`` sends shards to Ray workers and returns their events. ``training/`` starts the processes of a training
+run. ``cluster.py`` joins or starts a cluster, ``head_watch.py`` detects the loss of its head. Open
 ``extraction/executor.py`` first.
 """

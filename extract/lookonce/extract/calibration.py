@@ -1,4 +1,4 @@
-"""The calibration pass: scales fixed once from a few hundred views, before any shard is written."""
+"""The calibration pass: it fixes the scales of a cache from a few hundred views, before any shard is written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
 
 BATCH_SIZE = 16
-"""Fixed, whatever the extraction's batch size is, so that the calibration does not depend on it."""
+"""Views per forward pass; fixed, so that the calibration does not depend on ``--batch-size``."""
 
 MAX_TOKENS = 1 << 15
-"""Tokens kept for calibration; every view gives the same number, the class token always among them."""
+"""Most tokens used for calibration; every view gives the same number, with the class token."""
 
 
 def calibrate(
@@ -33,15 +33,15 @@ def calibrate(
     seed: int,
     views: int,
 ) -> Encoding:
-    """Run the teacher over evenly spread images and let the precision choose its parameters.
+    """Run the teacher on evenly spread images and compute the parameters of the precision.
 
     Args:
         precision: name of the precision.
         teacher: on its device.
-        producer: where views come from.
-        entries: the whole listing.
+        producer: makes views.
+        entries: all entries of the listing.
         seed: augmentation seed of the calibration views.
-        views: how many views, at most.
+        views: most views to use.
 
     Raises:
         SourceError: none of the chosen images can be read.
@@ -61,14 +61,14 @@ def calibration_values(
     seed: int,
     views: int,
 ) -> NDArray[np.float32]:
-    """What a precision is calibrated from: some tokens of evenly spread images.
+    """Calibration values: some tokens of evenly spread images.
 
     Args:
         teacher: on its device.
-        producer: where views come from.
+        producer: makes views.
         entries: the images to choose from.
         seed: augmentation seed of the views.
-        views: how many views, at most.
+        views: most views to use.
 
     Returns:
         float32 (token, layer, channel), LayerNormed.
@@ -96,5 +96,5 @@ def calibration_values(
 
 
 def _token_positions(tokens: int, wanted: int) -> list[int]:
-    """The class token and evenly spread patches."""
+    """Positions of the class token and of evenly spread patches."""
     return [int(position) for position in np.unique(np.linspace(0, tokens - 1, min(tokens, wanted)).round())]

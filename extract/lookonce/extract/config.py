@@ -1,4 +1,4 @@
-"""What a user asks of an extraction."""
+"""The configuration of an extraction."""
 
 from __future__ import annotations
 
@@ -19,81 +19,81 @@ from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
-    """One extraction: which teacher looks at which images, and where what it sees is written."""
+    """One extraction: a teacher, images, and the cache for its features."""
 
     teacher: str
     """clip-b16, dinov2-b14, deit-tiny ..., timm:NAME[.TAG] or open_clip:ARCH/TAG; an unknown name lists them."""
     images: str | None = None
     """Folder, tars (x/{000..099}.tar) or hf:DATASET[:SPLIT]; required, except with --reuse: then that cache's."""
     out: Path
-    """Cache folder: new, empty, or a cache made by the same recipe, which is then completed."""
+    """Cache folder: new, empty, or a cache with the same recipe, which is then completed."""
     reuse: Path | None = None
-    """Earlier cache of the same views: what it holds is copied, or shown from its pixels, instead of made anew."""
+    """Earlier cache of the same views: its values are copied, or the teacher runs on its pixels without decoding."""
     seeds: str = "0"
-    """Augmentation seeds, one view of every image each: 0-3 or 0,2,5."""
+    """Augmentation seeds, one view of every image per seed: 0-3 or 0,2,5."""
     layers: str = "top5"
     """Teacher blocks to store: top5, all, or 1-based numbers such as 8,10,12."""
     precision: str = "int8"
-    """How values are stored, bytes each: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25."""
+    """Stored format, bytes per value: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25."""
     format: Literal["zarr", "webdataset"] = "zarr"
-    """Container of the shards: zarr v3 arrays, or tars that the stock webdataset library reads."""
+    """Container of the shards: zarr v3 arrays, or tars for the webdataset library."""
     tokens: str = "all"
-    """Patches to store: all; visible (one mask a view, drawn now for good); top:0.5 (the most important half)."""
+    """Patches to store: all; visible (one fixed mask per view); top:0.5 (the most important half)."""
     mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
     """With --tokens visible: attentive keeps important patches with high probability, hide-attentive hides them."""
     mask_ratio: float = 0.7
     """With --tokens visible: share of the patches that are not stored, 0 up to 1."""
     pixels: Literal["store", "none"] = "store"
-    """store: keep the views, so that training needs no images; none: replay them from the images by crop and flip."""
+    """store: store the views, so that training needs no images; none: training crops them from the images again."""
     teacher_weights: Path | None = None
-    """Weights file (safetensors, or a checkpoint that loads without code); otherwise the hub cache or the hub."""
+    """Weights file (safetensors, or a checkpoint that loads without code); default: the hub cache or the hub."""
     mean: RGB | None = None
-    """What is subtracted from the teacher's pixels (RGB, 0 to 1); default: what its weights are known to want."""
+    """Mean subtracted from the teacher's pixels (RGB, 0 to 1); default: the one of its weights."""
     std: RGB | None = None
-    """What its pixels are then divided by (RGB, above 0); default: likewise."""
+    """Standard deviation that the pixels are then divided by (RGB, above 0); default: the one of its weights."""
     limit: int | None = None
-    """Only N images, evenly over the classes, of each the first ones by name."""
+    """Only N images, evenly over the classes, the first ones by name of each class."""
     relist: bool = False
-    """List the images anew, also where they look unchanged since their listing was stored (10,000 images and more)."""
+    """List the images again, even if they seem unchanged since their listing was stored (10,000 images or more)."""
     view_size: int = 224
     """Side of a view in pixels."""
     crop_scale: str = "0.2,1"
-    """Least and greatest share of an image's area that a view is cut from."""
+    """Smallest and largest share of an image's area for the crop of a view."""
     crop_ratio: str = "3/4,4/3"
-    """Least and greatest width / height of what a view is cut from."""
+    """Smallest and largest width / height of the crop of a view."""
     flip: float = 0.5
-    """Share of views that are mirrored: 0 none, 1 all."""
+    """Probability that a view is mirrored: 0 never, 1 always."""
     patch_size: int = 16
-    """Side of the student's patches in pixels; the teacher is fed an input with the same grid."""
+    """Side of the student's patches in pixels; the teacher's input gets the same patch grid."""
     batch_size: int | None = None
     """Views per forward pass of the teacher; default: 32 on CPUs, 256 on a GPU."""
     shard_size: int | None = None
-    """Samples a shard; default: an even 64th of the images, at least 16 and at most 1024."""
+    """Samples per shard; default: a 64th of the images, at least 16 and at most 1024."""
     workers: str = "auto"
-    """Ray workers: auto (one a GPU; without GPUs one for every two cores) or a number; more than GPUs share them."""
+    """Ray workers: auto (one per GPU; without GPUs one per two cores) or a number; more than GPUs share them."""
     ray_address: str = "local"
-    """Ray cluster: local (one is started), auto (the running one) or HOST:PORT."""
+    """Ray cluster: local (starts one), auto (the running one) or HOST:PORT."""
     stall_timeout: float = 600.0
-    """Seconds without a word after which a Ray worker is given up and its shards go to others; 0 waits for ever."""
+    """Seconds of silence after which a Ray worker is given up and its shards go to others; 0 waits forever."""
     executor: Literal["ray", "inline"] = "ray"
     """ray: parallel workers; inline: the same code in this process, without Ray; the cache is byte-identical."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the teacher runs."""
+    """Device of the teacher."""
     compute_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the teacher's forward runs in; auto: fp32 on a CPU, fp16 on a GPU (overflow is detected, never stored)."""
+    """Precision of the forward pass; auto: fp32 on a CPU, fp16 on a GPU (overflow is detected, never stored)."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile the teacher's forward (torch.compile). auto: on a GPU, for 50,000 views or more, if it is measured to be
-    5 % faster. The choice is made once, when the cache is created, and stored in it."""
+    """Compile the teacher's forward pass (torch.compile); auto: on a GPU, for 50,000 views or more, if a measurement
+    shows a gain of 5 %. The choice is made when the cache is created, and stored in it."""
     on_bad_image: Literal["skip", "fail"] = "skip"
-    """skip: an unreadable image becomes a recorded hole and is never trained on; fail: stop and name it."""
+    """skip: an unreadable image becomes a recorded hole and is never trained on; fail: stop and name the image."""
     calibration_views: int = 256
     """Views that fix the scales of calibrated precisions, evenly spread over the images; more than 512 rarely help."""
 
     def __post_init__(self) -> None:
-        """Take paths as text and numbers of workers or seeds as numbers, too; refuse values out of range.
+        """Convert paths from text, and workers and seeds from numbers; refuse values out of range.
 
         Raises:
-            UsageError: with the flag, the value and what is allowed.
+            UsageError: names the flag, the value and the allowed range.
         """
         convert_fields(self, Path, "out", "reuse", "teacher_weights")
         convert_fields(self, str, "images", "seeds", "workers")
@@ -114,7 +114,7 @@ class ExtractionConfig:
         if not get_precision(self.precision).calibrated:
             refuse_without_effect(self, "a calibrated --precision (int8, int4, int2)", "calibration_views")
         if not self.stall_timeout >= 0:
-            raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait for ever")
+            raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait forever")
         if self.view_size % self.patch_size:
             raise UsageError(
                 f"--view-size {self.view_size} is not a multiple of --patch-size {self.patch_size}; "
@@ -128,14 +128,14 @@ class ExtractionConfig:
         parse_seeds(self.seeds)
         if self.token_subset.kind != "visible":
             refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")
-        self.view_recipe  # noqa: B018 - refuses what cannot be read
+        self.view_recipe  # noqa: B018 - raises for invalid crop options
 
     @property
     def view_recipe(self) -> ViewRecipe:
-        """What the view size, the crop options and ``--flip`` say.
+        """The view recipe of the view size, the crop options and ``--flip``.
 
         Raises:
-            UsageError: one of them cannot be read or is out of its range.
+            UsageError: one of them is malformed or out of range.
         """
         return ViewRecipe.parse(
             size=self.view_size, crop_scale=self.crop_scale, crop_ratio=self.crop_ratio, flip=self.flip
@@ -143,9 +143,9 @@ class ExtractionConfig:
 
     @property
     def token_subset(self) -> TokenSubset:
-        """What ``--tokens`` and the mask options say.
+        """The stored patches of ``--tokens`` and the mask options.
 
         Raises:
-            UsageError: one of them cannot be read or is out of its range.
+            UsageError: one of them is malformed or out of range.
         """
         return parse_token_subset(self.tokens, mask=self.mask, mask_ratio=self.mask_ratio)

@@ -1,4 +1,4 @@
-"""Before any shard: what is asked for, what is there already, and which shards are left to do."""
+"""Before the first shard: the images, the cache at ``--out`` and its recipe, and the shards that remain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lookonce.cache.committed import remaining_shards
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
-from lookonce.extract.asked_images import asked_images, labels_sentence
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.image_selection import labels_sentence, select_images
 from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.extract.reuse.cached_images import CachedImages
 from lookonce.extract.reuse.earlier_cache import Reuse, compare_images, copy_obstacles, describe_reuse, open_earlier
@@ -42,7 +42,7 @@ from lookonce.storage_schemas.recipe import (
 )
 
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
-"""Views per forward pass by device: a CPU's cores gain nothing beyond this, a GPU would wait for its next launch."""
+"""Default views per forward pass: more do not help a CPU; with fewer, a GPU waits for the next launch."""
 
 SEEDS_PER_TASK = 16
 """Most seeds of one task, for which each image is decoded once; bounds the memory and the open files of the task."""
@@ -50,7 +50,7 @@ SEEDS_PER_TASK = 16
 
 @dataclass(frozen=True)
 class Extraction:
-    """Everything that workers need to know."""
+    """An extraction whose images are listed: everything that workers need, except the manifest."""
 
     config: ExtractionConfig
     view: ViewRecipe
@@ -65,32 +65,32 @@ def open_extraction(config: ExtractionConfig) -> Extraction:
 
     Raises:
         SourceError: the source is missing or empty.
-        CacheError: the cache to reuse is missing, incomplete or damaged, or holds nothing of what is asked for.
-        UsageError: without images, a seed that the cache to reuse does not hold.
+        CacheError: the cache of ``--reuse`` is missing, incomplete or damaged, or contains nothing of this extraction.
+        UsageError: without ``--images``, the cache of ``--reuse`` lacks a seed.
     """
     view, earlier = config.view_recipe, None
     if config.reuse is not None:
         root = config.reuse.expanduser().absolute()
         earlier = open_earlier(root, parse_seeds(config.seeds), view, config.patch_size)
         if config.images is None:
-            return _without_images(config, view, earlier)
+            return _from_earlier_cache(config, view, earlier)
     source = open_source(config.images or "")
     everything = source.listing(refresh=config.relist)
-    listing = asked_images(config, everything)
+    listing = select_images(config, everything)
     dataset = DatasetIdentity(samples=len(listing), digest=listing.digest)
     reuse = compare_images(earlier, everything, config.images or "") if earlier is not None else None
     return Extraction(config, view, source, listing, dataset, reuse)
 
 
-def _without_images(config: ExtractionConfig, view: ViewRecipe, earlier: CacheReader) -> Extraction:
-    """The images of an earlier cache, of which its views are all that is needed."""
+def _from_earlier_cache(config: ExtractionConfig, view: ViewRecipe, earlier: CacheReader) -> Extraction:
+    """An extraction without images: of the views that an earlier cache stores."""
     missing = [str(seed) for seed in parse_seeds(config.seeds) if seed not in earlier.seeds]
     if missing:
         raise UsageError(
-            f"--reuse {earlier.root}: it holds no views of seeds {', '.join(missing)}, which can only be cut from the "
-            "images: give --images, or other --seeds"
+            f"--reuse {earlier.root}: it holds no views of seeds {', '.join(missing)}, and these can only be cropped "
+            "from the images; give --images, or other --seeds"
         )
-    source, dataset = CachedImages.of(earlier), earlier.manifest.recipe.dataset
+    source, dataset = CachedImages.from_reader(earlier), earlier.manifest.recipe.dataset
     reuse = Reuse(root=earlier.root, seeds=earlier.seeds, samples=dataset.samples, unchanged=True)
     listing = source.listing()
     print(labels_sentence(listing), file=sys.stderr, flush=True)
@@ -105,21 +105,21 @@ def resolve_compute_precision(precision: str, device: torch.device) -> ComputePr
 
 
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
-    """Views per forward pass: what was asked for, else what keeps the device busy."""
+    """Views per forward pass: the requested number, or the default of the device."""
     return batch_size or BATCH_SIZES[device.type]
 
 
 def load_config_teacher(config: ExtractionConfig, device: torch.device, *, quiet: bool = False) -> Teacher:
-    """The teacher of a config, on a device.
+    """Load the teacher of a config.
 
     Args:
-        config: names it.
-        device: where it runs.
-        quiet: say nothing on standard error: another process has.
+        config: of the extraction.
+        device: of the teacher.
+        quiet: print nothing on standard error, for example because another process does.
 
     Raises:
         UsageError: unknown name or blocks.
-        TeacherError: its weights cannot be had or do not fit.
+        TeacherError: its weights are not available or do not fit.
     """
     spec = resolve_teacher(config.teacher)
     own = Normalisation(mean=spec.mean, std=spec.std)
@@ -137,7 +137,7 @@ def load_config_teacher(config: ExtractionConfig, device: torch.device, *, quiet
 
 
 def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
-    """The recipe of an extraction: what its fingerprint is made of."""
+    """The recipe of an extraction, from which its fingerprint is computed."""
     identity = TeacherIdentity(
         name=teacher.spec.name,
         weights_digest=teacher.weights_digest,
@@ -161,18 +161,18 @@ def build_recipe(extraction: Extraction, teacher: Teacher) -> Recipe:
 
 
 def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
-    """The manifest of the cache at ``--out``: the one that is there if it fits, else a new one, calibrated.
+    """The manifest of the cache at ``--out``: of the existing cache if it fits, else of a new, calibrated one.
 
-    Where stored values of an earlier cache can be copied, the new one takes over its calibration.
+    If stored values of an earlier cache can be copied, the new cache takes over its calibration.
 
     Raises:
-        RecipeMismatchError: the cache there was made by another recipe; it is left untouched.
-        CacheError: it was made with another precision or container, or without pixels; or the cache to reuse holds
-            nothing that can be taken.
+        RecipeMismatchError: the existing cache has another recipe; it is left untouched.
+        CacheError: the existing cache has another precision or container, or no pixels; or nothing can be copied from
+            the cache of ``--reuse``.
     """
     config, reuse = extraction.config, extraction.reuse
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
-    found = manifest_to_join(config, recipe, extraction.listing)
+    found = manifest_to_complete(config, recipe, extraction.listing)
     producer: ViewProducer = CroppedViews(extraction.source, extraction.view)
     if reuse is not None:
         earlier = CacheLayout(reuse.root).load_manifest()
@@ -185,7 +185,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
             return taking
         producer, _ = reuse.open(taking, producer)
     if found is not None:
-        _tell_kept_calibration(config, found)
+        _note_kept_calibration(config, found)
         return found
     encoding = calibrate(
         config.precision,
@@ -206,24 +206,24 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     return manifest
 
 
-def manifest_to_join(config: ExtractionConfig, recipe: Recipe, listing: Listing) -> Manifest | None:
-    """The manifest of the cache at ``--out`` that this extraction would complete; None where there is no cache yet.
+def manifest_to_complete(config: ExtractionConfig, recipe: Recipe, listing: Listing) -> Manifest | None:
+    """The manifest of the cache at ``--out`` that this extraction completes; None if there is no cache yet.
 
     Args:
-        config: what is asked for.
-        recipe: of what is asked for.
-        listing: of the images.
+        config: of the extraction.
+        recipe: of the extraction.
+        listing: of its images.
 
     Raises:
-        RecipeMismatchError: the cache there was made by another recipe.
-        CacheError: it was made with another precision or container, without pixels, or of images with other classes,
-            or ``--out`` is something else.
+        RecipeMismatchError: the existing cache has another recipe.
+        CacheError: the existing cache has another precision or container, no pixels, or other classes, or ``--out`` is
+            not a cache.
     """
     found = existing_manifest(config.out)
     if found is not None:
         differing = [path for path, _, _ in document_differences(found.recipe.document(), recipe.document())]
         other_views = any(path.startswith(("view.", "patch_size")) for path in differing)
-        reuse = "" if other_views else f" (with --reuse {config.out}, what it holds of the same views is not made anew)"
+        reuse = "" if other_views else f" (with --reuse {config.out}, the same views are not extracted again)"
         advice = f"choose another --out{reuse}, or the arguments it was made with"
         check_same_recipe(config.out, found.recipe, recipe, advice=advice)
         _check_same_storage(config, found)
@@ -263,19 +263,19 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
             )
 
 
-def _tell_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:
+def _note_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:
     default = ExtractionConfig.__dataclass_fields__["calibration_views"].default
     if found.encoding.parameters and config.calibration_views != default:
         print(
             f"note: --calibration-views {config.calibration_views} changes nothing: {config.out} was calibrated when "
-            "it was made, and all its shards have the same scales",
+            "it was created, and all its shards have the same scales",
             file=sys.stderr,
             flush=True,
         )
 
 
 def _check_same_classes(config: ExtractionConfig, found: Manifest, listing: Listing) -> None:
-    """Labels are no part of the recipe; but those that are added must mean what the cache says."""
+    """Refuse labels with another meaning than in the cache; the recipe does not contain labels."""
     if found.classes == listing.classes:
         return
     for label in sorted({entry.label for entry in listing.entries} - {NO_LABEL}):

@@ -1,4 +1,4 @@
-"""Stage one as one call: prepare, run the workers, count, report."""
+"""Stage one as one call: prepare, extract the remaining shards, count, summarise."""
 
 from __future__ import annotations
 
@@ -38,38 +38,39 @@ from lookonce.weights.device import resolve_device
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction did, and what is there now."""
+    """What an extraction did, and what the cache now contains."""
 
     cache: str
     fingerprint: str
     samples: int
     seeds: tuple[int, ...]
     shards: int
-    """Shards of all asked seeds."""
+    """Shards of all requested seeds."""
     shards_written: int
-    """Written by this run; the others were there."""
+    """Shards written by this run; the others were committed before."""
     views_written: int
-    """Written by this run, without the unreadable ones."""
+    """Views written by this run, without the unreadable ones."""
     views_copied: int
-    """Of these, taken from the cache of ``--reuse`` as they are."""
+    """Part of ``views_written`` that was copied from the cache of ``--reuse``."""
     holes: int
-    """Unreadable samples over all asked seeds."""
+    """Unreadable samples over all requested seeds."""
     bytes: int
-    """Bytes of all shards of the asked seeds."""
+    """Bytes of all shards of the requested seeds."""
     seconds: float
     views_per_second: float
     time_share: dict[str, float]
-    """Share of the workers' time waiting for views, in the teacher and encoding, and waiting for what is written."""
+    """Shares of the teacher threads' time, 0..1: ``decode`` (waiting for views), ``teacher`` (teacher and encoding) and
+    ``write`` (waiting for the disk)."""
     teacher_share: dict[str, float]
-    """Shares of the teacher's part of that time: ``forward``, ``core_wait`` (its threads waited for a CPU core) and
-    ``rest`` (encoding, copying)."""
+    """Shares of the ``teacher`` part of that time: ``forward``, ``core_wait`` (waiting for a CPU core) and ``rest``
+    (encoding, copying)."""
     efficiency: float | None
-    """Rate over the bare forward's, 0..1; None when nothing was looked at."""
+    """Rate relative to the bare forward pass, 0..1; None if the teacher computed nothing."""
     saturated_share: float
-    """Largest share of target values of a shard outside the precision's range."""
+    """Share of target values outside the precision's range, 0..1, of the shard with the largest share."""
     signals: dict[str, list[float]]
-    """Means of a shard that tell of something wrong, the lowest and the highest: ``feature_norm`` (L2 norm of a raw
-    token) and ``importance_entropy`` (nats)."""
+    """Lowest and highest mean of a shard, by name: ``feature_norm`` (L2 norm of a raw token) and ``importance_entropy``
+    (nats). Outliers reveal wrong features."""
 
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -77,10 +78,10 @@ class ExtractionSummary:
 
 
 class Executor(Protocol):
-    """Extracts shards elsewhere than in this process, for example in the workers of a cluster."""
+    """Extracts shards outside this process, for example in the workers of a cluster."""
 
     def check(self, config: ExtractionConfig) -> None:
-        """Refuse what cannot run, before the teacher is loaded.
+        """Refuse a config that cannot run, before the teacher is loaded.
 
         Raises:
             UsageError: for example more workers than the machine has CPUs.
@@ -88,7 +89,7 @@ class Executor(Protocol):
         ...
 
     def run(self, extraction: Extraction, manifest: Manifest, tasks: Sequence[ShardTask]) -> Iterator[ProgressEvent]:
-        """Extract shards; yields progress after each batch and, once a shard is committed, one receipt per seed.
+        """Extract shards; yields ``ViewsDone`` after each batch and one ``ShardCommitted`` per seed of a shard.
 
         Raises:
             LookonceError: see ``ShardExtractor.extract``, and the errors of the executor itself.
@@ -99,20 +100,20 @@ class Executor(Protocol):
 def run_extraction(
     config: ExtractionConfig, *, executor: Executor | None = None, show_progress: bool = True
 ) -> ExtractionSummary:
-    """Extract what the cache at ``config.out`` still lacks.
+    """Extract the shards that the cache at ``config.out`` lacks.
 
     Args:
-        config: what to extract; its ``executor`` is not read here, see ``lookonce.api.extract_features``.
-        executor: where shards are extracted; None for this process.
-        show_progress: whether progress is drawn on standard error.
+        config: of the extraction; its ``executor`` is ignored here, see ``lookonce.api.extract_features``.
+        executor: extracts the shards; None: this process.
+        show_progress: whether progress is shown on standard error.
 
     Raises:
-        SourceError: not one of the images can be read.
-        LookonceError: see ``prepare``, ``shard_extractor`` and the executor; what was committed stays valid.
+        SourceError: none of the images can be read.
+        LookonceError: see ``prepare``, ``shard_extractor`` and the executor; committed shards stay valid.
     """
     started = time.perf_counter()
     config = _with_absolute_paths(config)
-    existing_manifest(config.out)  # refuses a folder that is something else before anything is written there
+    existing_manifest(config.out)  # refuses another kind of folder before anything is written to it
     extraction = open_extraction(config)
     if executor is not None:
         executor.check(config)

@@ -1,4 +1,4 @@
-"""Signals that something is wrong with a teacher's features, gathered while they are written."""
+"""Checks and statistics that reveal wrong teacher features while they are written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from lookonce.extract.teachers import TeacherFeatures
 from lookonce.shared.errors import NumericalError
 
 
-def find_unbounded(*values: Tensor) -> Tensor:
-    """Which samples of a batch hold NaN or infinity: bool (B,), on the values' device.
+def find_nonfinite(*values: Tensor) -> Tensor:
+    """Which samples of a batch contain NaN or infinity: bool (B,), on the device of the values.
 
-    Of block outputs, their means and standard deviations tell as much: both hold NaN or infinity where an output does.
+    For block outputs it is enough to pass their means and standard deviations, which are not finite if an output is
+    not finite.
 
     Args:
         values: of any shapes (B, ...).
@@ -28,19 +29,19 @@ def find_unbounded(*values: Tensor) -> Tensor:
     return bad
 
 
-def refuse_unbounded(unbounded: Tensor, keys: Sequence[str], seed: int) -> None:
+def refuse_nonfinite(nonfinite: Tensor, keys: Sequence[str], seed: int) -> None:
     """Refuse NaN and infinity.
 
     Args:
-        unbounded: bool (B,), see ``find_unbounded``.
+        nonfinite: bool (B,), see ``find_nonfinite``.
         keys: sample keys of the batch, in order.
         seed: augmentation seed, for the message.
 
     Raises:
         NumericalError: names the first bad sample.
     """
-    if bool(unbounded.any()):
-        key = keys[int(unbounded.nonzero()[0, 0])]
+    if bool(nonfinite.any()):
+        key = keys[int(nonfinite.nonzero()[0, 0])]
         raise NumericalError(
             f"sample {key!r}, seed {seed}: the teacher's features hold NaN or infinity; nothing of this shard was "
             "kept. Try --compute-precision fp32 (fp16 overflows for some teachers) and check the weights"
@@ -48,12 +49,12 @@ def refuse_unbounded(unbounded: Tensor, keys: Sequence[str], seed: int) -> None:
 
 
 def check_finite(features: TeacherFeatures, keys: Sequence[str], seed: int) -> None:
-    """Refuse NaN and infinity; see ``refuse_unbounded``."""
-    refuse_unbounded(find_unbounded(features.mean, features.std, features.importance), keys, seed)
+    """Refuse NaN and infinity; see ``refuse_nonfinite``."""
+    refuse_nonfinite(find_nonfinite(features.mean, features.std, features.importance), keys, seed)
 
 
 class ShardStatistics:
-    """Means over the samples of one (seed, shard); goes into its receipt."""
+    """Means over the samples of one (seed, shard), for its receipt."""
 
     def __init__(self) -> None:
         self._sums = {"feature_norm": 0.0, "importance_entropy": 0.0, "saturated_share": 0.0}

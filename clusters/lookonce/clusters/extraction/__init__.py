@@ -1,5 +1,6 @@
-"""Extraction in Ray workers: shards go to workers as they become free, progress and receipts come back.
+"""Extraction in Ray workers: shards go to workers as they become free, events come back.
 
-Open ``executor.py`` first: it gives ``worker_pool.py`` the tasks of ``scheduler.py``; each actor (``worker.py``) writes
-whole shards itself. ``resources.py`` counts workers, ``run.py`` is stage one by the executor that a config names.
+Open ``executor.py`` first: ``worker_pool.py`` sends the tasks of ``scheduler.py`` to actors (``worker.py``), which
+write whole shards themselves. ``resources.py`` computes the number of workers, ``run.py`` is stage one with the
+executor of its config.
 """

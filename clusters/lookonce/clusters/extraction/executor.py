@@ -18,7 +18,7 @@ from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.extract.pipeline.pipeline import QUEUED_BATCHES
 from lookonce.extract.pipeline.teacher_threads import GPU_THREADS, MAX_CPU_THREADS
 from lookonce.extract.prepare import BATCH_SIZES, Extraction
-from lookonce.extract.views.view_batch import WINDOWS_AHEAD
+from lookonce.extract.views.view_batch import PREFETCHED_WINDOWS
 from lookonce.storage_schemas.manifest import Manifest
 
 
@@ -56,7 +56,7 @@ class RayExecutor:
 
 def _views_ahead(config: ExtractionConfig, tasks: Sequence[ShardTask], *, on_gpu: bool) -> int:
     """Views that fill a worker's pipeline: they are not reported yet when it has started to make the last ones."""
-    being_made = WINDOWS_AHEAD * max(len(task.seeds) for task in tasks)
+    being_made = PREFETCHED_WINDOWS * max(len(task.seeds) for task in tasks)
     teacher_threads = GPU_THREADS if on_gpu else MAX_CPU_THREADS
     batch_size = config.batch_size or BATCH_SIZES["cuda" if on_gpu else "cpu"]
     return batch_size * 2 * (teacher_threads + QUEUED_BATCHES + being_made)

@@ -1,4 +1,4 @@
-"""How many workers an extraction has, and what each takes of the machines."""
+"""The number of workers of an extraction, and the resources of each."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from lookonce.shared.errors import UsageError
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What one worker takes of the cluster."""
+    """Workers, and what each takes of the cluster."""
 
     workers: int
     cpus: int
     gpus: float
-    """A part of one where workers share it."""
+    """A fraction if workers share a GPU."""
 
     @property
     def cores(self) -> int:
-        """CPU cores of all workers."""
+        """CPU cores of all workers together."""
         return self.workers * self.cpus
 
 
 def allocate_workers(config: ExtractionConfig, *, cpus: int, gpus: int) -> WorkerResources:
-    """How many Ray workers, and what each asks Ray for.
+    """The workers of a cluster of a given size.
 
     Args:
         config: of the extraction.
@@ -47,19 +47,19 @@ def allocate_workers(config: ExtractionConfig, *, cpus: int, gpus: int) -> Worke
 
 
 def worker_resources(config: ExtractionConfig) -> WorkerResources:
-    """How many workers the running cluster has place for, and what each asks Ray for.
+    """The workers of the running cluster.
 
     Raises:
         UsageError: more workers than the cluster has CPUs for.
     """
-    import ray  # machines without Ray can plan too
+    import ray  # a plan must work without Ray
 
     total = ray.cluster_resources()
     return allocate_workers(config, cpus=int(total.get("CPU", 1)), gpus=int(total.get("GPU", 0)))
 
 
 def expected_workers(config: ExtractionConfig) -> WorkerResources:
-    """The workers that an extraction will have, without starting them; a running cluster is asked what it has.
+    """The workers that an extraction will have, without starting them; joins a running cluster to see its resources.
 
     Raises:
         UsageError: more workers than there are CPUs, or no cluster at ``--ray-address``.
@@ -70,7 +70,7 @@ def expected_workers(config: ExtractionConfig) -> WorkerResources:
         return WorkerResources(1, cpus, 1.0 if on_gpu else 0.0)
     if config.ray_address == "local":
         return allocate_workers(config, cpus=cpus, gpus=gpus)
-    from lookonce.clusters.cluster import ray_cluster  # machines without Ray can plan too
+    from lookonce.clusters.cluster import ray_cluster  # a plan must work without Ray
 
     with ray_cluster(config.ray_address, without="--executor inline"):
         return worker_resources(config)

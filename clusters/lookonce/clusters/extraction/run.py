@@ -1,4 +1,4 @@
-"""Stage one by the executor that its config names: the workers of a Ray cluster, or this process."""
+"""Stage one with the executor of its config: the workers of a Ray cluster, or this process."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from lookonce.extract.run import ExtractionSummary, run_extraction
 
 
 def extract_features(config: ExtractionConfig, *, show_progress: bool = True) -> ExtractionSummary:
-    """Extract what the cache at ``config.out`` still lacks.
+    """Extract the shards that the cache at ``config.out`` lacks.
 
     Args:
-        config: what to extract, and by which executor; the cache is the same, byte for byte, whichever it is.
-        show_progress: whether progress is drawn on standard error.
+        config: of the extraction, with its executor; the executor does not change a byte of the cache.
+        show_progress: whether progress is shown on standard error.
 
     Raises:
         UsageError: no cluster at ``config.ray_address``, or more workers than it has CPUs.
-        SourceError: not one of the images can be read.
-        LookonceError: see ``run_extraction`` and ``RayExecutor``; what was committed stays valid.
+        SourceError: none of the images can be read.
+        LookonceError: see ``run_extraction`` and ``RayExecutor``; committed shards stay valid.
     """
-    if config.executor == "inline":  # works on machines without Ray
+    if config.executor == "inline":  # must work without Ray
         return run_extraction(config, show_progress=show_progress)
     from lookonce.clusters.extraction.executor import RayExecutor
 

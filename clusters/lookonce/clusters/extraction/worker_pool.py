@@ -157,7 +157,7 @@ class WorkerPool:
             self._start_worker()
 
     def _start_worker(self) -> None:
-        actor = self._actor_class.remote(self._job)
+        actor: Any = self._actor_class.remote(self._job)
         stream = actor.run.options(num_returns="streaming").remote()
         self._workers[stream] = _Worker(actor)
         self._scheduler.add_worker(stream)

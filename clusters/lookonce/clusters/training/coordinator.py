@@ -1,4 +1,4 @@
-"""What the command and the processes of a run on Ray tell each other; light, as it is a process of its own."""
+"""Communication between the command and the processes of a run on Ray; imports little: it runs in its own process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class RunCoordinator:
-    """An actor between the command and the processes: who has started, whether to stop, how it ended."""
+    """An actor that stores the starts of a run, a requested stop, and the result."""
 
     def __init__(self) -> None:
         self._starts = 0
@@ -15,26 +15,26 @@ class RunCoordinator:
         self._end: Mapping[str, Any] | None = None
 
     def count_start(self) -> int:
-        """Called by the leading process; how often the run was started before."""
+        """Count a start of the leading process; returns the number of earlier starts."""
         self._starts += 1
         return self._starts - 1
 
     def starts(self) -> int:
-        """How often the run was started."""
+        """Number of starts."""
         return self._starts
 
     def request_stop(self) -> None:
-        """Ask for a stop behind a checkpoint."""
+        """Request a stop after the next checkpoint."""
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether a stop was asked for."""
+        """Whether a stop is requested."""
         return self._stop
 
     def finish(self, end: Mapping[str, Any]) -> None:
-        """How the run ended: ``summary`` or ``error``."""
+        """Store the result of the run: a mapping with ``summary`` or ``error``."""
         self._end = end
 
     def end(self) -> Mapping[str, Any] | None:
-        """What was told, or None."""
+        """The result; None before the end."""
         return self._end

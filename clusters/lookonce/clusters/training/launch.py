@@ -1,12 +1,13 @@
-"""``train-student --launcher ray``: the processes of a run on a Ray cluster, started again when one of them is lost.
+"""``train-student --launcher ray``: the processes of a run on a Ray cluster, restarted if one of them is lost.
 
-Ray Train's TorchTrainer places the processes, joins them and notices the dead. Checkpoints are the run's own: every
-start goes on from the newest one. What another start cannot mend (a damaged cache, wrong arguments) ends the run.
+Ray Train's TorchTrainer places and connects the processes, and detects lost ones. Every start resumes from the newest
+checkpoint of the run. Errors that a restart cannot solve (a damaged cache, wrong arguments) end the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+
+import ray
 
 from lookonce.clusters.cluster import ray_cluster
 from lookonce.clusters.head_watch import HeadWatch
@@ -31,32 +34,32 @@ from lookonce.train.distributed.world import TIMEOUT
 from lookonce.train.records.metrics import read_metrics
 
 STOP_PATIENCE = 120.0
-"""Seconds that processes have for a step and a checkpoint once a stop was asked for."""
+"""Seconds for the current step and a checkpoint after a requested stop."""
 REPORT_INTERVAL = 15.0
 """Seconds between two lines of progress."""
 
 
 def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str) -> Mapping[str, Any]:
-    """Run a training on a Ray cluster; cache and run lie on a disk that all its machines see under the same path.
+    """Train on a Ray cluster; all machines must see cache and run under the same path.
 
     Args:
-        config: the run.
-        options: where its processes come from.
-        command: recorded in ``config.json``.
+        config: of the run.
+        options: how its processes are started.
+        command: command line, recorded in ``config.json``.
 
     Returns:
-        The summary's document, as ``train_student`` gives it.
+        The document of the ``TrainingSummary``.
 
     Raises:
-        UsageError: Ray Train is not installed, or the cluster has no place.
-        DistributedError: processes were lost more often than ``max_restarts``.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was left.
-        LookonceError: what a process of the run raised.
+        UsageError: Ray Train is not installed, or the cluster is too small.
+        DistributedError: processes were lost more than ``max_restarts`` times.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        LookonceError: an error of a process of the run.
     """
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # Ray's 60 s are few on a busy machine
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # Ray's 60 s are too short on a busy machine
     try:
-        import ray.train.torch
+        importlib.import_module("ray.train.torch")
     except ImportError as error:
         raise UsageError(f"--launcher ray needs Ray Train ({error}): pip install 'lookonce[ray-train]'") from error
     with ray_cluster(options.ray_address, without="torchrun"):
@@ -67,35 +70,31 @@ def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str)
 
 
 class _Launch:
-    """One run, from its first start to its end."""
+    """One run, from its first start to its end, including restarts."""
 
     def __init__(
         self, config: TrainingConfig, options: LauncherOptions, placement: Placement, scratch: Path, command: str
     ) -> None:
-        import ray
-
         self._config, self._options, self._placement, self._scratch = config, options, placement, scratch
         self._command = command
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._coordinator: Any = ray.remote(RunCoordinator).options(num_cpus=0).remote()
         self._failure: BaseException | None = None
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._starts, self._reported, self._step = 1, time.monotonic(), -1
 
     def run(self) -> Mapping[str, Any]:
-        """Wait for the run's end; a stop that is asked for meanwhile is handed to its processes."""
-        import ray
-
-        # not in the main thread: there Ray Train would take Ctrl-C and end the processes without a checkpoint
+        """Wait for the end of the run; passes a requested stop on to its processes."""
+        # not in the main thread, where Ray Train would handle Ctrl-C and end the processes without a checkpoint
         threading.Thread(target=self._fit, name="lookonce-fit", daemon=True).start()
         try:
-            while not self._over.wait(1.0):  # a join that Ctrl-C interrupts takes the thread for dead (Python 3.11)
+            while not self._ended.wait(1.0):  # not join: Ctrl-C in it marks the thread as ended (3.11)
                 self._head.check()
                 self._report()
         except KeyboardInterrupt as stop:
-            with unhurried():  # it is bounded
+            with unhurried():  # bounded by STOP_PATIENCE
                 ray.get(self._coordinator.request_stop.remote())
-                self._over.wait(STOP_PATIENCE)
+                self._ended.wait(STOP_PATIENCE)
             raise Interrupted("stopped") from stop
         end: Mapping[str, Any] | None = ray.get(self._coordinator.end.remote())
         if end is None:
@@ -133,14 +132,12 @@ class _Launch:
                     ),
                 ),
             ).fit()
-        except BaseException as failure:  # told in the main thread
+        except BaseException as failure:  # raised in the main thread
             self._failure = failure
         finally:
-            self._over.set()
+            self._ended.set()
 
     def _report(self) -> None:
-        import ray
-
         now = time.monotonic()
         if now - self._reported < REPORT_INTERVAL:
             return
@@ -148,7 +145,7 @@ class _Launch:
         starts = cast("int", ray.get(self._coordinator.starts.remote()))
         if starts > self._starts:
             self._starts = starts
-            self._say(f"a process was lost; start {starts} goes on from the newest checkpoint")
+            self._say(f"a process was lost; start {starts} resumes from the newest checkpoint")
         lines = read_metrics(self._config.out / "metrics.jsonl")
         if lines and lines[-1]["step"] != self._step:
             last, self._step = lines[-1], lines[-1]["step"]
@@ -159,7 +156,7 @@ class _Launch:
         print(line, file=sys.stderr, flush=True)
 
     def _reason(self) -> LookonceError:
-        """What is to blame for an end that no process of the run has told."""
+        """The error for an end that no process of the run has reported."""
         failures = dict(getattr(self._failure, "worker_failures", {}))
         causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
         own = [cause for cause in causes if not isinstance(cause, DistributedError)]
@@ -168,27 +165,27 @@ class _Launch:
         reason = " ".join(str((own or causes or [self._failure])[0]).split())
         return DistributedError(
             f"{self._config.out}: the run lost processes more than {self._options.max_restarts} times "
-            f"(--max-restarts), the last time by: {reason[:300]}. Look for memory or driver trouble on the machines, "
-            "then run the same command again: it goes on from the newest checkpoint"
+            f"(--max-restarts), the last time by: {reason[:300]}. Check the machines for memory or driver trouble, "
+            "then run the same command again: it resumes from the newest checkpoint"
         )
 
 
 @contextlib.contextmanager
 def _scratch(run: Path) -> Any:
-    """Where Ray Train keeps its own notes: a folder that all machines see, gone afterwards."""
+    """A temporary folder for Ray Train that all machines see."""
     new = not run.exists()
     scratch = run / f"ray{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}"
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a run that was refused leaves nothing behind
+        with contextlib.suppress(OSError):  # a refused run leaves nothing behind
             if new:
                 run.rmdir()
 
 
 def _with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
-    """Processes of Ray Train have a working directory of their own."""
+    """The config with absolute paths, because processes of Ray Train have another working directory."""
     images, resume = (
         str(Path(value).absolute()) if value is not None and Path(value).exists() else value
         for value in (config.images, config.resume)

@@ -1,4 +1,4 @@
-"""How the processes of a run are started; no ray here, so that ``train-student --help`` answers at once."""
+"""Options for starting the processes of a run; without importing Ray, so that ``train-student --help`` is fast."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from lookonce.shared.given_flags import refuse_without_effect
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherOptions:
-    """Where the processes of a run come from."""
+    """How the processes of a run are started."""
 
     launcher: Literal["none", "ray"] = "none"
-    """none: this process, or all those that torchrun has started; ray: processes of a Ray cluster."""
+    """none: this process, or all processes of torchrun; ray: processes of a Ray cluster."""
     num_nodes: int = 1
-    """With --launcher ray: machines of the run."""
+    """With --launcher ray: number of machines."""
     processes_per_node: int | None = None
-    """With --launcher ray: processes a machine, each with one GPU where there are any; default: one a GPU, or one."""
+    """With --launcher ray: processes per machine, each with one GPU if there are any; default: one per GPU, or one."""
     cpus_per_process: int | None = None
-    """With --launcher ray: CPUs of a process; default: an even share of the machine's."""
+    """With --launcher ray: CPUs per process; default: an even share of the machine."""
     ray_address: str = "local"
-    """With --launcher ray: local (a cluster is started), auto (the running one) or HOST:PORT."""
+    """With --launcher ray: local (starts a cluster), auto (the running one) or HOST:PORT."""
     max_restarts: int = 3
-    """With --launcher ray: how often the run goes on from its newest checkpoint after it has lost a process."""
+    """With --launcher ray: how often the run resumes from its newest checkpoint after the loss of a process."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
 
         Raises:
-            UsageError: with the flag, the value and what is allowed.
+            UsageError: names the flag, the value and the allowed range.
         """
         for name, least in (("num_nodes", 1), ("processes_per_node", 1), ("cpus_per_process", 1), ("max_restarts", 0)):
             value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""How many training processes a Ray cluster gets, and what each asks it for."""
+"""The number of training processes on a Ray cluster, and the resources of each."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from lookonce.shared.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Processes of a run on a cluster."""
+    """The processes of a run on a cluster."""
 
     processes: int
-    """In all."""
+    """Number of all processes."""
     cpus: int
-    """Of each."""
+    """CPUs per process."""
     gpus: int
-    """Of each, 0 or 1."""
+    """GPUs per process, 0 or 1."""
     strategy: str
-    """Ray's word for how they lie on the machines."""
+    """Ray's placement strategy."""
 
 
 def place(options: LauncherOptions, machines: Sequence[Mapping[str, float]], *, device: str) -> Placement:
-    """Lay the processes out.
+    """Place the processes of a run.
 
     Args:
         options: of the command.
-        machines: resources of each living machine, under Ray's names.
+        machines: resources of each running machine, by Ray's names.
         device: of the run: cpu, cuda or auto.
 
     Raises:
-        UsageError: the cluster has no place for so many.
+        UsageError: the cluster has too few machines, CPUs or GPUs.
 
     >>> place(LauncherOptions(), [{"CPU": 8}], device="auto")
     Placement(processes=1, cpus=8, gpus=0, strategy='STRICT_PACK')
@@ -48,7 +48,7 @@ def place(options: LauncherOptions, machines: Sequence[Mapping[str, float]], *, 
         found = "; ".join(f"{int(m.get('CPU', 0))} CPUs, {int(m.get('GPU', 0))} GPUs" for m in machines) or "none"
         raise UsageError(
             f"--launcher ray: {options.num_nodes} machines with {each * cpus} CPUs and {each * gpus} GPUs each are "
-            f"needed for {each} processes a machine (--num-nodes, --processes-per-node, --cpus-per-process), the Ray "
+            f"needed for {each} processes per machine (--num-nodes, --processes-per-node, --cpus-per-process), the Ray "
             f"cluster has these machines: {found}"
         )
     strategy = "STRICT_PACK" if options.num_nodes == 1 else "STRICT_SPREAD" if each == 1 else "SPREAD"

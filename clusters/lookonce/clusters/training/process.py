@@ -1,4 +1,4 @@
-"""What runs inside a Ray Train worker: one process of a training run."""
+"""One process of a training run, inside a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from lookonce.train.distributed.world import RESTART_COUNT
 from lookonce.train.run import train_student
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks whether the run should stop."""
+"""Seconds between two checks for a requested stop."""
 
 
 def train_process(arguments: Mapping[str, Any]) -> None:
-    """One process, between two losses of processes: raises what another start may mend, tells all else at the desk.
+    """Run one process: raises errors after which a restart can help; reports all other ends to the coordinator.
 
     Args:
-        arguments: ``config``, ``coordinator`` and the ``command`` that was typed.
+        arguments: ``config``, ``coordinator`` and the ``command`` line.
 
     Raises:
-        DistributedError: another process is gone; Ray Train starts the run again.
+        DistributedError: another process is gone; Ray Train restarts the run.
     """
     config: TrainingConfig = arguments["config"]
     coordinator, is_leader = arguments["coordinator"], os.environ["RANK"] == "0"
-    # each process is new in each start, so only the leading one, which looks for checkpoints, has to know
+    # only the leading process, which finds the checkpoint to resume from, needs the count
     os.environ[RESTART_COUNT] = str(ray.get(coordinator.count_start.remote())) if is_leader else "0"
     stop, ended = threading.Event(), threading.Event()
 
-    def look() -> None:
+    def watch_for_stop() -> None:
         while not ended.wait(POLL_INTERVAL):
             if ray.get(coordinator.stop_requested.remote()):
                 stop.set()
 
     if is_leader:
-        threading.Thread(target=look, name="lookonce-desk", daemon=True).start()
+        threading.Thread(target=watch_for_stop, name="lookonce-stop", daemon=True).start()
     end: Mapping[str, Any]
     try:
         end = {

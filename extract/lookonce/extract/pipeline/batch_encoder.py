@@ -1,4 +1,4 @@
-"""One batch of views of one seed: through the teacher, encoded, and back as the arrays that are written."""
+"""One batch of views of one seed: run through the teacher, encoded, and returned as the arrays to write."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.extract.pipeline.events import ThreadTimes
 from lookonce.extract.pipeline.target_encoder import EncodedTargets, TargetEncoder
 from lookonce.extract.pipeline.teacher_threads import ForwardTime, TeacherThreads
-from lookonce.extract.sanity import find_unbounded, refuse_unbounded
+from lookonce.extract.sanity import find_nonfinite, refuse_nonfinite
 from lookonce.extract.teachers import Teacher, TeacherOutput
-from lookonce.extract.views.view_batch import UnreadableImage, ViewBatch, ViewsOfSeed
+from lookonce.extract.views.view_batch import SeedViews, UnreadableImage, ViewBatch
 from lookonce.storage_schemas.manifest import Manifest
 
 EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
@@ -29,26 +29,26 @@ EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What is written of one batch and seed."""
+    """The arrays to write of one batch and seed."""
 
     rows: list[int]
-    """Of the views that there are, ascending."""
+    """Rows of the readable images, ascending."""
     values: dict[str, NDArray[Any]]
-    """Arrays by name, length ``len(rows)``; empty when there is no view."""
+    """Arrays by name, of length ``len(rows)``; empty without readable images."""
     saturated_share: float
     unreadable: list[UnreadableImage]
     time: ThreadTimes = field(default_factory=ThreadTimes)
 
 
 class BatchEncoder:
-    """Encodes batches in the lanes of one teacher; thread-safe.
+    """Encodes batches in the threads of one teacher; thread-safe.
 
     Args:
-        manifest: what the cache is.
-        teacher: loaded teacher, already on its device.
-        teacher_threads: its lanes.
+        manifest: of the cache.
+        teacher: on its device.
+        teacher_threads: of the teacher.
         skip_bad_images: whether an unreadable image is left out and reported; otherwise its error is raised.
-        encode: replaces the encoder of the manifest's precision, in benchmarks.
+        encode: replaces the encoder of the manifest's precision, for benchmarks.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class BatchEncoder:
         self._thread_state = threading.local()
 
     def encode(self, batch: ViewBatch, position: int) -> EncodedBatch:
-        """Wait for the views of a batch and make of them what is written; runs in a lane.
+        """Wait for the views of a batch, run the teacher and encode; called in a teacher thread.
 
         Args:
-            batch: the views being made.
-            position: which of its seeds.
+            batch: the views.
+            position: index of the seed in the batch.
 
         Raises:
             SourceError: an image is gone or was replaced, or one is unreadable and bad images are not skipped.
@@ -89,7 +89,7 @@ class BatchEncoder:
 
     def _encode_batch(self, batch: ViewBatch, position: int, spent: ThreadTimes) -> EncodedBatch:
         started = time.perf_counter()
-        views = batch.of_seed(position)
+        views = batch.seed_views(position)
         spent.decode = time.perf_counter() - started
         if views.unreadable and not self._skip:
             raise views.unreadable[0].problem
@@ -105,28 +105,28 @@ class BatchEncoder:
             spent.core_wait = max(0.0, spent.teacher - (time.thread_time() - started_running))
         return EncodedBatch(views.rows, values, saturated_share, views.unreadable, spent)
 
-    def _run_teacher(self, views: ViewsOfSeed) -> tuple[TeacherOutput, ForwardTime]:
+    def _run_teacher(self, views: SeedViews) -> tuple[TeacherOutput, ForwardTime]:
         patches = self._teacher_threads.to_device(torch.from_numpy(views.patches))
         pixels = join_patches(patches, self._manifest.recipe.patch_size)
         with self._teacher_threads.forward() as spent:
             output: TeacherOutput = self._teacher(pixels)
         return output, spent
 
-    def _values(self, views: ViewsOfSeed, output: TeacherOutput, seed: int) -> tuple[dict[str, NDArray[Any]], float]:
+    def _values(self, views: SeedViews, output: TeacherOutput, seed: int) -> tuple[dict[str, NDArray[Any]], float]:
         recipe, teacher_threads, patches = self._manifest.recipe, self._teacher_threads, views.patches
         importance, ids, kept = teacher_threads.to_host(output.importance), None, None
         if not recipe.tokens.keeps_all:
             teacher_threads.wait()
-            refuse_unbounded(find_unbounded(importance), views.keys, seed)
+            refuse_nonfinite(find_nonfinite(importance), views.keys, seed)
             ids = stored_patch_ids(recipe.tokens, importance.numpy(), views.keys, seed)
             kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(output.importance.device)
             patches = np.take_along_axis(patches, ids[..., None], axis=1)
         encoded = self._encode(output.hidden, kept)
         arrays = {"targets": encoded.stored, "target_mean": encoded.mean, "target_std": encoded.std}
         on_host = {name: teacher_threads.to_host(tensor) for name, tensor in arrays.items()}
-        unbounded, saturated = teacher_threads.to_host(encoded.unbounded), teacher_threads.to_host(encoded.saturated)
+        nonfinite, saturated = teacher_threads.to_host(encoded.nonfinite), teacher_threads.to_host(encoded.saturated)
         teacher_threads.wait()
-        refuse_unbounded(unbounded | find_unbounded(importance), views.keys, seed)
+        refuse_nonfinite(nonfinite | find_nonfinite(importance), views.keys, seed)
         values: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in on_host.items()}
         values |= {"importance": importance.numpy(), "pixel_digest": views.digests, "view": views.parameters}
         if ids is not None:
@@ -138,7 +138,7 @@ class BatchEncoder:
 
 
 def join_patches(patches: Tensor, patch_size: int) -> Tensor:
-    """Images out of their patches, where the patches are; see ``lookonce.shared.patches.unpatchify``.
+    """Images from their patches, on the device of the patches; see ``lookonce.shared.patches.unpatchify``.
 
     Args:
         patches: uint8 (B, N, patch_size * patch_size * 3), N a square number.

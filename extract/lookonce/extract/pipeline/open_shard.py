@@ -1,4 +1,4 @@
-"""A shard being written, for all seeds of its task."""
+"""A shard that is being written, for all seeds of its task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lookonce.storage_schemas.receipt import Receipt
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The rows of one shard, for all seeds that still lack it."""
+    """The rows of one shard, for all seeds whose shard is not committed."""
 
     shard: int
     seeds: tuple[int, ...]
@@ -24,15 +24,14 @@ class ShardTask:
 
 
 class OpenShard:
-    """Writers and statistics of a shard, each seed's on a thread of its own: one object is one SHA-256 stream, and so
-    the seeds of a shard are digested and written side by side.
+    """Writers and statistics of a shard, with one thread per seed, so that seeds are digested and written in parallel.
 
     Args:
-        number: which shard.
-        open_writer: from seed to a new writer.
+        number: number of the shard.
+        open_writer: opens the writer of a seed.
         seeds: augmentation seeds of the task.
         width: channels of a token.
-        versions: of what makes the content.
+        versions: of the libraries that decide the content.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class OpenShard:
             raise
 
     def append(self, seed: int, batch: EncodedBatch) -> Future[None]:
-        """Append a batch of a seed; they come in the order of their rows.
+        """Append a batch of a seed; batches must come in the order of their rows.
 
         Returns:
-            Done when it is written; raises StorageError where the file system refused.
+            Done when the batch is written; raises StorageError if the file system refuses an operation.
         """
         return self._threads[seed].submit(self._append, seed, batch)
 
@@ -72,10 +71,10 @@ class OpenShard:
             self._writers[seed].append(batch.rows, batch.values)
 
     def commit(self) -> list[Future[Receipt]]:
-        """Commit each seed when all that was given before is appended; the shard counts from then on.
+        """Commit each seed after all its batches.
 
         Returns:
-            A receipt a seed; each raises StorageError where the file system refused.
+            One receipt per seed; each raises StorageError if the file system refuses an operation.
         """
         return [self._threads[seed].submit(self._commit, seed) for seed in self._writers]
 
@@ -83,7 +82,7 @@ class OpenShard:
         return self._writers[seed].commit(statistics=self._statistics[seed].document(), versions=self._versions)
 
     def discard(self) -> None:
-        """Wait for what is being written, and remove what is not committed."""
+        """Wait for running writes, then remove everything that is not committed."""
         for thread in self._threads.values():
             thread.shutdown(cancel_futures=True)
         for writer in self._writers.values():

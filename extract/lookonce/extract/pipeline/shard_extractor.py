@@ -20,10 +20,10 @@ from lookonce.extract.pipeline.teacher_threads import TeacherThreads
 from lookonce.extract.reuse.copied_samples import CopiedSamples, MergingWriter
 from lookonce.extract.reuse.earlier_cache import Reuse
 from lookonce.extract.teachers import Teacher
-from lookonce.extract.teachers.compiled import COMPILED, FORWARD, compiled_by
+from lookonce.extract.teachers.compiled import COMPILED, FORWARD, is_compiled
 from lookonce.extract.versions import content_versions
 from lookonce.extract.views.image_views import CroppedViews, ViewProducer
-from lookonce.extract.views.view_batch import ViewBatch, Window, cut_windows, view_batches
+from lookonce.extract.views.view_batch import ViewBatch, Window, split_windows, view_batches
 from lookonce.shared.sources import ImageSource
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
@@ -81,7 +81,7 @@ class ShardExtractor:
             manifest, teacher, self._teacher_threads, skip_bad_images=skip_bad_images, encode=encode_targets
         )
         self._width, self._versions = teacher.width, content_versions(teacher.spec.library)
-        if compiled_by(manifest.created_with):
+        if is_compiled(manifest.created_with):
             teacher.compile_forward()
             self._versions[FORWARD] = COMPILED
 
@@ -137,7 +137,7 @@ class ShardExtractor:
             )
             computed = [index for index, row in enumerate(task.rows) if row not in copied]
             rows, entries = [task.rows[index] for index in computed], [task.entries[index] for index in computed]
-            windows.append([(shard, one) for one in cut_windows(rows, entries, task.seeds, self._batch_size)])
+            windows.append([(shard, one) for one in split_windows(rows, entries, task.seeds, self._batch_size)])
             if not rows:
                 pipeline.complete(shard)
         order = [one for turn in itertools.zip_longest(*windows) for one in turn if one is not None]
@@ -158,7 +158,7 @@ class ShardExtractor:
             patch_size=recipe.patch_size,
             patches=recipe.patches,
             threads=view_threads,
-            memory=self._teacher_threads.memory,
+            allocate=self._teacher_threads.allocate,
         )
 
     def _writer(self, task: ShardTask, copied: dict[int, int], seed: int) -> ShardWriter:

@@ -1,4 +1,4 @@
-"""Teacher features to stored elements on the teacher's device, so that only encoded bytes leave it."""
+"""Encodes teacher features on the teacher's device, so that only encoded bytes leave it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lookonce.extract.sanity import find_unbounded
+from lookonce.extract.sanity import find_nonfinite
 from lookonce.extract.teachers import normalise_targets
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside
 
-VALUES_AT_A_TIME = {"cpu": 1 << 19, "cuda": 1 << 27}
-"""Values, float32, that are worked on at a time: what stays in a core's cache; half a gigabyte of a GPU's memory."""
+VALUES_PER_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 27}
+"""float32 values encoded at a time: as many as fit a core's cache, or half a gigabyte of GPU memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTargets:
-    """What is written of a batch's block outputs; tensors on the teacher's device."""
+    """Encoded block outputs of a batch; tensors on the teacher's device."""
 
     stored: Tensor
     """(B, tokens, L, stored channel), the precision's stored dtype."""
@@ -28,14 +28,14 @@ class EncodedTargets:
     """(B, tokens, L) float32, see ``TeacherFeatures``."""
     std: Tensor
     """(B, tokens, L) float32."""
-    unbounded: Tensor
-    """(B,) bool: the outputs, kept or not, hold NaN or infinity."""
+    nonfinite: Tensor
+    """(B,) bool: the outputs, stored or not, contain NaN or infinity."""
     saturated: Tensor
-    """int64, no dimensions: how many values are outside the precision's range."""
+    """int64 scalar: number of values outside the precision's range."""
 
 
 class TargetEncoder(nn.Module):
-    """Computes what the precision's numpy reference does, bit for bit.
+    """Computes the same bits as the numpy reference of the precision.
 
     Args:
         encoding: precision and calibration of the cache.
@@ -58,28 +58,28 @@ class TargetEncoder(nn.Module):
             "thresholds": None if plan.levels is None else plan.thresholds,
         }
         for name, values in tables.items():
-            # copied: what comes through Ray may not be written to
+            # copied: arrays that come through Ray are read-only
             self.register_buffer(name, None if values is None else torch.tensor(values), persistent=False)
 
     def forward(self, hidden: Sequence[Tensor], kept: Tensor | None = None) -> EncodedTargets:
-        """Normalise block outputs and encode them, some samples at a time; waits for nothing that a GPU has to do.
+        """Normalise block outputs and encode them in chunks of samples; does not wait for a GPU.
 
         Args:
-            hidden: L tensors (B, 1 + N, C), as ``Teacher`` gives them.
+            hidden: L tensors (B, 1 + N, C), see ``TeacherOutput``.
             kept: int64 (B, k), the tokens to encode; None for all.
         """
         batch, tokens, channels = hidden[0].shape
-        length = max(1, VALUES_AT_A_TIME[hidden[0].device.type] // (tokens * len(hidden) * channels))
+        length = max(1, VALUES_PER_CHUNK[hidden[0].device.type] // (tokens * len(hidden) * channels))
         parts = []
         for start in range(0, batch, length):
             some = slice(start, start + length)
             parts.append(self._encode_some([level[some] for level in hidden], None if kept is None else kept[some]))
-        stored, mean, std, unbounded, saturated = zip(*parts, strict=True)
+        stored, mean, std, nonfinite, saturated = zip(*parts, strict=True)
         return EncodedTargets(
             stored=torch.cat(stored),
             mean=torch.cat(mean),
             std=torch.cat(std),
-            unbounded=torch.cat(unbounded),
+            nonfinite=torch.cat(nonfinite),
             saturated=torch.stack(saturated).sum(),
         )
 
@@ -90,8 +90,8 @@ class TargetEncoder(nn.Module):
             targets: float32 (..., layer, channel), LayerNormed and finite.
 
         Returns:
-            Elements in the precision's stored dtype, (..., layer, stored channel), and how many values are outside the
-            representable range, int64, no dimensions.
+            Elements in the precision's stored dtype, (..., layer, stored channel), and the number of values outside the
+            representable range, int64 scalar.
         """
         if self._float_dtype is not None:
             nothing = torch.zeros((), dtype=torch.int64, device=targets.device)
@@ -100,12 +100,12 @@ class TargetEncoder(nn.Module):
 
     def _encode_some(self, hidden: Sequence[Tensor], kept: Tensor | None) -> tuple[Tensor, ...]:
         targets, mean, std = normalise_targets(hidden)
-        unbounded = find_unbounded(mean, std)
+        nonfinite = find_nonfinite(mean, std)
         if kept is not None:
             samples = torch.arange(len(kept), device=kept.device)[:, None]
             targets, mean, std = targets[samples, kept], mean[samples, kept], std[samples, kept]
         stored, saturated = self.encode(targets)
-        return stored, mean, std, unbounded, saturated
+        return stored, mean, std, nonfinite, saturated
 
     def _quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None or self.offset is None or self._limits is None:
@@ -119,14 +119,14 @@ class TargetEncoder(nn.Module):
 
 
 def _outside(normalised: Tensor, low: float, high: float) -> Tensor:
-    """How many values lie outside, int64, no dimensions."""
+    """Number of values outside the range, int64 scalar."""
     if normalised.is_cpu:  # numpy compares in vector registers, torch value by value
         return torch.tensor(count_outside(normalised.numpy(), low, high))
     return normalised.ne(normalised.clamp(low, high)).count_nonzero()
 
 
 def _levels(normalised: Tensor, thresholds: Tensor) -> Tensor:
-    """Numbers of the nearest levels, uint8: how many thresholds a value exceeds."""
+    """Index of the nearest level, uint8: the number of thresholds below the value."""
     if normalised.is_cpu:
         return torch.from_numpy(count_exceeded(normalised.numpy(), thresholds.numpy()))
     return torch.bucketize(normalised, thresholds, out_int32=True).to(torch.uint8)

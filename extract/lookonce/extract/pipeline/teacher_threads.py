@@ -1,8 +1,9 @@
-"""Lanes: threads that take whole batches through the teacher side by side, so that it never waits for chores.
+"""Teacher threads: each runs whole batches through the teacher, so that the teacher never waits for other work.
 
-On CPUs every lane computes on its own core: no core waits for another at the end of each matrix product, and while one
-lane encodes, the others look. On a GPU every lane has a stream of its own; forwards run one after the other, but the
-next lane launches its kernels while the one before computes, so that the device is never idle between two batches.
+On CPUs every thread computes on its own cores: no core waits for another one at the end of a matrix product, and while
+one thread encodes, the others run the teacher. On a GPU every thread has its own CUDA stream. Forward passes run one
+after the other, but a thread launches its kernels while the previous forward pass runs, so that the device is not idle
+between two batches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,33 +22,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MAX_CPU_THREADS = 8
-"""Each lane holds the activations of a batch; beyond this many, lanes get more cores each instead."""
+"""Most threads on CPUs, because each keeps the activations of a batch; above it, each thread gets more cores."""
 
 GPU_THREADS = 4
-"""One computes, one has launched, and two copy and prepare."""
+"""One computes, one has launched its kernels, two copy and prepare."""
 
 
+@dataclass
 class ForwardTime:
-    """How long a forward pass took."""
+    """Duration of a forward pass."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    cpu_seconds: float = 0.0
+    """CPU time of the thread."""
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    """Start and end on a GPU."""
 
     def seconds(self) -> float:
-        """CPU time of the lane's thread; on a GPU, time on the device, known once the lane has waited for it."""
-        if self._events is not None:
-            started, ended = self._events
+        """CPU time of the thread; on a GPU, time on the device: waits until the forward pass has ended."""
+        if self.events is not None:
+            started, ended = self.events
             ended.synchronize()
             return float(started.elapsed_time(ended)) / 1000
-        return self._seconds
+        return self.cpu_seconds
 
 
 def idle_cores_note(device: torch.device) -> str | None:
-    """What a user should know whose shell keeps torch from most of the CPU cores; None where it does not.
+    """A note for the user if an environment variable limits torch to some of the CPU cores; otherwise None.
 
     Args:
-        device: where the teacher of this process is.
+        device: device of the teacher.
     """
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     given = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)}
@@ -54,24 +58,26 @@ def idle_cores_note(device: torch.device) -> str | None:
         return None
     setting = " ".join(f"{name}={value}" for name, value in given.items())
     return (
-        f"the teacher uses {threads} of {cores} CPU cores, as {setting} is set in the environment; unset it to use all"
+        f"the teacher uses {threads} of {cores} CPU cores because {setting} is set in the environment; unset it to use "
+        "all cores"
     )
 
 
 class TeacherThreads:
-    """The lanes of one teacher.
+    """The threads of one teacher.
 
     Attributes:
-        count: how many there are.
-        threads: cores that torch uses in each.
+        count: number of threads.
+        threads: cores that torch uses in each of them.
+        on_gpu: whether the teacher is on a GPU.
 
     Args:
-        device: where the teacher is.
-        threads: CPU cores to compute with.
+        device: device of the teacher.
+        threads: CPU cores to use.
     """
 
     def __init__(self, device: torch.device, threads: int) -> None:
-        self._device, self._turn = device, threading.Lock()
+        self._device, self._launch_lock = device, threading.Lock()
         self._streams = threading.local()
         self._last_forward: torch.cuda.Event | None = None
         self.on_gpu = device.type == "cuda"
@@ -79,57 +85,57 @@ class TeacherThreads:
         self.threads = max(1, threads // self.count)
 
     def open(self) -> ThreadPoolExecutor:
-        """The threads; what runs in them finds its own torch settings and its own CUDA stream."""
-        return ThreadPoolExecutor(self.count, thread_name_prefix="lookonce-teacher", initializer=self._enter)
+        """Start the threads, each with its torch settings and its CUDA stream."""
+        return ThreadPoolExecutor(self.count, thread_name_prefix="lookonce-teacher", initializer=self._set_up_thread)
 
-    def _enter(self) -> None:
-        torch.set_num_threads(self.threads)  # a property of the thread
+    def _set_up_thread(self) -> None:
+        torch.set_num_threads(self.threads)  # per thread
         if self.on_gpu:
-            torch.cuda.synchronize(self._device)  # the weights have arrived
+            torch.cuda.synchronize(self._device)  # until the weights are copied
             self._streams.own = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
-    def memory(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for views; page-locked where they go to a GPU, which torch keeps and reuses."""
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """A uint8 array for views; page-locked for a GPU, where torch keeps and reuses the memory."""
         if self.on_gpu:
             pinned: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
             return pinned
         return np.empty(shape, dtype=np.uint8)
 
     def stream(self) -> contextlib.AbstractContextManager[object]:
-        """Within, a GPU's work goes to the lane's own stream."""
+        """A context in which GPU work goes to the stream of this thread."""
         return torch.cuda.stream(self._streams.own) if self.on_gpu else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def forward(self) -> Generator[ForwardTime, None, None]:
-        """Within, a forward pass is launched, and timed.
+        """A context that launches and times a forward pass.
 
-        On a GPU it starts when the forward that another lane launched before has ended there; the lane itself waits
-        for nothing.
+        On a GPU the forward pass starts on the device when the previous one, launched by another thread, has ended;
+        the thread itself does not wait.
         """
         spent = ForwardTime()
         if not self.on_gpu:
             started = time.thread_time()
             yield spent
-            spent._seconds = time.thread_time() - started
+            spent.cpu_seconds = time.thread_time() - started
             return
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         stream = self._streams.own
-        with self._turn:
+        with self._launch_lock:
             if self._last_forward is not None:
                 stream.wait_event(self._last_forward)
             begun.record(stream)
             yield spent
             ended.record(stream)
             self._last_forward = ended
-        spent._events = (begun, ended)
+        spent.events = (begun, ended)
 
     def wait(self) -> None:
-        """Wait until the GPU has done what this lane gave it."""
+        """Wait until the GPU has finished the work of this thread."""
         if self.on_gpu:
             self._streams.own.synchronize()
 
     def to_device(self, values: Tensor) -> Tensor:
-        """A copy on the device, without waiting where the values are page-locked; on CPUs the values themselves."""
+        """A copy on the device, asynchronous if the values are page-locked; on CPUs the values themselves."""
         if not self.on_gpu:
             return values
         pinned = values if values.is_pinned() else values.pin_memory()

@@ -1,5 +1,5 @@
-"""What an extraction takes from an earlier cache (``--reuse``): stored values, or views instead of images.
+"""Reuse of an earlier cache (``--reuse``): its stored values are copied, or its views replace the images.
 
-Open ``earlier_cache.py`` first: it compares the two caches. ``copied_samples.py`` copies, ``cached_images.py`` stands
-in for the image source.
+Open ``earlier_cache.py`` first: it compares the two caches. ``copied_samples.py`` copies samples, ``cached_images.py``
+replaces the image source.
 """

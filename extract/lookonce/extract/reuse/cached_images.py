@@ -1,4 +1,4 @@
-"""An earlier cache in place of the images it was made from: its keys and labels, and no image that could be read."""
+"""An earlier cache as an image source: it lists keys and labels, and contains no image to read."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lookonce.shared.errors import UnreadableImageError
 from lookonce.shared.sources import Listing, ListingEntry
 
 
-def open_for_keys(root: Path, seeds: Sequence[int]) -> CacheReader:
-    """A reader for those who want the keys of all samples.
+def open_key_reader(root: Path, seeds: Sequence[int]) -> CacheReader:
+    """A reader for the keys of all samples.
 
-    The digests of a zarr cache's keys cost nothing; a tar would be read from end to end for them, which is left to
-    those who read its samples.
+    It checks the digests of a zarr cache, because those of its keys are cheap. In a webdataset cache the digest of a
+    whole tar would be computed for its keys, so it is checked only when samples are read.
     """
     in_tars = CacheLayout(root).load_manifest().container == "webdataset"
     return CacheReader(root, seeds=seeds, check="never" if in_tars else "first-use")
 
 
-def listed_samples(reader: CacheReader) -> Iterator[tuple[str, int]]:
-    """Key and label of every sample of a cache, holes too, in key order.
+def iterate_samples(reader: CacheReader) -> Iterator[tuple[str, int]]:
+    """Key and label of every sample of a cache, including holes, in key order.
 
     Raises:
         IntegrityError: an object with keys or labels is damaged.
@@ -37,37 +37,37 @@ def listed_samples(reader: CacheReader) -> Iterator[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A source whose views lie in a cache; what is a hole there stays one."""
+    """An image source whose views are stored in a cache; its holes stay holes."""
 
     root: Path
     seeds: tuple[int, ...]
-    """Those whose views are wanted."""
+    """Seeds of the views."""
     holes: Mapping[str, str]
-    """Key to reason."""
+    """Key -> reason."""
 
     @classmethod
-    def of(cls, reader: CacheReader) -> CachedImages:
+    def from_reader(cls, reader: CacheReader) -> CachedImages:
         """The images of an open cache."""
         receipts = [receipt for seed in reader.seeds for receipt in reader.receipts(seed)]
         return cls(reader.root, reader.seeds, {hole.key: hole.reason for one in receipts for hole in one.holes})
 
     def listing(self, *, refresh: bool = False) -> Listing:
-        """Keys and labels; the sizes are not known (0), so the listing's digest is not the data's.
+        """Keys and labels. Sizes are unknown (0), so the digest of the listing is not the digest of the dataset.
 
         Args:
-            refresh: changes nothing: every call looks at the cache.
+            refresh: has no effect; every call reads the cache.
 
         Raises:
             CacheError: the cache is gone, incomplete or damaged.
         """
-        reader = open_for_keys(self.root, self.seeds)
-        entries = tuple(ListingEntry(key, label, 0) for key, label in listed_samples(reader))
+        reader = open_key_reader(self.root, self.seeds)
+        entries = tuple(ListingEntry(key, label, 0) for key, label in iterate_samples(reader))
         return Listing(entries, reader.manifest.classes)
 
     def read(self, entry: ListingEntry) -> bytes:
-        """There is nothing to read.
+        """Always fails, because the cache contains no images.
 
         Raises:
-            UnreadableImageError: always, with the reason that the cache has for its hole.
+            UnreadableImageError: always, with the reason of the hole.
         """
         raise UnreadableImageError(self.holes.get(entry.key, f"{entry.key}: not in {self.root}"))

@@ -1,4 +1,4 @@
-"""Samples that an earlier cache holds exactly as a new one would: found, and put in between those that are computed."""
+"""Samples of an earlier cache that equal those of the new one: found, and merged with the computed samples."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt
 
 BATCH_SIZE = 32
-"""Samples read and appended at a time."""
+"""Samples copied at a time."""
 
 
 class CopiedSamples:
     """Finds the rows of a shard that can be copied, and reads them; thread-safe.
 
     Args:
-        reader: the earlier cache, of the same encoding.
+        reader: the earlier cache, with the same encoding.
         manifest: of the new cache.
-        fresh: cuts views from images; with it every image is looked at again, and a sample is copied only where the
-            pixels of its views have the stored digests. None: the images are known to be the same.
+        checker: makes views from the images: a sample is copied only if the pixels of its views have the stored
+            digests. None: the images are known to be unchanged.
     """
 
-    def __init__(self, reader: CacheReader, manifest: Manifest, fresh: ViewProducer | None) -> None:
-        self._reader, self._manifest, self._fresh = reader, manifest, fresh
+    def __init__(self, reader: CacheReader, manifest: Manifest, checker: ViewProducer | None) -> None:
+        self._reader, self._manifest, self._checker = reader, manifest, checker
         self._samples = SamplesByKey(reader)
         self._arrays = [spec.name for spec in manifest.arrays if spec.chunking == "sample"]
 
     def find(
         self, rows: Sequence[int], entries: Sequence[ListingEntry], seeds: Sequence[int], threads: Executor
     ) -> dict[int, int]:
-        """Rows that need not be computed, and where the earlier cache holds them, under all of ``seeds``.
+        """Rows that can be copied for all of ``seeds``, and their rows in the earlier cache.
 
         Args:
             rows: of the new cache.
-            entries: their listing entries, as many.
+            entries: their listing entries, of the same length.
             seeds: augmentation seeds.
-            threads: where images are looked at.
+            threads: check the images.
 
         Raises:
             IntegrityError: an object of the earlier cache is damaged.
-            SourceError: an image that has to be looked at is gone.
+            SourceError: an image to check is gone.
         """
         if not set(seeds) <= set(self._reader.seeds):
             return {}
         found = threads.map(lambda row, entry: self._find(row, entry, seeds), rows, entries)
-        return {row: held for row, held in zip(rows, found, strict=True) if held is not None}
+        return {row: earlier_row for row, earlier_row in zip(rows, found, strict=True) if earlier_row is not None}
 
     def _find(self, row: int, entry: ListingEntry, seeds: Sequence[int]) -> int | None:
-        held = self._samples.present(entry.key, seeds)
-        if held is None or self._fresh is None:
-            return held
-        views = self._fresh.views(row, entry, seeds)
+        earlier_row = self._samples.present(entry.key, seeds)
+        if earlier_row is None or self._checker is None:
+            return earlier_row
+        views = self._checker.views(row, entry, seeds)
         if views.pixels is None:
             return None
         patches = patchify(views.pixels, self._manifest.recipe.patch_size)
         digests = np.stack([pixel_digest(view) for view in patches])
-        return held if np.array_equal(digests, self._reader.read("pixel_digest", seeds, [held] * len(seeds))) else None
+        stored = self._reader.read("pixel_digest", seeds, [earlier_row] * len(seeds))
+        return earlier_row if np.array_equal(digests, stored) else None
 
     def read(self, seed: int, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
         """All streamed arrays of rows of the earlier cache.
@@ -82,22 +83,22 @@ class CopiedSamples:
         return {**values, "view": self._samples.views(seed, rows)}
 
     def receipt(self, seed: int, row: int) -> Receipt:
-        """The receipt of the earlier cache that vouches for a row."""
+        """The receipt of the shard with a row of the earlier cache."""
         return self._reader.receipts(seed)[row // self._reader.manifest.shard_size]
 
 
 class MergingWriter(ShardWriter):
-    """A shard writer that puts copied samples where they belong among those that are appended.
+    """A shard writer that merges copied samples with the appended ones, in row order.
 
     Args:
         root: the new cache.
         manifest: of the new cache.
-        seed: which seed.
-        shard: which shard.
-        keys: of all its rows.
-        labels: of all its rows.
-        samples: reads what is copied.
-        copied: rows that are copied, and where the earlier cache holds them; none of them is appended or left out.
+        seed: augmentation seed.
+        shard: number of the shard.
+        keys: of all rows of the shard.
+        labels: of all rows of the shard.
+        samples: reads the samples to copy.
+        copied: row -> row in the earlier cache, of the samples to copy; these rows are not appended or left out.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class MergingWriter(ShardWriter):
         self._earlier_versions: dict[str, set[str]] = collections.defaultdict(set)
 
     def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
-        """Append samples, and before each the copied ones that come first; see ``ShardWriter.append``.
+        """Append samples, each after the copied samples with lower rows; see ``ShardWriter.append``.
 
         Raises:
             IntegrityError: an object of the earlier cache is damaged.
@@ -129,7 +130,7 @@ class MergingWriter(ShardWriter):
         for position, row in enumerate(rows):
             if self._pending and self._pending[0][0] < row:
                 self._append(rows[start:position], {name: array[start:position] for name, array in values.items()})
-                self._fill(row)
+                self._append_copies(row)
                 start = position
         self._append(rows[start:], {name: array[start:] for name, array in values.items()})
         self._computed += len(rows)
@@ -138,13 +139,13 @@ class MergingWriter(ShardWriter):
         """Append the remaining copies, then commit; see ``ShardWriter.commit``.
 
         Args:
-            statistics: means over the computed samples; the receipt has those over all samples.
-            versions: of this run; where the earlier cache has others, the receipt names them as ``copied-...``.
+            statistics: means over the computed samples; the receipt stores means over all samples.
+            versions: of this run; the receipt stores differing versions of the earlier cache as ``copied-...``.
 
         Raises:
             IntegrityError: an object of the earlier cache is damaged.
         """
-        self._fill(None)
+        self._append_copies(None)
         copied, weight = self._statistics.document(), self._copied / max(self._copied + self._computed, 1)
         means = {
             name: round(weight * copied.get(name, value) + (1 - weight) * value, 6)
@@ -158,8 +159,8 @@ class MergingWriter(ShardWriter):
         if len(rows):
             super().append(rows, values)
 
-    def _fill(self, before: int | None) -> None:
-        """Append the pending copies of rows below ``before``, all without it."""
+    def _append_copies(self, before: int | None) -> None:
+        """Append the pending copies of rows below ``before``; all of them if it is None."""
         ready = [pair for pair in self._pending[:BATCH_SIZE] if before is None or pair[0] < before]
         while ready:
             del self._pending[: len(ready)]
@@ -167,10 +168,10 @@ class MergingWriter(ShardWriter):
             ready = [pair for pair in self._pending[:BATCH_SIZE] if before is None or pair[0] < before]
 
     def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        rows, held = [row for row, _ in pairs], [place for _, place in pairs]
-        values = self._samples.read(self._seed, held)
+        rows, earlier_rows = [row for row, _ in pairs], [earlier_row for _, earlier_row in pairs]
+        values = self._samples.read(self._seed, earlier_rows)
         super().append(rows, values)
-        receipts = [self._samples.receipt(self._seed, place) for place in held]
+        receipts = [self._samples.receipt(self._seed, row) for row in earlier_rows]
         share = float(np.mean([receipt.statistics.get("saturated_share", 0.0) for receipt in receipts]))
         self._statistics.add(values, share, self._width)
         for receipt in receipts:

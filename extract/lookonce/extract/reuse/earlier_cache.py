@@ -1,7 +1,7 @@
-"""What a new cache takes from an earlier one of the same views (``--reuse``), instead of computing it again.
+"""Decides what a new cache takes from an earlier one of the same views (``--reuse``).
 
-Where the earlier cache holds a sample exactly as the new one would, its stored values are copied. Where another
-teacher, other blocks or another encoding are asked for, the teacher looks at its stored pixels: no image is decoded.
+If both caches have the same teacher, blocks and encoding, stored values are copied. Otherwise the teacher runs on the
+stored pixels, and no image is decoded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
-from lookonce.extract.reuse.cached_images import listed_samples, open_for_keys
+from lookonce.extract.reuse.cached_images import iterate_samples, open_key_reader
 from lookonce.extract.reuse.copied_samples import CopiedSamples
 from lookonce.extract.views.image_views import ViewProducer
 from lookonce.extract.views.stored_views import StoredViews
@@ -26,31 +26,31 @@ from lookonce.storage_schemas.recipe import document_differences
 
 @dataclass(frozen=True, kw_only=True)
 class Reuse:
-    """An earlier cache and what is known of it; small, travels to workers."""
+    """An earlier cache and how it compares to the new one; small, sent to workers."""
 
     root: Path
-    """Its folder, absolute."""
+    """Absolute path of the earlier cache."""
     seeds: tuple[int, ...]
-    """The wanted seeds that it holds."""
+    """Requested seeds that the earlier cache contains."""
     samples: int
-    """How many of its images are among those wanted; at least 1."""
+    """Number of its images among the listed images; at least 1."""
     unchanged: bool
-    """Whether those images are known to be the same (every key with its size); else each is looked at again."""
+    """Whether these images are known to be unchanged (key and size); otherwise each is decoded and compared."""
 
-    def open(self, manifest: Manifest, cut: ViewProducer) -> tuple[ViewProducer, CopiedSamples | None]:
-        """What makes the views of a new cache, and what copies samples into it, if any can be.
+    def open(self, manifest: Manifest, cropper: ViewProducer) -> tuple[ViewProducer, CopiedSamples | None]:
+        """The view producer of a new cache, and the samples to copy into it; None if none can be copied.
 
         Args:
             manifest: of the new cache.
-            cut: makes views from images.
+            cropper: makes views from images.
 
         Raises:
             CacheError: the earlier cache is gone or incomplete.
         """
         reader = CacheReader(self.root, seeds=self.seeds)
         if copy_obstacles(reader.manifest, manifest):
-            return StoredViews(reader, cut), None
-        return cut, CopiedSamples(reader, manifest, None if self.unchanged else cut)
+            return StoredViews(reader, cropper), None
+        return cropper, CopiedSamples(reader, manifest, None if self.unchanged else cropper)
 
 
 def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size: int) -> CacheReader:
@@ -58,14 +58,14 @@ def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size:
 
     Args:
         root: its folder.
-        seeds: the wanted ones, of which it must hold at least one.
-        view: view recipe that is asked for.
-        patch_size: side of the student's patches that is asked for, pixels.
+        seeds: requested seeds; the cache must contain at least one of them.
+        view: requested view recipe.
+        patch_size: requested side of the student's patches, pixels.
 
     Raises:
         CacheError: no cache at ``root``.
-        IncompleteCacheError: a wanted seed has shards without receipts.
-        CacheMismatchError: its views are others; the message lists each field with both values.
+        IncompleteCacheError: a requested seed has shards without receipts.
+        CacheMismatchError: the cache has other views; the message lists each field with both values.
     """
     manifest = CacheLayout(root).load_manifest()
     held = CacheLayout(root).seeds()
@@ -83,30 +83,30 @@ def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size:
             f"--reuse {root}: it holds seeds {_listed(held)}, this run asks for {_listed(seeds)}: there is nothing to "
             "take; leave out --reuse"
         )
-    return open_for_keys(root, [seed for seed in seeds if seed in held])
+    return open_key_reader(root, [seed for seed in seeds if seed in held])
 
 
 def compare_images(reader: CacheReader, listing: Listing, images: str) -> Reuse:
-    """Which images of an earlier cache are still there, and whether they are known to be the same.
+    """Compare the images of an earlier cache with those listed now.
 
-    The cache has no sizes of single images, but a digest over all its keys and sizes: where the listing's entries of
-    its keys have that digest, none of them was removed or replaced.
+    The cache stores no sizes of single images, but a digest over all keys and sizes. If the listed entries with its
+    keys have the same digest, none of its images was removed or replaced.
 
     Args:
         reader: the earlier cache.
-        listing: of all images, whatever part of them is asked for.
-        images: what they are called, for messages.
+        listing: of all images, including those that ``--limit`` leaves out.
+        images: value of ``--images``, for messages.
 
     Raises:
-        CacheMismatchError: none of its images is there.
+        CacheMismatchError: none of the images of the cache is listed.
     """
     manifest, digest, count = reader.manifest, ListingDigest(), 0
-    held = (key for key, _ in listed_samples(reader))
-    first = next(held)
+    keys = (key for key, _ in iterate_samples(reader))
+    first = next(keys)
     key: str | None = first
-    for entry in listing.entries:  # both ascend
+    for entry in listing.entries:  # both are sorted
         while key is not None and key < entry.key:
-            key = next(held, None)
+            key = next(keys, None)
         if key == entry.key:
             digest.add([(entry.key, entry.byte_count)])
             count += 1
@@ -121,7 +121,7 @@ def compare_images(reader: CacheReader, listing: Listing, images: str) -> Reuse:
 
 
 def copy_obstacles(earlier: Manifest, new: Manifest) -> list[str]:
-    """Why stored values of one cache cannot be copied to another, of the same views; empty when they can."""
+    """Why stored values cannot be copied between two caches of the same views; empty if they can."""
 
     def document(manifest: Manifest) -> dict[str, object]:
         recipe = {name: value for name, value in manifest.recipe.document().items() if name != "dataset"}
@@ -129,49 +129,49 @@ def copy_obstacles(earlier: Manifest, new: Manifest) -> list[str]:
 
     found = [_difference(*one) for one in document_differences(document(earlier), document(new))]
     if not found and earlier.encoding.digest != new.encoding.digest:
-        found.append("calibration: the two caches have their own")
+        found.append("calibration: the caches have different scales")
     if new.stores_pixels and not earlier.stores_pixels:
         found.append("pixels: cache has none, this run stores them")
     return found
 
 
 def describe_reuse(reuse: Reuse, earlier: Manifest, new: Manifest, images: str | None) -> str:
-    """Say what is taken from an earlier cache.
+    """Describe what is taken from an earlier cache.
 
     Args:
-        reuse: what is known of it.
-        earlier: its manifest.
+        reuse: the earlier cache.
+        earlier: manifest of the earlier cache.
         new: manifest of the new cache.
-        images: what the images are called; None when the earlier cache stands in for them.
+        images: value of ``--images``; None if the earlier cache replaces the images.
 
     Returns:
         One line for the user.
 
     Raises:
-        CacheMismatchError: nothing can be taken; says why, and what to do.
+        CacheMismatchError: nothing can be taken; the message gives the reasons and advice.
     """
     reasons = "; ".join(copy_obstacles(earlier, new))
     taken = f"{reuse.samples} images, seeds {_listed(reuse.seeds)}"
     if not reasons:
-        how = "" if reuse.unchanged else ", as far as the images, which are decoded and compared, are the same"
-        return f"--reuse {reuse.root}: stored values of {taken}, are copied{how}"
+        how = "" if reuse.unchanged else "; each image is decoded and compared first"
+        return f"--reuse {reuse.root}: copies the stored values of {taken}{how}"
     start = f"--reuse {reuse.root}: its stored values cannot be copied ({reasons})"
     if not earlier.stores_pixels:
-        raise CacheMismatchError(f"{start}, and it holds no pixels to show to the teacher; leave out --reuse")
+        raise CacheMismatchError(f"{start}, and it holds no pixels for the teacher; leave out --reuse")
     if not earlier.recipe.tokens.keeps_all:
         raise CacheMismatchError(
-            f"{start}, and it holds pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), where the "
-            "teacher needs whole views; leave out --reuse"
+            f"{start}, and it holds pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), while the "
+            "teacher needs complete views; leave out --reuse"
         )
     if not reuse.unchanged:
         gone = earlier.samples - reuse.samples
         what = f"{gone} of its {earlier.samples} images are not" if gone else "at least one of its images is no longer"
         raise CacheMismatchError(
-            f"{start}, and its pixels cannot stand in for the images: {what} in {images} with the size it had, and "
-            "only decoding tells which of the others are the same, which saves nothing; leave out --reuse, or "
-            "leave out --images to have exactly the views that it holds"
+            f"{start}, and its pixels cannot replace the images: {what} in {images} with the same size, and finding "
+            "the unchanged ones would mean decoding all of them. Leave out --reuse, or leave out --images to use "
+            "exactly the views in this cache"
         )
-    return f"--reuse {reuse.root}: the teacher looks at the stored pixels of {taken} ({reasons})"
+    return f"--reuse {reuse.root}: the teacher runs on the stored pixels of {taken} ({reasons})"
 
 
 def _difference(path: str, ours: object, theirs: object) -> str:

@@ -1,7 +1,7 @@
 """Frozen teachers: one table of names, one adapter per library.
 
-A name becomes a spec (``table.py``), a spec with weights a teacher (``loading.py``). Open ``teacher.py`` first: uint8
-views in, block outputs and importance out. ``adapters/`` give it a library's blocks, one by one, without a head.
+``table.py`` resolves a name to a spec, ``loading.py`` loads a spec and its weights as a teacher. Open ``teacher.py``
+first: uint8 views in, block outputs and importance out. ``adapters/`` run the blocks of a library, one by one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MODULES = {
     "resolve_blocks": "blocks",
     "resolve_teacher": "table",
 }
-"""Name -> the module of this package that has it."""
+"""Name -> its module in this package."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which of a teacher's blocks are kept."""
+"""Which blocks of a teacher are stored: the values of ``--layers``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lookonce.shared.names import close_names, did_you_mean
 
 
 def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
-    """1-based block numbers, ascending, that a ``--layers`` text asks for.
+    """The 1-based block numbers of a ``--layers`` text, ascending.
 
     Args:
         text: ``topK`` (the last K blocks), ``all``, or distinct 1-based numbers like ``8,10,12``.
         block_count: number of blocks of the teacher.
 
     Raises:
-        UsageError: another form, a number twice, or a block that the teacher does not have.
+        UsageError: another form, a repeated number, or a block that the teacher does not have.
 
     >>> resolve_blocks("top5", 12), resolve_blocks("all", 3), resolve_blocks("12,8,10", 12)
     ((8, 9, 10, 11, 12), (1, 2, 3), (8, 10, 12))
@@ -43,10 +43,10 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
 
 
 def require_layers(text: str) -> None:
-    """Refuse a ``--layers`` text that no teacher has blocks for, whatever their number.
+    """Refuse a ``--layers`` text that is invalid for every teacher.
 
     Raises:
-        UsageError: it is none of the forms of ``resolve_blocks``.
+        UsageError: the text has none of the forms of ``resolve_blocks``.
     """
     if not re.fullmatch(r"all|top[1-9][0-9]*|[0-9]+(\s*,\s*[0-9]+)*", text.strip()):
         hint = did_you_mean(close_names(text, ("top5", "all")))

@@ -1,4 +1,4 @@
-"""Why weights cannot be had from the hub, and what to do: access, names, limits, network, disk, damage."""
+"""Downloads weights from the hub, and explains failures: access, names, limits, network, disk, damage."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DAMAGE = frozenset({"SafetensorError", "UnpicklingError", "PytorchStreamReader", "BadZipFile", "EOFError"})
 _UNREACHABLE = re.compile(r"Connect|Timeout|NetworkError|ProtocolError|ReadError|ProxyError|SSLError|gaierror|URLError")
-"""Names of errors of the HTTP clients, and of Python's own."""
+"""Names of errors of HTTP clients and of Python."""
 
 
 def fetch_first(repository: str, files: Sequence[str]) -> Path:
-    """The first of some files that a hub repository has, from the hub's cache or the hub.
+    """The first of some files that a hub repository contains, from the hub's cache or the hub.
 
     Raises:
-        EntryNotFoundError: it has none of them.
-        Exception: whatever the hub's client raises when a file cannot be had.
+        EntryNotFoundError: the repository contains none of them.
+        Exception: any error of the hub's client.
     """
     missing: EntryNotFoundError | None = None
     for name in files:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name))
-        except LocalEntryNotFoundError:  # the hub cannot be asked: only what is in the cache counts
+        except LocalEntryNotFoundError:  # the hub is not reachable: only cached files count
             cached = cached_file(repository, files)
             if cached is None:
                 raise
             return cached
         except EntryNotFoundError as error:
             missing = error
-    raise missing or ValueError("no file was named")
+    raise missing or ValueError("files: expected at least one name, found none")
 
 
 def cached_file(repository: str, files: Sequence[str]) -> Path | None:
-    """The first of some files that the hub's cache holds."""
+    """The first of some files in the hub's cache; None if there is none of them."""
     for name in files:
         found = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(found, str):
@@ -51,12 +51,12 @@ def cached_file(repository: str, files: Sequence[str]) -> Path | None:
 
 
 def reason_and_advice(error: BaseException, repository: str, files: Sequence[str]) -> str:
-    """What went wrong and what to do, as the rest of a sentence.
+    """The reason of a failed download and what to do, as the end of a sentence.
 
     Args:
-        error: what timm, open_clip or the hub's client raised.
-        repository: ``OWNER/NAME`` on the hub; empty for weights from elsewhere.
-        files: names that the weights have there.
+        error: raised by timm, open_clip or the hub's client.
+        repository: ``OWNER/NAME`` on the hub; empty for weights from other places.
+        files: names of the weights in the repository.
     """
     chain, page = list(_chain(error)), f"{constants.ENDPOINT}/{repository}"
     names = [type(one).__name__ for one in chain]
@@ -68,28 +68,28 @@ def reason_and_advice(error: BaseException, repository: str, files: Sequence[str
             )
         if isinstance(one, OSError) and one.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = os.fsdecode(one.filename) if one.filename else constants.HF_HUB_CACHE
-            return f"{where}: {one.strerror}: correct the permissions, or set HF_HOME to a folder of yours"
+            return f"{where}: {one.strerror}: correct the permissions, or set HF_HOME to a folder of your own"
     if status := next((code for code in map(_status, chain) if code), 0):
-        return _of_status(status, chain, page, gated="GatedRepoError" in names)
+        return _status_reason(status, chain, page, gated="GatedRepoError" in names)
     if constants.HF_HUB_OFFLINE or "OfflineModeIsEnabled" in names:
         return (
-            f"it is not in the hub's cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE=1 keeps it from being fetched: "
-            "unset that where there is a network"
+            f"it is not in the hub's cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE=1 forbids the download: "
+            "unset it on a machine with a network"
         )
     if any("onsistency check failed" in str(one) or "peer closed connection" in str(one) for one in chain):
-        return "the download was cut off: run again, it goes on where it was"
+        return "the download was cut off: run again, it resumes where it stopped"
     if any(map(_UNREACHABLE.search, names)):
         return (
             f"{constants.ENDPOINT} cannot be reached ({_short(chain[-1])}): check the network, the proxy and "
-            "HF_ENDPOINT, or download the weights where there is a network"
+            "HF_ENDPOINT, or download the weights on a machine with a network"
         )
     cached = cached_file(repository, files) if repository else None
     if cached is not None and (_DAMAGE & set(names) or isinstance(error, RuntimeError | ValueError)):
         return f"the file in the hub's cache is damaged ({_short(chain[0])}): delete {cached.resolve()} and run again"
-    return f"{type(error).__name__}: {_short(error)}: download them from there where there is a network"
+    return f"{type(error).__name__}: {_short(error)}: download them on a machine with a network"
 
 
-def _of_status(status: int, chain: Sequence[BaseException], page: str, *, gated: bool) -> str:
+def _status_reason(status: int, chain: Sequence[BaseException], page: str, *, gated: bool) -> str:
     unknown = any(type(one).__name__ == "RepositoryNotFoundError" for one in chain)
     if gated or (status in (401, 403) and not unknown):
         return (
@@ -97,19 +97,19 @@ def _of_status(status: int, chain: Sequence[BaseException], page: str, *, gated:
             "(or set HF_TOKEN), and run again"
         )
     if status == 404 and any("Entry" in type(one).__name__ for one in chain):
-        return f"{page} holds no weights under the names that are known (404): look at its files"
+        return f"{page} holds no weights under the names that are known (404): check the list of its files"
     if unknown or status == 404:
         return f"there is no {page} ({status}), or it is private: check HF_ENDPOINT, or log in with 'hf auth login'"
     if status == 429:
         wait = next((seconds for one in chain if (seconds := _retry_after(one))), "some minutes")
         return f"the hub answers 429, too many requests: wait {wait} and run again; 'hf auth login' raises the limit"
     if status >= 500:
-        return f"the hub answers {status}, its own trouble: run again later"
+        return f"the hub answers {status}, an error of the server: run again later"
     return f"the hub answers {status} ({_short(chain[0])}): open {page} to see why"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the last first."""
+    """An error and its causes, the error first."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

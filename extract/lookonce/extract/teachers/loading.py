@@ -1,4 +1,4 @@
-"""From a spec and a file (or the hub) to a teacher that can look."""
+"""Loads a teacher from its spec and a weights file or the hub."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def load_teacher(
     announce: bool = True,
     quiet: bool = False,
 ) -> Teacher:
-    """The teacher with its weights, ready on a device; never with random ones.
+    """Load a teacher with its weights onto a device; never with random weights.
 
     Args:
         spec: from ``resolve_teacher``.
-        weights: safetensors file or torch checkpoint (see ``open_weights``); None takes the hub cache, or the hub.
+        weights: safetensors file or torch checkpoint (see ``open_weights``); None: from the hub cache, or the hub.
         view_size: side of the square views, pixels.
-        patch_size: side of the *student's* patch, pixels; the teacher's input follows from its grid.
+        patch_size: side of the *student's* patch, pixels; the teacher's input gets the same patch grid.
         blocks: ``top5``, ``all`` or 1-based numbers like ``8,10,12``.
-        device: where it runs.
-        precision: of the blocks' arithmetic.
-        normalisation: of the pixels, in place of the spec's.
-        announce: print normalisation and activation in use on standard error.
-        quiet: print neither these nor what there is to know of the weights file.
+        device: of the teacher.
+        precision: of the arithmetic of the blocks.
+        normalisation: of the pixels, replaces the one of the spec.
+        announce: print normalisation and activation on standard error.
+        quiet: print neither these nor notes about the weights file.
 
     Raises:
         UsageError: the patch size does not divide the view, or the blocks or the precision do not exist.
-        TeacherError: the weights cannot be had, be read, or do not fit, or the architecture cannot teach.
+        TeacherError: the weights are not available, unreadable or do not fit, or the architecture is not supported.
     """
     if patch_size < 1 or view_size < patch_size or view_size % patch_size:
         raise UsageError(f"a view of {view_size} px cannot be cut into patches of {patch_size} px: give a multiple")
@@ -62,8 +62,8 @@ def load_teacher(
     trunk: Trunk = adapter_of(spec.library).build_trunk(spec, input_size)
     if trunk.patch_count != (view_size // patch_size) ** 2:
         raise TeacherError(
-            f"{spec.name} cannot teach here: fed {input_size} px it sees {trunk.patch_count} patches, not the "
-            f"student's {(view_size // patch_size) ** 2}"
+            f"{spec.name} is not a supported teacher for these views: an input of {input_size} px gives "
+            f"{trunk.patch_count} patches, expected the student's {(view_size // patch_size) ** 2}; choose another one"
         )
     wanted = resolve_blocks(blocks, trunk.block_count)
     own = Normalisation(mean=spec.mean, std=spec.std)
@@ -73,12 +73,12 @@ def load_teacher(
         instead = f" (its own: {own})" if used != own else ""
         notes.append(f"{spec.name}: pixels normalised by {used}{instead}; activation {trunk.activation}")
     if weights is None:
-        state, origin = _pretrained(spec), f"what the hub holds under '{spec.tag}'"
+        state, origin = _pretrained_state(spec), f"the pretrained weights '{spec.tag}'"
     else:
         file = open_weights(weights)
         found = file.fitting(architecture_of(trunk, spec.name))
         state, origin = found.state, f"the weights file {file.path}"
-        notes += [*_said_of_pixels(file, used), *found.notes, *adapter_of(spec.library).activation_notes(spec)]
+        notes += [*_normalisation_notes(file, used), *found.notes, *adapter_of(spec.library).activation_notes(spec)]
     for note in () if quiet else notes:
         print(note, file=sys.stderr, flush=True)
     spec = replace(spec, mean=used.mean, std=used.std)
@@ -95,33 +95,33 @@ def load_teacher(
     return teacher.to(device)
 
 
-def _said_of_pixels(file: WeightsFile, used: Normalisation) -> list[str]:
-    said = described_normalisation(file.path, file.metadata)
-    if said is None or said == used:
+def _normalisation_notes(file: WeightsFile, used: Normalisation) -> list[str]:
+    described = described_normalisation(file.path, file.metadata)
+    if described is None or described == used:
         return []
-    return [f"{file.path} says that its pixels are normalised by {said}: {said.flags} takes that"]
+    return [f"{file.path} names other pixel statistics: {described}; {described.flags} uses them"]
 
 
-def _pretrained(spec: TeacherSpec) -> Mapping[str, Tensor]:
+def _pretrained_state(spec: TeacherSpec) -> Mapping[str, Tensor]:
     adapter = adapter_of(spec.library)
-    home: str = adapter.weights_home(spec)
-    if not home:
+    origin: str = adapter.weights_origin(spec)
+    if not origin:
         raise TeacherError(
             f"no pretrained weights are known for {spec.name}: give them with --teacher-weights FILE "
             "(safetensors or a torch checkpoint)"
         )
-    # The hub's client tries for most of a minute, in silence, where there is no network.
+    # Without a network, the hub's client retries silently for most of a minute.
     print(
-        f"taking the weights of {spec.name} from the hub cache, else from {home} "
-        "(HF_HUB_OFFLINE=1 looks in the cache alone) ...",
+        f"taking the weights of {spec.name} from the hub cache, else from {origin} "
+        "(HF_HUB_OFFLINE=1 uses only the cache) ...",
         file=sys.stderr,
         flush=True,
     )
     try:
         state: Mapping[str, Tensor] = adapter.pretrained_state(spec)
-    except Exception as error:  # hub, network and file errors of three libraries; all mean that there are no weights
+    except Exception as error:  # errors of three libraries: hub, network, file
         why = reason_and_advice(error, *adapter.hub_files(spec))
         raise TeacherError(
-            f"cannot get the weights of {spec.name} from {home}: {why}; or give the file with --teacher-weights FILE"
+            f"cannot get the weights of {spec.name} from {origin}: {why}; or give the file with --teacher-weights FILE"
         ) from error
     return state

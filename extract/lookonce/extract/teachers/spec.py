@@ -1,4 +1,4 @@
-"""What a teacher is, before any weight is read."""
+"""The specification of a teacher, before any weight is read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 Library = Literal["timm", "open_clip"]
 
 SUPPORTED_TEACHERS = (
-    "teachers are timm's VisionTransformer and Eva (DINO, DINOv2, DINOv3, DeiT, MAE, AugReg, SigLIP, EVA-02 ...) "
-    "and open_clip's image towers that are such or its own, with a class token or attention pooling"
+    "supported are timm's VisionTransformer and Eva (DINO, DINOv2, DINOv3, DeiT, MAE, AugReg, SigLIP, EVA-02 ...) and "
+    "open_clip's image towers of these classes or its own, with a class token or attention pooling"
 )
-"""For errors about those that cannot."""
+"""For errors about unsupported models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +20,22 @@ class TeacherSpec:
     """A teacher's architecture, where its weights come from, and the pixels it was trained on."""
 
     name: str
-    """Canonical name: ``timm:NAME[.TAG]`` or ``open_clip:ARCH[/TAG]``; every alias of a teacher has the same one.
-    timm's own default tag is left out of it. Which weights were really used, their digest says."""
+    """Canonical name, the same for every alias: ``timm:NAME[.TAG]``, without timm's default tag, or
+    ``open_clip:ARCH[/TAG]``. The weights digest identifies the weights in use."""
     library: Library
-    """The library whose blocks are run."""
+    """The library that implements the blocks."""
     architecture: str
     """The library's name of the architecture."""
     tag: str
-    """The library's name of the pretrained weights; empty when there are none to fetch."""
+    """The library's name of the pretrained weights; empty if there are none."""
     patch_size: int
-    """Side of a patch in the teacher's own pixels."""
+    """Side of a patch in pixels of the teacher's input."""
     mean: tuple[float, float, float]
-    """What is subtracted from RGB in [0, 1]."""
+    """Subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float]
-    """What RGB in [0, 1] is then divided by; positive."""
+    """Divisor after the subtraction; positive."""
     quick_gelu: bool = False
-    """The weights were trained with x * sigmoid(1.702 x) in place of GELU (OpenAI's CLIP)."""
+    """Whether the weights were trained with x * sigmoid(1.702 x) instead of GELU (OpenAI's CLIP)."""
 
     def __post_init__(self) -> None:
         if self.patch_size < 1:
@@ -46,7 +46,7 @@ class TeacherSpec:
             )
 
     def input_size(self, view_size: int, student_patch_size: int) -> int:
-        """Side of the teacher's input, so that its patch grid is the student's (CLIP-L/14 is fed 196 for 224 / 16).
+        """Side of the teacher's input that gives the student's patch grid (196 pixels for CLIP-L/14 with 224 / 16).
 
         Args:
             view_size: side of the square view, pixels.
@@ -56,6 +56,6 @@ class TeacherSpec:
 
 
 def rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    """The three numbers of a library's pixel statistics."""
+    """Pixel statistics of a library as three floats."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue

@@ -1,4 +1,4 @@
-"""The one table of teacher names, and how any name becomes a spec."""
+"""The table of teacher names, and the spec of any name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TEACHERS: dict[str, str] = {
     "augreg-b16": "timm:vit_base_patch16_224.augreg_in21k",
     "augreg-l16": "timm:vit_large_patch16_224.augreg_in21k",
 }
-"""Short names, each standing for a library's own name with its tag pinned."""
+"""Short name -> name of the library, with a fixed tag."""
 
 FORMS = "timm:NAME[.TAG], open_clip:ARCH/TAG"
 
@@ -57,7 +57,7 @@ def known_teachers() -> tuple[str, ...]:
 
 
 def adapter_of(library: Library) -> ModuleType:
-    """The adapter module of a library, imported on first use (open_clip takes a while and not everybody needs it)."""
+    """The adapter module of a library; imported on first use, because importing open_clip takes a while."""
     if library == "timm":
         from lookonce.extract.teachers.adapters import timm_adapter
 
@@ -74,8 +74,8 @@ def resolve_teacher(name: str) -> TeacherSpec:
         name: a short name of the table, ``timm:NAME[.TAG]`` or ``open_clip:ARCH[/TAG]``.
 
     Raises:
-        UsageError: nobody knows the name (the message lists who is known, or who is close).
-        TeacherError: the name is known, but is no vision transformer of a kind that can teach.
+        UsageError: unknown name (the message lists known or similar names).
+        TeacherError: the model is not a supported vision transformer.
     """
     library, rest = teacher_library(name)
     spec: TeacherSpec = adapter_of(library).describe(rest)
@@ -86,7 +86,7 @@ def teacher_library(name: str) -> tuple[Library, str]:
     """The library of a teacher and the library's name for it; imports neither.
 
     Raises:
-        UsageError: the name is not in the table and of no known form.
+        UsageError: the name is not in the table and has none of the known forms.
     """
     library, colon, rest = TEACHERS.get(name, name).partition(":")
     if colon and library == "timm":

@@ -1,4 +1,4 @@
-"""From block outputs to alignment targets, and from queries and keys to importance."""
+"""Alignment targets from block outputs, and importance from queries and keys."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def normalise_targets(hidden: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor
 
 
 def patch_attention(query: Tensor, keys: Tensor, scale: float, patches: int) -> Tensor:
-    """How much a query attends to each patch, averaged over heads (MaskAlign, attentive masking: the class token's).
+    """Attention of a query to each patch, averaged over heads (MaskAlign, attentive masking: of the class token).
 
     Args:
-        query: (B or 1, heads, 1, head_dim), the class token's or an attention pool's.
-        keys: (B, heads, others + N, head_dim): class token and registers, if the query meets them, then the patches.
+        query: (B or 1, heads, 1, head_dim), of the class token or of an attention pool.
+        keys: (B, heads, others + N, head_dim): class token and registers, if the query attends to them, then patches.
         scale: factor of the dot products.
         patches: N; the others take part in the softmax and are then dropped.
 
     Returns:
-        (B, N) float32; a row sums to what the query does not spend on the others, at most 1.
+        (B, N) float32; each row sums to 1 minus the attention to the others.
     """
     scores = (query.float() * scale) @ keys.float().transpose(-2, -1)
     return scores.softmax(dim=-1)[:, :, 0, -patches:].mean(dim=1)

@@ -21,44 +21,44 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """Raw outputs of the wanted blocks, and importance, of a batch of B views with N patches."""
+    """Raw outputs of the selected blocks, and importance, of a batch of B views with N patches."""
 
     hidden: list[Tensor]
-    """L tensors (B, 1 + N, C), before any final norm; token 0 is the class token, or, where the teacher has none, the
-    mean of the patch tokens."""
+    """L tensors (B, 1 + N, C), before any final norm; token 0 is the class token, or the mean of the patch tokens if
+    the teacher has no class token."""
     importance: Tensor
-    """(B, N) float32: attention of the class query in the teacher's last block, or with attention pooling that of the
-    pool's query, averaged over heads."""
+    """(B, N) float32: attention of the class token in the last block, or of the query of the attention pool if there is
+    one, averaged over heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherFeatures:
-    """What the cache keeps of a batch, token-major, float32."""
+    """Features of a batch as the cache stores them, token-major, float32."""
 
     targets: Tensor
     """(B, 1 + N, L, C): block outputs, LayerNormed per token without affine."""
     mean: Tensor
-    """(B, 1 + N, L): the mean that LayerNorm took away."""
+    """(B, 1 + N, L): the mean that LayerNorm subtracts."""
     std: Tensor
-    """(B, 1 + N, L): sqrt(variance + 1e-5), what LayerNorm divided by."""
+    """(B, 1 + N, L): sqrt(variance + 1e-5), the divisor of LayerNorm."""
     importance: Tensor
     """(B, N)."""
 
 
 class Teacher(nn.Module):
-    """A vision trunk, frozen, that looks at uint8 views.
+    """A frozen vision trunk for uint8 views.
 
     Attributes:
-        spec: who it is.
-        block_count: all its blocks, T.
-        blocks: 1-based numbers of the wanted ones, ascending.
+        spec: its specification.
+        block_count: number of all blocks, T.
+        blocks: 1-based numbers of the selected blocks, ascending.
         width: channels of a token, C.
-        patches, tokens: N and 1 + N; registers are not counted, they are dropped.
-        has_class_token, attention_pool: what token 0 and importance are, see ``TeacherOutput``.
-        view_size, input_size: side of the views, and of what the trunk is fed, pixels.
-        precision: of the blocks' arithmetic; embedding, residual stream, norms and everything after are float32. On a
-            GPU, fp32 turns TF32 convolutions off in this process; in half precision patches are embedded in TF32.
-        weights_digest: which weights it has (see ``weights.weights_digest``).
+        patches, tokens: N and 1 + N, without registers, which are dropped.
+        has_class_token, attention_pool: decide token 0 and importance, see ``TeacherOutput``.
+        view_size, input_size: side of the views and of the trunk's input, pixels.
+        precision: of the arithmetic of the blocks; embedding, residual stream, norms and everything after are float32.
+            On a GPU, fp32 turns TF32 convolutions off in this process; half precision embeds patches in TF32.
+        weights_digest: identifies the weights (see ``weights.weights_digest``).
     """
 
     mean: Tensor
@@ -96,7 +96,9 @@ class Teacher(nn.Module):
             views: (B, view_size, view_size, 3) uint8 RGB, on any device.
         """
         if self.precision == "fp32" and self.mean.is_cuda:
-            torch.backends.cudnn.allow_tf32 = False  # torch's default: convolutions, that of the patches too, in TF32
+            torch.backends.cudnn.allow_tf32 = (
+                False  # torch's default is TF32 for convolutions, including the patch embedding
+            )
         return self._forward(self.normalise_pixels(views))
 
     def compile_forward(self) -> None:
@@ -108,9 +110,9 @@ class Teacher(nn.Module):
         self._forward = self.forward_normalised
 
     def normalise_pixels(self, views: Tensor) -> Tensor:
-        """What the trunk is fed: (B, 3, input_size, input_size) float32.
+        """The input of the trunk: (B, 3, input_size, input_size) float32.
 
-        A view of another size is resized bicubically (MaskAlign, CLIP-L/14); not antialiased, not clipped.
+        Views of another size are resized bicubically (MaskAlign, CLIP-L/14), without antialiasing or clipping.
         """
         size = self.view_size
         if views.dtype != torch.uint8 or views.shape[1:] != (size, size, 3):
@@ -121,26 +123,26 @@ class Teacher(nn.Module):
         return (pixels - self.mean) / self.std
 
     def forward_normalised(self, pixels: Tensor) -> TeacherOutput:
-        """The same from pixels that are resized and normalised already, (B, 3, input_size, input_size) float32."""
+        """Block outputs and importance of resized and normalised pixels, (B, 3, input_size, input_size) float32."""
         trunk, hidden = self.trunk, []
         tokens = trunk.embed(pixels)
         with self._autocast():
             for number in range(1, trunk.block_count):
                 tokens = trunk.run_block(number - 1, tokens)
                 if number in self.blocks:
-                    hidden.append(self._kept(tokens))
-            entering = tokens
+                    hidden.append(self._stored_tokens(tokens))
+            last_input = tokens
             if trunk.attention_pool or trunk.block_count in self.blocks:
                 tokens = trunk.run_block(trunk.block_count - 1, tokens)
                 if trunk.block_count in self.blocks:
-                    hidden.append(self._kept(tokens))
-            query, keys = trunk.query_and_keys(tokens if trunk.attention_pool else entering)
+                    hidden.append(self._stored_tokens(tokens))
+            query, keys = trunk.query_and_keys(tokens if trunk.attention_pool else last_input)
         importance = patch_attention(query, keys, trunk.attention_scale, trunk.patch_count)
         return TeacherOutput(hidden=hidden, importance=importance)
 
     @torch.inference_mode()
     def extract(self, views: Tensor) -> TeacherFeatures:
-        """Everything the cache keeps of views, (B, view_size, view_size, 3) uint8."""
+        """Features of views (B, view_size, view_size, 3) uint8, as the cache stores them."""
         output = self(views)
         targets, mean, std = normalise_targets(output.hidden)
         return TeacherFeatures(targets=targets, mean=mean, std=std, importance=output.importance)
@@ -150,8 +152,8 @@ class Teacher(nn.Module):
             return nullcontext()
         return torch.autocast(self.mean.device.type, dtype=HALF[self.precision])
 
-    def _kept(self, tokens: Tensor) -> Tensor:
-        """Token 0 and the patches: registers are dropped, and the mean of the patches stands in for no class token."""
+    def _stored_tokens(self, tokens: Tensor) -> Tensor:
+        """Token 0 and the patches, without registers; token 0 is the mean of the patches if there is no class token."""
         prefix = self.trunk.prefix_tokens
         if self.has_class_token and prefix == 1:
             return tokens

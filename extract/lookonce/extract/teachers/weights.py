@@ -1,4 +1,4 @@
-"""Fitting named parameters to a trunk: every one must match; and the digest that says which weights they were."""
+"""Loads named parameters into a trunk, all of which must match, and computes the digest that identifies them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from lookonce.weights.selection import Architecture
 
 
 def architecture_of(trunk: Trunk, name: str) -> Architecture:
-    """The parameters of a trunk, as files hold them: with heads beside, and positions of any grid."""
+    """The parameters of a trunk as files contain them: with additional heads, and positions of any grid."""
     position = trunk.position_embedding
     return Architecture(
         name=name,
         tensors=trunk.model.state_dict(),
         any_shape=frozenset({position.parameter} if position is not None else ()),
-        beside=trunk.not_of_the_trunk,
+        beside=trunk.ignored_prefixes,
     )
 
 
 def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin: str) -> str:
-    """Put ``state`` into the trunk, in float32 on the CPU, the position embedding interpolated to the trunk's grid.
+    """Load ``state`` into the trunk, in float32 on the CPU, with positions interpolated to the trunk's grid.
 
     Args:
-        trunk: architecture, on the meta device or with parameters that are all replaced.
-        state: parameter name -> tensor, named as the library names them; heads and the like may be there.
-        name: the teacher's name, for errors.
-        origin: where ``state`` is from, for errors.
+        trunk: architecture, for example on the meta device; all its parameters are replaced.
+        state: the library's parameter name -> tensor; may contain heads and other ignored parameters.
+        name: name of the teacher, for errors.
+        origin: origin of ``state``, for errors.
 
     Returns:
-        Digest of the trunk's weights as they were before the interpolation (see ``weights_digest``).
+        Digest of the trunk's weights before the interpolation (see ``weights_digest``).
 
     Raises:
         TeacherError: a parameter is missing, unexpected or of another shape.
@@ -47,7 +47,7 @@ def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin:
     found = {
         key: value.detach().to("cpu", torch.float32)
         for key, value in state.items()
-        if key in expected or not key.startswith(trunk.not_of_the_trunk)
+        if key in expected or not key.startswith(trunk.ignored_prefixes)
     }
     fitted = dict(found)
     position = trunk.position_embedding
@@ -64,11 +64,11 @@ def fit_weights(trunk: Trunk, state: Mapping[str, Tensor], *, name: str, origin:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a trunk's parameters, the same for every file, container or precision that holds the same values.
+    """SHA-256 of a trunk's parameters, the same for every file, container or precision with the same values.
 
-    For each name in sorted order, the canonical JSON ``[name, shape]`` and a line feed, then the values as
-    little-endian float32 in row-major order. Projection and heads are not among them, nor, unless importance is the
-    attention of a pool, are final norm and pool (of which its query, keys and values then are).
+    Hashed for each name in sorted order: the canonical JSON ``[name, shape]`` and a line feed, then the values as
+    little-endian float32 in row-major order. Projection and heads are not included. Final norm and pool are included
+    only if importance is the attention of a pool (of the pool: query, keys and values).
     """
     hasher = hashlib.sha256()
     for name in sorted(state):

@@ -1,5 +1,5 @@
-"""From listed images to batches of views: images are read and decoded once and cropped once per augmentation seed.
+"""From listed images to batches of views: each image is decoded once and cropped once per augmentation seed.
 
-Open ``image_views.py`` first, then ``view_batch.py``: threads put the patches of a batch where they are written from.
-``stored_views.py`` gives the same views out of an earlier cache, without decoding.
+Open ``image_views.py`` first: it makes the views of one image. In ``view_batch.py`` threads fill the arrays of a batch.
+``stored_views.py`` reads the same views from an earlier cache, without decoding.
 """

@@ -1,4 +1,4 @@
-"""From listed images to batches of views: read and decode once, one crop a seed, or a reason why not."""
+"""From listed images to batches of views: one decoding, one crop per seed, or the reason why an image has no views."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lookonce.shared.images.decode import decoded_rgb
 from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view
 
-BATCHES_AHEAD = 2
-"""Batches whose views are being made beyond those that are asked for."""
+PREFETCHED_BATCHES = 2
+"""Batches whose views are made ahead of the requested one."""
 
 
 @dataclass(frozen=True)
 class ImageViews:
-    """The views of one image, one a seed, or why there are none."""
+    """The views of one image, one per seed, or the reason why there are none."""
 
     row: int
     pixels: NDArray[np.uint8] | None
@@ -33,10 +33,10 @@ class ImageViews:
 
 
 class ViewProducer(Protocol):
-    """Where views come from; thread-safe."""
+    """Makes views; thread-safe."""
 
     def views(self, row: int, entry: ListingEntry, seeds: Sequence[int]) -> ImageViews:
-        """The views of one image, one a seed, or why there are none.
+        """The views of one image, one per seed, or the reason why there are none.
 
         Raises:
             SourceError: the source, not the image, is at fault.
@@ -46,7 +46,7 @@ class ViewProducer(Protocol):
 
 @dataclass(frozen=True)
 class CroppedViews:
-    """Views cut out of the images of a source."""
+    """Views cropped from the images of a source."""
 
     source: ImageSource
     recipe: ViewRecipe
@@ -59,11 +59,11 @@ class CroppedViews:
 def image_views(
     row: int, entry: ListingEntry, source: ImageSource, recipe: ViewRecipe, seeds: Sequence[int]
 ) -> ImageViews:
-    """Read and decode one image and cut its view for every seed; a bad image comes back as a problem.
+    """Decode one image and crop its view for every seed; an unreadable image is returned as a problem.
 
     Raises:
-        SourceError: the image is gone, cannot be read or was replaced. That says something about the source, not about
-            the image: were it a hole, a folder that is unmounted during a run would leave nothing but holes.
+        SourceError: the image is gone, inaccessible or was replaced. This is a fault of the source, not of the image,
+            and must not become a hole: an unmounted folder would leave nothing but holes.
     """
     try:
         with decoded_rgb(source.read(entry), entry.key) as image:
@@ -72,7 +72,7 @@ def image_views(
                 for seed in seeds
             ]
             pixels = np.stack([apply_view(image, parameters, recipe.size) for parameters in drawn])
-            del image  # before its place in memory is given to another
+            del image  # before the decoder gives its memory to another image
     except UnreadableImageError as error:
         return ImageViews(row, None, None, error)
     return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
@@ -86,21 +86,21 @@ def batches_of_views(
     batch_size: int,
     threads: Executor,
 ) -> Iterator[list[ImageViews]]:
-    """The views of ``batch_size`` images at a time, in order, while those of the next ones are being made.
+    """The views of ``batch_size`` images at a time, in order, while the next ones are made.
 
     Args:
-        rows: rows to look at, ascending.
-        entries: their listing entries, as many.
-        producer: where their views come from.
+        rows: row numbers, ascending.
+        entries: their listing entries, of the same length.
+        producer: makes the views.
         seeds: augmentation seeds; each image is decoded once for all of them.
-        batch_size: images a batch.
-        threads: where views are made.
+        batch_size: images per batch.
+        threads: make the views.
     """
     queue: collections.deque[list[Future[ImageViews]]] = collections.deque()
     for start in range(0, len(rows), batch_size):
         some = zip(rows[start : start + batch_size], entries[start : start + batch_size], strict=True)
         queue.append([threads.submit(producer.views, row, entry, seeds) for row, entry in some])
-        if len(queue) > BATCHES_AHEAD:
+        if len(queue) > PREFETCHED_BATCHES:
             yield [future.result() for future in queue.popleft()]
-    for making in queue:
-        yield [future.result() for future in making]
+    for batch in queue:
+        yield [future.result() for future in batch]

@@ -1,4 +1,4 @@
-"""Views out of an earlier cache: the pixels that another teacher has seen, without decoding or cropping an image."""
+"""Views from the stored pixels of an earlier cache, without decoding or cropping an image."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from lookonce.shared.views import pixel_digest
 
 
 class StoredViews:
-    """Produces what a cache with whole pixels holds, and leaves the rest to another producer; thread-safe.
+    """Reads views from a cache with complete pixels; other views come from a second producer. Thread-safe.
 
     Args:
-        reader: the cache, of images that are known to be the same: nothing here looks at them.
-        fresh: makes the views of the (key, seed) pairs that the cache does not hold, or holds as holes.
+        reader: the cache. Its images must be known to be unchanged; they are not checked here.
+        fallback: makes the views of (key, seed) pairs that the cache does not contain or has as holes.
     """
 
-    def __init__(self, reader: CacheReader, fresh: ViewProducer) -> None:
-        self._reader, self._fresh = reader, fresh
+    def __init__(self, reader: CacheReader, fallback: ViewProducer) -> None:
+        self._reader, self._fallback = reader, fallback
         self._samples = SamplesByKey(reader)
-        self._first_use = threading.Lock()  # an object is digested by one thread, not by all that come upon it
+        self._first_use = threading.Lock()  # one thread checks the digest of an object, the others wait
 
     def views(self, row: int, entry: ListingEntry, seeds: Sequence[int]) -> ImageViews:
-        """The views of one image, one a seed.
+        """The views of one image, one per seed.
 
         Raises:
-            IntegrityError: an object of the cache is damaged, or its pixels are not those of its pixel digest.
-            SourceError: see the other producer.
+            IntegrityError: an object of the cache is damaged, or pixels do not have their stored digest.
+            SourceError: see ``fallback``.
         """
-        held = self._samples.present(entry.key, seeds) if set(seeds) <= set(self._reader.seeds) else None
-        if held is None:
-            return self._fresh.views(row, entry, seeds)
-        rows = [held] * len(seeds)
+        stored_row = self._samples.present(entry.key, seeds) if set(seeds) <= set(self._reader.seeds) else None
+        if stored_row is None:
+            return self._fallback.views(row, entry, seeds)
+        rows = [stored_row] * len(seeds)
         with self._first_use:
             patches = self._reader.read("pixels", seeds, rows)
             digests = self._reader.read("pixel_digest", seeds, rows)
-            parameters = np.concatenate([self._samples.views(seed, [held]) for seed in seeds])
+            parameters = np.concatenate([self._samples.views(seed, [stored_row]) for seed in seeds])
         for seed, view, digest in zip(seeds, patches, digests, strict=True):
             if not np.array_equal(pixel_digest(view), digest):
                 raise IntegrityError(
-                    f"{self._reader.root}: the stored pixels of {entry.key!r}, seed {seed}, have another digest than "
-                    f"the one beside them; {REPAIR}"
+                    f"{self._reader.root}: the stored pixels of {entry.key!r}, seed {seed}, do not have the digest "
+                    f"that is stored for them; {REPAIR}"
                 )
         return ImageViews(row, unpatchify(patches, self._reader.manifest.recipe.patch_size), parameters)

@@ -1,4 +1,4 @@
-"""Batches of views while they are being made: threads put patches where they are written from and copied from."""
+"""Batches of views that threads fill in place: patches lie where the teacher and the writer read them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lookonce.shared.sources import ListingEntry
 from lookonce.shared.views import pixel_digest
 from lookonce.storage_schemas.arrays import VIEW_FIELDS
 
-WINDOWS_AHEAD = 2
-"""Windows whose views are being made beyond the one that is asked for."""
+PREFETCHED_WINDOWS = 2
+"""Windows whose views are made ahead of the requested one."""
 
-MOST_VIEWS_AHEAD = 1024
-"""Views beyond which one window is made ahead instead: each takes 150 kB at 224 pixels."""
+MAX_PREFETCHED_VIEWS = 1024
+"""Views per window above which only one window is made ahead; a view takes 150 kB at 224 pixels."""
 
-Memory = Callable[[tuple[int, ...]], NDArray[np.uint8]]
-"""From a shape to uint8 memory of that shape."""
+Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+"""Allocates a uint8 array of a shape."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Window:
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """A row that becomes a hole, and why."""
+    """A row that becomes a hole, and the reason."""
 
     row: int
     problem: UnreadableImageError
 
 
 @dataclass(frozen=True)
-class ViewsOfSeed:
+class SeedViews:
     """The views of one seed in a batch, n readable images of N patches."""
 
     rows: list[int]
@@ -60,15 +60,15 @@ class ViewsOfSeed:
 
 
 class ViewBatch:
-    """The views of a window, each made and cut in patches by a thread; read by any number of threads.
+    """The views of a window, made and cut into patches by threads; any number of threads can read them.
 
     Args:
-        window: which rows and seeds.
-        producer: where views come from.
+        window: rows and seeds.
+        producer: makes the views.
         patch_size: side of a patch, pixels.
-        patches: N, patches a view.
-        threads: where views are made.
-        memory: where the patches are put.
+        patches: N, patches per view.
+        threads: make the views.
+        allocate: allocates the array of patches.
     """
 
     def __init__(
@@ -79,48 +79,48 @@ class ViewBatch:
         patch_size: int,
         patches: int,
         threads: Executor,
-        memory: Memory,
+        allocate: Allocate,
     ) -> None:
         self.window, self._producer, self._patch_size = window, producer, patch_size
         lead = (len(window.seeds), len(window.rows))
-        self._patches = memory((*lead, patches, patch_size * patch_size * 3))
+        self._patches = allocate((*lead, patches, patch_size * patch_size * 3))
         self._digests = np.empty((*lead, pixel_digest(np.empty(0, np.uint8)).size), dtype=np.uint8)
         self._parameters = np.empty((*lead, len(VIEW_FIELDS)), dtype=np.int32)
-        self._making: list[Future[UnreadableImageError | None]] = [
-            threads.submit(self._make, place) for place in range(len(window.rows))
+        self._futures: list[Future[UnreadableImageError | None]] = [
+            threads.submit(self._make, index) for index in range(len(window.rows))
         ]
 
-    def _make(self, place: int) -> UnreadableImageError | None:
+    def _make(self, index: int) -> UnreadableImageError | None:
         window = self.window
-        views = self._producer.views(window.rows[place], window.entries[place], window.seeds)
+        views = self._producer.views(window.rows[index], window.entries[index], window.seeds)
         if views.pixels is None or views.parameters is None:
             return views.problem
         for position, pixels in enumerate(views.pixels):
-            patches = patchify(pixels, self._patch_size, out=self._patches[position, place])
-            self._digests[position, place] = pixel_digest(patches)
-        self._parameters[:, place] = views.parameters
+            patches = patchify(pixels, self._patch_size, out=self._patches[position, index])
+            self._digests[position, index] = pixel_digest(patches)
+        self._parameters[:, index] = views.parameters
         return None
 
-    def of_seed(self, position: int) -> ViewsOfSeed:
-        """Wait for all views of the window; those of one seed.
+    def seed_views(self, position: int) -> SeedViews:
+        """The views of one seed; waits until all views of the window are made.
 
         Args:
-            position: number of the seed in the window's.
+            position: index of the seed in ``window.seeds``.
 
         Raises:
             SourceError: an image is gone or was replaced.
         """
-        problems = [future.result() for future in self._making]
+        problems = [future.result() for future in self._futures]
         window = self.window
-        good = [place for place, problem in enumerate(problems) if problem is None]
-        whole = len(good) == len(problems)
+        good = [index for index, problem in enumerate(problems) if problem is None]
+        all_good = len(good) == len(problems)
         patches, digests, parameters = (
-            values[position] if whole else values[position][good]
+            values[position] if all_good else values[position][good]
             for values in (self._patches, self._digests, self._parameters)
         )
-        return ViewsOfSeed(
-            rows=[window.rows[place] for place in good],
-            keys=[window.entries[place].key for place in good],
+        return SeedViews(
+            rows=[window.rows[index] for index in good],
+            keys=[window.entries[index].key for index in good],
             patches=patches,
             digests=digests,
             parameters=parameters,
@@ -133,28 +133,28 @@ class ViewBatch:
 
 
 def view_batches(windows: Iterable[Window], make: Callable[[Window], ViewBatch]) -> Iterator[ViewBatch]:
-    """A batch of each window, in order, while those of the next windows are being made.
+    """The batch of each window, in order, while the next ones are made.
 
     Args:
-        windows: what to make views of.
-        make: begins to make a batch.
+        windows: rows and seeds of each batch.
+        make: starts to make a batch.
     """
     queue: collections.deque[ViewBatch] = collections.deque()
     for window in windows:
         queue.append(make(window))
-        ahead = WINDOWS_AHEAD if len(window.rows) * len(window.seeds) <= MOST_VIEWS_AHEAD else 1
+        ahead = PREFETCHED_WINDOWS if len(window.rows) * len(window.seeds) <= MAX_PREFETCHED_VIEWS else 1
         while len(queue) > ahead:
             yield queue.popleft()
     yield from queue
 
 
-def cut_windows(
+def split_windows(
     rows: Sequence[int], entries: Sequence[ListingEntry], seeds: tuple[int, ...], batch_size: int
 ) -> list[Window]:
     """Windows of ``batch_size`` images.
 
-    Their borders depend on the rows and the batch size alone (an unreadable image shortens its batch), so that the
-    teacher sees the same compositions whoever runs it.
+    Their borders depend only on the rows and the batch size (an unreadable image shortens its batch), so every executor
+    gives the teacher the same batches.
     """
     return [
         Window(list(rows[start : start + batch_size]), list(entries[start : start + batch_size]), seeds)

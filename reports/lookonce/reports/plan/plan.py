@@ -18,7 +18,7 @@ from lookonce.extract.prepare import (
     Extraction,
     build_recipe,
     load_config_teacher,
-    manifest_to_join,
+    manifest_to_complete,
     open_extraction,
 )
 from lookonce.extract.versions import content_versions
@@ -68,7 +68,7 @@ def plan_extraction(
     teacher = load_config_teacher(config, resolve_device(config.device))
     start_up_seconds = time.time() - started
     recipe, versions = build_recipe(extraction, teacher), content_versions(teacher.spec.library)
-    joined = manifest_to_join(config, recipe, extraction.listing)
+    joined = manifest_to_complete(config, recipe, extraction.listing)
     if joined is not None:
         config = dataclasses.replace(config, shard_size=joined.shard_size)
         extraction = dataclasses.replace(extraction, config=config)

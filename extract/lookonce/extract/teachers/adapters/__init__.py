@@ -1,5 +1,5 @@
-"""What timm's and open_clip's vision transformers have in common for us: patches in, blocks one by one, no head.
+"""Adapters for the vision transformers of timm and open_clip: patches in, blocks one by one, no head.
 
-Open ``trunk.py`` first: what an adapter makes of a library's model. ``table.adapter_of`` imports an adapter when a
-teacher needs it; ``open_clip_adapter.py`` alone imports open_clip.
+Open ``trunk.py`` first: the interface that every adapter implements. ``table.adapter_of`` imports an adapter when a
+teacher needs it; only ``open_clip_adapter.py`` imports open_clip.
 """

@@ -1,4 +1,4 @@
-"""Keeps teacher libraries from writing about what is no business of the user's, or what we report ourselves."""
+"""Suppresses warnings and logs of teacher libraries that do not concern the user, or that lookonce reports itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def silent_library() -> Generator[None, None, None]:
-    """Inside, neither ``warnings`` nor log records up to ERROR come out (open_clip logs to the root logger).
+def suppress_library_output() -> Generator[None, None, None]:
+    """A context without ``warnings`` and without log records up to ERROR (open_clip logs to the root logger).
 
-    Only for short calls that build a model or fetch weights, whose failures we turn into our own errors.
+    Only for short calls that build a model or fetch weights; their failures are raised as lookonce errors.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

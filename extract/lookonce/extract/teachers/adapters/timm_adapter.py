@@ -11,8 +11,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from lookonce.extract.teachers.adapters.silence import silent_library
-from lookonce.extract.teachers.adapters.timm_trunk import TimmTrunk, trunk_of
+from lookonce.extract.teachers.adapters.silence import suppress_library_output
+from lookonce.extract.teachers.adapters.timm_trunk import TimmTrunk, make_trunk
 from lookonce.extract.teachers.hub import TIMM_FILES
 from lookonce.extract.teachers.spec import SUPPORTED_TEACHERS, TeacherSpec, rgb
 from lookonce.shared.errors import TeacherError, UsageError
@@ -24,7 +24,7 @@ def describe(name: str) -> TeacherSpec:
 
     Raises:
         UsageError: timm has no such model or tag (the message lists close ones).
-        TeacherError: it is no vision transformer of a kind that can teach.
+        TeacherError: the model is not a supported vision transformer.
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -39,7 +39,7 @@ def describe(name: str) -> TeacherSpec:
             f"timm's {architecture} has no weights '{tag}'; it has {', '.join(known) or 'none'}"
         ) from error
     if "QuickGELU" in str(getattr(config, "notes", "")) and "_clip_quickgelu" not in architecture:
-        # Weights trained with QuickGELU give other features under GELU: take the architecture that has it.
+        # Weights trained with QuickGELU give wrong features with GELU: use the architecture with QuickGELU.
         quick = architecture.replace("_clip", "_clip_quickgelu", 1)
         if timm.is_model(quick):
             return describe(f"{quick}.{tag or config.tag}")
@@ -59,10 +59,10 @@ def describe(name: str) -> TeacherSpec:
 
 
 def patch_size_of(architecture: str) -> int:
-    """Side of a patch in pixels: from the name, or, where the name does not tell (test_vit), from the model itself.
+    """Side of a patch in pixels: from the name, or from the model if the name does not contain it (test_vit).
 
     Raises:
-        TeacherError: the name does not tell, and the model is no vision transformer of a kind that can teach.
+        TeacherError: the name does not contain it, and the model is not a supported vision transformer.
     """
     if match := re.search(r"patch(\d+)", architecture):
         return int(match[1])
@@ -72,46 +72,48 @@ def patch_size_of(architecture: str) -> int:
 
 
 def _default_model(architecture: str, name: str) -> VisionTransformer | Eva:
-    """The architecture at its own size, on the meta device."""
-    with silent_library(), torch.device("meta"):
+    """The architecture with its default input size, on the meta device."""
+    with suppress_library_output(), torch.device("meta"):
         model = timm.create_model(architecture, pretrained=False)
     if not isinstance(model, VisionTransformer | Eva):
-        raise TeacherError(f"{name} cannot teach: it is a {type(model).__name__}; {SUPPORTED_TEACHERS}")
+        raise TeacherError(f"{name} is not a supported teacher: it is a {type(model).__name__}; {SUPPORTED_TEACHERS}")
     return model
 
 
 def build_trunk(spec: TeacherSpec, input_size: int) -> TimmTrunk:
-    """The architecture for square inputs of ``input_size`` pixels, on the meta device: it has no weights yet.
+    """The trunk for square inputs of ``input_size`` pixels, on the meta device, without weights.
 
     Raises:
-        TeacherError: it is no vision transformer of a kind that can teach, or there is none of that size.
+        TeacherError: the model is not a supported vision transformer, or does not exist in that size.
     """
     return build_timm_trunk(spec.architecture, input_size, spec.name)
 
 
 def build_timm_trunk(architecture: str, input_size: int, name: str, **options: Any) -> TimmTrunk:
-    """``build_trunk`` for a timm architecture that the teacher ``name`` is made of, with more of timm's options."""
-    # One size is all that is ever fed, so positions need not be made anew for each batch.
+    """``build_trunk`` for the timm architecture of the teacher ``name``, with more options of timm."""
+    # All inputs have one size, so positions need not be computed for each batch.
     options = {"img_size": input_size, "dynamic_img_size": False, "num_classes": 0, **options}
     try:
-        with silent_library(), torch.device("meta"):
+        with suppress_library_output(), torch.device("meta"):
             model = timm.create_model(architecture, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
-        _default_model(architecture, name)  # which says so, if the class is why
-        raise TeacherError(f"{name} cannot teach: timm does not build it for {input_size} px ({error})") from error
-    return trunk_of(model, name)
+        _default_model(architecture, name)  # raises if the class is the reason
+        raise TeacherError(
+            f"{name} is not a supported teacher for these views: timm cannot build it for {input_size} px ({error})"
+        ) from error
+    return make_trunk(model, name)
 
 
 def pretrained_state(spec: TeacherSpec) -> dict[str, Tensor]:
-    """Parameters of the pretrained model at its own input size, from the hub or its cache; raises as timm does."""
-    with silent_library():
+    """Parameters of the pretrained model at its default input size, from the hub or its cache; raises timm's errors."""
+    with suppress_library_output():
         model = timm.create_model(f"{spec.architecture}.{spec.tag}", pretrained=True, num_classes=0)
     state: dict[str, Tensor] = model.state_dict()
     return state
 
 
 def hub_files(spec: TeacherSpec) -> tuple[str, tuple[str, ...]]:
-    """The hub repository that holds the weights, and the names that they have there; empty when timm knows of none."""
+    """The hub repository of the weights, and their file names there; empty if timm has no weights."""
     if not spec.tag:
         return "", ()
     config: Any = timm.models.get_pretrained_cfg(f"{spec.architecture}.{spec.tag}")
@@ -120,14 +122,14 @@ def hub_files(spec: TeacherSpec) -> tuple[str, tuple[str, ...]]:
     return str(repository), (named,) if named else TIMM_FILES
 
 
-def weights_home(spec: TeacherSpec) -> str:
-    """Where the weights can be had, in words; empty when timm knows of none."""
+def weights_origin(spec: TeacherSpec) -> str:
+    """Origin of the weights, in words; empty if timm has no weights."""
     repository, _ = hub_files(spec)
     return f"the hub repository {repository}" if repository else ""
 
 
 def activation_notes(spec: TeacherSpec) -> list[str]:
-    """What to know of a weights file's activation: the model with the other GELU that timm has, in words."""
+    """A note about the model with the other GELU, which loads the same files; empty if timm has no such model."""
     if "_clip_quickgelu" in spec.architecture:
         twin, this, other = spec.architecture.replace("_clip_quickgelu", "_clip", 1), "QuickGELU", "GELU"
     else:
@@ -138,5 +140,5 @@ def activation_notes(spec: TeacherSpec) -> list[str]:
 
 
 def twin_note(name: str, activation: str, twin: str, other: str) -> str:
-    """Two architectures that the same file fits, and that give other features."""
+    """A note about two architectures that load the same file and give different features."""
     return f"{name} has {activation}; weights trained with {other} load into it, but give wrong features: use {twin}"

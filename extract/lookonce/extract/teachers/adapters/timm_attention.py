@@ -1,4 +1,4 @@
-"""Queries and keys of timm's attention layers, as the layers themselves compute them on their way."""
+"""Queries and keys of timm's attention layers, computed as in the layers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pool_query_and_keys(pool: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens: its input, (B, tokens, C).
 
     Returns:
-        (1, heads, 1, head_dim), as the query is the same for all views, and (B, heads, tokens, head_dim).
+        (1, heads, 1, head_dim), because the query is the same for all views, and (B, heads, tokens, head_dim).
     """
     query = split_heads(pool.q(pool.latent[:, :1]), pool.num_heads)
     size, bias = pool.kv.out_features // 2, pool.kv.bias
@@ -53,7 +53,7 @@ def pool_query_and_keys(pool: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _projections(attention: Any) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
-    """(weight, bias) of the queries' and of the keys' linear map, which may be parts of one for all three."""
+    """(weight, bias) of queries and of keys, which may be parts of one map for queries, keys and values."""
     if attention.qkv is None:
         query, key = attention.q_proj, attention.k_proj
         return (query.weight, query.bias), (key.weight, key.bias)

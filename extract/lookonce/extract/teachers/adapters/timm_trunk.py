@@ -1,4 +1,4 @@
-"""timm's two classes of plain vision transformers, cut behind what importance needs."""
+"""Trunks of timm's two classes of plain vision transformers, without the layers after importance."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LAST_BLOCKS = {
     (EvaBlockPostNorm, EvaAttention),
     (EvaBlockPostNorm, AttentionRope),
 }
-"""Kinds of last blocks, each with its attention, whose class attention is known."""
+"""(block, attention) classes of last blocks for which the attention of the class token is implemented."""
 
 HEADS = ("fc_norm.", "head.", "head_dist.", "pre_logits.", "mask_token", "decoder", "lm_head.", "rope.")
-"""Beginnings of names of what files hold beside a trunk; ``rope.`` are tables that timm computes anew."""
+"""Prefixes of parameters in files that a trunk does not need; ``rope.`` are tables that timm computes itself."""
 
 
 class TimmTrunk(Trunk):
@@ -42,41 +42,41 @@ class TimmTrunk(Trunk):
         self.prefix_tokens = model.num_prefix_tokens
         self.has_class_token = model.cls_token is not None
         self.attention_pool = type(model.attn_pool) is AttentionPoolLatent
-        self._check(name)
+        self._require_supported(name)
         self.attention_scale = (model.attn_pool if self.attention_pool else model.blocks[-1].attn).scale
         self.position_embedding = None
         if model.pos_embed is not None:
             prefix = 0 if model.no_embed_class else model.num_prefix_tokens
             self.position_embedding = PositionEmbedding(parameter="pos_embed", prefix=prefix)
-        self._cut(model)
+        self._remove_head(model)
 
-    def _check(self, name: str) -> None:
+    def _require_supported(self, name: str) -> None:
         if self.attention_pool:
             return
         if not self.has_class_token:
             raise TeacherError(
-                f"{name} cannot teach: it has neither a class token nor attention pooling, and importance is what one "
-                f"of them attends to; {SUPPORTED_TEACHERS}"
+                f"{name} is not a supported teacher: it has neither a class token nor attention pooling, and "
+                f"importance is the attention of one of them; {SUPPORTED_TEACHERS}"
             )
         blocks: Any = self.model.blocks
         block, attention = type(blocks[-1]), type(getattr(blocks[-1], "attn", None))
         if (block, attention) not in LAST_BLOCKS:
             raise TeacherError(
-                f"{name} cannot teach: its blocks are {block.__name__} with {attention.__name__}, and the class "
-                f"token's attention is not known for them; {SUPPORTED_TEACHERS}"
+                f"{name} is not a supported teacher: its blocks are {block.__name__} with {attention.__name__}, for "
+                f"which the attention of the class token is not implemented; {SUPPORTED_TEACHERS}"
             )
 
-    def _cut(self, model: Any) -> None:
-        """Take off what neither targets nor importance need: head, and without attention pooling the final norm."""
+    def _remove_head(self, model: Any) -> None:
+        """Remove what targets and importance do not need: the head, and without attention pooling the final norm."""
         model.fc_norm, model.head_drop, model.head = nn.Identity(), nn.Identity(), nn.Identity()
         model.head_dist = None
         if self.attention_pool:
             pool = model.attn_pool
             pool.proj, pool.norm, pool.mlp = nn.Identity(), nn.Identity(), None
-            self.not_of_the_trunk = (*HEADS, "attn_pool.proj.", "attn_pool.norm.", "attn_pool.mlp.")
+            self.ignored_prefixes = (*HEADS, "attn_pool.proj.", "attn_pool.norm.", "attn_pool.mlp.")
         else:
             model.norm, model.attn_pool = nn.Identity(), None
-            self.not_of_the_trunk = (*HEADS, "norm.", "attn_pool.")
+            self.ignored_prefixes = (*HEADS, "norm.", "attn_pool.")
 
     def embed(self, pixels: Tensor) -> Tensor:  # noqa: D102 - see Trunk
         model: Any = self.model
@@ -136,14 +136,14 @@ class EvaTrunk(TimmTrunk):
         return rotation[index] if model.rope_mixed else rotation
 
 
-def trunk_of(model: nn.Module, name: str) -> TimmTrunk:
+def make_trunk(model: nn.Module, name: str) -> TimmTrunk:
     """The trunk of a timm model.
 
     Raises:
-        TeacherError: it is no vision transformer of a kind that can teach.
+        TeacherError: the model is not a supported vision transformer.
     """
     if isinstance(model, Eva):
         return EvaTrunk(model, name)
     if isinstance(model, VisionTransformer):
         return TimmTrunk(model, name)
-    raise TeacherError(f"{name} cannot teach: it is a {type(model).__name__}; {SUPPORTED_TEACHERS}")
+    raise TeacherError(f"{name} is not a supported teacher: it is a {type(model).__name__}; {SUPPORTED_TEACHERS}")

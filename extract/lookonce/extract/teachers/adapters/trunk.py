@@ -1,4 +1,4 @@
-"""What an adapter makes of a library's vision transformer: patches in, blocks one by one, no head."""
+"""The interface of a vision transformer for the teacher: patches in, blocks one by one, no head."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = frozenset({"GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish", "ReLU", "Mish"})
-"""Classes of torch, timm and open_clip."""
+"""Classes of activations in torch, timm and open_clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionEmbedding:
-    """Where the position embedding is among the trunk's parameters, and what it holds."""
+    """The position embedding among the parameters of a trunk."""
 
     parameter: str
     """Parameter name; its shape is (..., prefix + patches, channels)."""
     prefix: int
-    """Rows before the patches' own (class token, registers); never interpolated."""
+    """Rows before those of the patches (class token, registers); never interpolated."""
 
 
 class Trunk(nn.Module, ABC):
-    """A vision transformer without projection and head; final norm and pooling are there if importance needs them.
+    """A vision transformer without projection and head; with final norm and pooling only if importance needs them.
 
     Attributes:
-        model: the library's module; it holds the trunk's parameters and nothing else.
+        model: the library's module, with the parameters of the trunk and no others.
         block_count: number of blocks, T.
         width: channels of a token.
         patch_count: patches of an input image, N.
-        prefix_tokens: tokens before the patches: the class token, first, if there is one, then registers.
-        has_class_token: whether there is one.
-        attention_pool: whether the model pools its patches by attention of a learned query; that is importance then,
-            and otherwise it is the attention of the class token in the last block.
-        position_embedding: where to find it, or None.
-        attention_scale: what the dot products of that attention are multiplied by.
-        not_of_the_trunk: beginnings of names that files hold beside the trunk's parameters (heads, decoder); ignored.
+        prefix_tokens: number of tokens before the patches: the class token, if there is one, then registers.
+        has_class_token: whether there is a class token.
+        attention_pool: whether the model pools its patches by attention of a learned query. Then importance is this
+            attention; otherwise it is the attention of the class token in the last block.
+        position_embedding: its position embedding, or None.
+        attention_scale: factor of the dot products of that attention.
+        ignored_prefixes: prefixes of parameters in files that the trunk does not need (heads, decoder).
     """
 
     model: nn.Module
@@ -48,7 +48,7 @@ class Trunk(nn.Module, ABC):
     has_class_token: bool
     attention_pool: bool
     attention_scale: float
-    not_of_the_trunk: tuple[str, ...]
+    ignored_prefixes: tuple[str, ...]
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
@@ -60,28 +60,29 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The one query (B or 1, heads, 1, head_dim) whose attention is importance, and all keys that it meets.
+        """The query whose attention is importance, and the keys that it attends to.
 
         Args:
-            tokens: (B, prefix_tokens + N, width): what enters the last block; with attention pooling what leaves it.
+            tokens: (B, prefix_tokens + N, width): input of the last block, or its output with attention pooling.
 
         Returns:
-            The query, and keys (B, heads, any prefix + N, head_dim) with the patches' last.
+            The query (B or 1, heads, 1, head_dim), and keys (B, heads, prefix + N, head_dim) with any prefix, then the
+            patches.
         """
 
     @property
     def activation(self) -> str:
-        """Name of the non-linearity of the blocks, such as GELU or QuickGELU."""
+        """Name of the activation in the blocks, such as GELU or QuickGELU."""
         names = (type(module).__name__ for module in self.model.modules())
         return next((name for name in names if name in ACTIVATIONS), "of timm's own")
 
     def compute_buffers(self) -> None:
-        """Compute what no file holds (tables of positions); called when the parameters are in."""
+        """Compute buffers that files do not contain (tables of positions); called after the parameters are loaded."""
 
     def cast_blocks(self, dtype: torch.dtype) -> None:
-        """Keep the matrices of the blocks in ``dtype``.
+        """Store the matrices of the blocks in ``dtype``, so that autocast does not cast them for every batch.
 
-        Autocast would cast them anew for every batch; norms and the residual stream stay in float32 as it wants.
+        Norms and the residual stream stay in float32, as with autocast.
         """
         for module in self.model.modules():
             if isinstance(module, nn.Linear | nn.MultiheadAttention):

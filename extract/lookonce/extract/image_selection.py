@@ -1,4 +1,4 @@
-"""Which images an extraction is about, and what the user should know of them before anything is spent."""
+"""Selects the images of an extraction, and informs the user before any work starts."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from lookonce.shared.sources import NO_LABEL, Listing
 from lookonce.storage_schemas.manifest import Manifest
 
 
-def asked_images(config: ExtractionConfig, everything: Listing) -> Listing:
-    """The images of a listing that are asked for; says which, and how many have a label.
+def select_images(config: ExtractionConfig, everything: Listing) -> Listing:
+    """The requested images of a listing; prints notes about them, and how many have a label.
 
-    With ``--limit N``, N evenly over the classes. A cache of the first N, as earlier versions took them, goes on with
-    those, and one of the same images without labels goes on without.
+    ``--limit N`` takes N images, evenly over the classes. An existing cache of the first N images, which earlier
+    versions took, is completed with the same images. An existing cache of the same images without labels is completed
+    without labels.
 
     Args:
-        config: what is asked for.
+        config: of the extraction.
         everything: the listing of ``config.images``.
     """
     if everything.stored_at is not None:
         listed = time.strftime("%Y-%m-%d %H:%M", time.localtime(everything.stored_at))
-        _say(f"{len(everything)} images, as listed on {listed} (--relist looks again)")
+        _print(f"{len(everything)} images, as listed on {listed} (--relist lists them again)")
     for note in everything.notes:
-        _say(f"{config.images}: {note}")
+        _print(f"{config.images}: {note}")
     listing = everything if config.limit is None else everything.spread(config.limit)
     found = _manifest_at(config.out)
     if found is not None:
-        listing = _as_found(config, found, everything, listing)
-    _say(labels_sentence(listing))
+        listing = _match_existing_cache(config, found, everything, listing)
+    _print(labels_sentence(listing))
     return listing
 
 
 def labels_sentence(listing: Listing) -> str:
-    """How many images have a label, and of how many classes they are.
+    """A sentence with the numbers of images, labels and classes.
 
     >>> labels_sentence(Listing((), ()))
     'labels: 0 of 0 images, 0 classes'
@@ -49,18 +50,20 @@ def labels_sentence(listing: Listing) -> str:
     return f"labels: {len(labels)} of {len(listing)} images, {classes} class{'es' * (classes != 1)}"
 
 
-def _as_found(config: ExtractionConfig, found: Manifest, everything: Listing, listing: Listing) -> Listing:
+def _match_existing_cache(config: ExtractionConfig, found: Manifest, everything: Listing, listing: Listing) -> Listing:
     digest = found.recipe.dataset.digest
     if config.limit is not None and listing.digest != digest:
         first = everything.head(config.limit)
         if first.digest == digest:
-            _say(
-                f"{config.out} holds the first {config.limit} images by name, as --limit took them before it took "
-                "evenly over the classes; it goes on with these (another --out gets an even choice)"
+            _print(
+                f"{config.out} holds the first {config.limit} images by name, as --limit took them before; "
+                "this run continues with them (choose another --out for an even choice over the classes)"
             )
             listing = first
     if listing.classes and not found.classes and listing.digest == digest:
-        _say(f"{config.out} was made without labels; it goes on without (another --out gets them)")
+        _print(
+            f"{config.out} was made without labels; this run continues without them (choose another --out for labels)"
+        )
         listing = listing.without_labels()
     return listing
 
@@ -70,5 +73,5 @@ def _manifest_at(out: Path) -> Manifest | None:
     return layout.load_manifest() if layout.manifest_file.is_file() else None
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
