@@ -8,7 +8,7 @@ from typing import Literal
 
 from lookonce.extract.teachers.blocks import require_layers
 from lookonce.extract.teachers.table import teacher_library
-from lookonce.shared.config_values import convert_fields, parse_seeds
+from lookonce.shared.config_values import Count, convert_fields, parse_seeds, validate
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import RGB, require_rgb
@@ -51,11 +51,11 @@ class ExtractionConfig:
     """Mean subtracted from the teacher's pixels (RGB, 0 to 1); default: the one of its weights."""
     std: RGB | None = None
     """Standard deviation that the pixels are then divided by (RGB, above 0); default: the one of its weights."""
-    limit: int | None = None
+    limit: Count | None = None
     """Only N images, evenly over the classes, the first ones by name of each class."""
     relist: bool = False
     """List the images again, even if they seem unchanged since their listing was stored (10,000 images or more)."""
-    view_size: int = 224
+    view_size: Count = 224
     """Side of a view in pixels."""
     crop_scale: str = "0.2,1"
     """Smallest and largest share of an image's area for the crop of a view."""
@@ -63,11 +63,11 @@ class ExtractionConfig:
     """Smallest and largest width / height of the crop of a view."""
     flip: float = 0.5
     """Probability that a view is mirrored: 0 never, 1 always."""
-    patch_size: int = 16
+    patch_size: Count = 16
     """Side of the student's patches in pixels; the teacher's input gets the same patch grid."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Views per forward pass of the teacher; default: 32 on CPUs, 256 on a GPU."""
-    shard_size: int | None = None
+    shard_size: Count | None = None
     """Samples per shard; default: a 64th of the images, at least 16 and at most 1024."""
     workers: str = "auto"
     """Ray workers: auto (one per GPU; without GPUs one per two cores) or a number; more than GPUs share them."""
@@ -86,7 +86,7 @@ class ExtractionConfig:
     shows a gain of 5 %. The choice is made when the cache is created, and stored in it."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """skip: an unreadable image becomes a recorded hole and is never trained on; fail: stop and name the image."""
-    calibration_views: int = 256
+    calibration_views: Count = 256
     """Views that fix the scales of calibrated precisions, evenly spread over the images; more than 512 rarely help."""
 
     def __post_init__(self) -> None:
@@ -102,10 +102,7 @@ class ExtractionConfig:
             raise UsageError(f"--images: a folder of images is needed by {needed_by}")
         if self.reuse is not None and self.reuse.expanduser().resolve() == self.out.expanduser().resolve():
             raise UsageError(f"--reuse {self.reuse}: is the folder of --out; choose a new folder for --out")
-        for flag in ("limit", "view_size", "patch_size", "batch_size", "shard_size", "calibration_views"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise UsageError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
+        validate(self)
         refuse_urls(self)
         if self.executor == "inline":
             refuse_without_effect(self, "--executor ray", "workers", "ray_address", "stall_timeout")

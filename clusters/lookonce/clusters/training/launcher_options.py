@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, NonNegativeInt, validate
 from lookonce.shared.given_flags import refuse_without_effect
 
 
@@ -15,15 +15,15 @@ class LauncherOptions:
 
     launcher: Literal["none", "ray"] = "none"
     """none: this process, or all processes of torchrun; ray: processes of a Ray cluster."""
-    num_nodes: int = 1
+    num_nodes: Count = 1
     """With --launcher ray: number of machines."""
-    processes_per_node: int | None = None
+    processes_per_node: Count | None = None
     """With --launcher ray: processes per machine, each with one GPU if there are any; default: one per GPU, or one."""
-    cpus_per_process: int | None = None
+    cpus_per_process: Count | None = None
     """With --launcher ray: CPUs per process; default: an even share of the machine."""
     ray_address: str = "local"
     """With --launcher ray: local (starts a cluster), auto (the running one) or HOST:PORT."""
-    max_restarts: int = 3
+    max_restarts: NonNegativeInt = 3
     """With --launcher ray: how often the run resumes from its newest checkpoint after the loss of a process."""
 
     def __post_init__(self) -> None:
@@ -32,10 +32,7 @@ class LauncherOptions:
         Raises:
             UsageError: names the flag, the value and the allowed range.
         """
-        for name, least in (("num_nodes", 1), ("processes_per_node", 1), ("cpus_per_process", 1), ("max_restarts", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        validate(self)
         if self.launcher == "none":
             refuse_without_effect(
                 self,
