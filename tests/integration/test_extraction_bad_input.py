@@ -165,7 +165,7 @@ def test_nan_in_the_features_names_the_sample(extract_tiny, tiny_weights, tmp_pa
     save_file(state, tmp_path / "nan.safetensors")
     ended = extract_tiny(tmp_path / "cache", teacher_weights=tmp_path / "nan.safetensors", precision=precision)
     assert ended.code == 1
-    assert "sample 'class0/000.png', seed 0: the teacher's features hold NaN" in ended.sentence
+    assert "sample 'class0/000.png', seed 0: the teacher's features contain NaN" in ended.sentence
     assert not receipts(tmp_path / "cache")
 
 

@@ -71,7 +71,7 @@ def test_crop_options_are_in_the_recipe_and_all_else_follows_it(
     assert "crops        90 to 100 % of the area, 1 to 1 as wide as high, 0 % mirrored" in lines
     with pytest.raises(RecipeMismatchError, match=r"view\.scale: cache has \[0\.9, 1\.0\], this run has \[0\.2"):
         extract("other", limit=4, pixels="none")
-    with pytest.raises(CacheMismatchError, match=r"it holds other views \(view\.flip_probability: cache has 0\.0"):
+    with pytest.raises(CacheMismatchError, match=r"it has other views \(view\.flip_probability: cache has 0\.0"):
         extract("more", reuse=tmp_path / "other", limit=4)
     assert extract("copied", reuse=tmp_path / "stored", **wide).views_copied == 4
 
@@ -98,7 +98,7 @@ def test_a_cache_of_the_first_images_goes_on_with_them(
     capsys.readouterr()
     again = extract("cache", limit=6, seeds="0-1")
     assert (again.fingerprint, again.shards_written) == (old.fingerprint, 2)
-    assert "cache holds the first 6 images by name, as --limit took them before" in capsys.readouterr().err
+    assert "cache contains the first 6 images by name, as --limit took them before" in capsys.readouterr().err
 
 
 def test_a_cache_without_labels_goes_on_without(

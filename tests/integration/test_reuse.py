@@ -279,10 +279,10 @@ def test_ray_workers_write_the_bytes_of_inline(extract_tiny, extract, earlier, i
         ({"reuse": "/nowhere/cache"}, 1, ["/nowhere/cache: no manifest.json here", "does not exist"]),
         ({"images": None, "reuse": None}, 2, ["--images: a folder of images is needed by extract-features"]),
         ({"images": None, "limit": 3}, 2, ["--images: a folder of images is needed by --limit"]),
-        ({"images": None, "seeds": "1-2"}, 2, ["it holds no views of seeds 2", "give --images"]),
-        ({"view_size": 48}, 1, ["it holds other views", "view.size: cache has 32, this run has 48"]),
-        ({"patch_size": 16}, 1, ["it holds other views", "patch_size: cache has 8, this run has 16"]),
-        ({"seeds": "2-3"}, 1, ["it holds seeds 0, 1, this run asks for 2, 3: there is nothing to take"]),
+        ({"images": None, "seeds": "1-2"}, 2, ["it has no views of seeds 2", "give --images"]),
+        ({"view_size": 48}, 1, ["it has other views", "view.size: cache has 32, this run has 48"]),
+        ({"patch_size": 16}, 1, ["it has other views", "patch_size: cache has 8, this run has 16"]),
+        ({"seeds": "2-3"}, 1, ["it has seeds 0, 1, this run asks for 2, 3: nothing can be reused"]),
     ],
 )
 def test_what_is_asked_for_cannot_be(extract_tiny, whole_cache, tmp_path, changes, code, words) -> None:
@@ -306,7 +306,7 @@ def test_no_whole_pixels_to_look_at(extract, extract_tiny, images, tmp_path) -> 
     extract(tmp_path / "some", tokens="top:0.5")
     ended = extract_tiny(tmp_path / "new", reuse=tmp_path / "bare", layers="top2", pixels="none")
     assert "teacher.blocks: cache has [8, 9, 10, 11, 12], this run has [11, 12]" in ended.sentence
-    assert "it holds no pixels" in ended.sentence
+    assert "it stores no pixels" in ended.sentence
     assert "pixels: cache has none" in extract_tiny(tmp_path / "new", reuse=tmp_path / "bare").sentence
     assert "pixels of some patches only" in extract_tiny(tmp_path / "new", reuse=tmp_path / "some").sentence
     (images / "class0/003.png").unlink()

@@ -70,7 +70,7 @@ PAGE = f"{constants.ENDPOINT}/{REPOSITORY}"
         (http_error(GatedRepoError, 403), "is restricted (403): accept its terms"),
         (http_error(RepositoryNotFoundError, 401), f"there is no {PAGE} (401), or it is private"),
         (http_error(RepositoryNotFoundError, 404), "(404), or it is private: check HF_ENDPOINT"),
-        (http_error(RemoteEntryNotFoundError, 404), "holds no weights under the names that are known (404)"),
+        (http_error(RemoteEntryNotFoundError, 404), "contains no weights under the names that are known (404)"),
         (caused(NOT_FOUND, http_error(HfHubHTTPError, 429)), "answers 429, too many requests: wait some minutes"),
         (http_error(HfHubHTTPError, 429, **{"retry-after": "300"}), "too many requests: wait 300 s and run again"),
         (
@@ -127,7 +127,7 @@ def test_a_hub_that_refuses_and_one_that_spoils(tmp_path: Path) -> None:
     assert f"access to {page} is restricted (401): accept its terms" in said[0]
     assert f"there is no {page} (401), or it is private" in said[1]
     assert f"there is no {page} (404)" in said[2]
-    assert f"{page} holds no weights under the names that are known" in said[3]
+    assert f"{page} contains no weights under the names that are known" in said[3]
     for sentence, repository in ((said[4], REPOSITORY), (said[5], CLIP)):
         blobs = tmp_path / "hub" / f"models--{repository.replace('/', '--')}" / "blobs"
         assert "the file in the hub's cache is damaged" in sentence

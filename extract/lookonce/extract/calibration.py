@@ -95,6 +95,6 @@ def calibration_values(
     return values[:filled]
 
 
-def _token_positions(tokens: int, wanted: int) -> list[int]:
+def _token_positions(tokens: int, count: int) -> list[int]:
     """Positions of the class token and of evenly spread patches."""
-    return [int(position) for position in np.unique(np.linspace(0, tokens - 1, min(tokens, wanted)).round())]
+    return [int(position) for position in np.unique(np.linspace(0, tokens - 1, min(tokens, count)).round())]

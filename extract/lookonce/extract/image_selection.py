@@ -56,7 +56,7 @@ def _match_existing_cache(config: ExtractionConfig, found: Manifest, everything:
         first = everything.head(config.limit)
         if first.digest == digest:
             _print(
-                f"{config.out} holds the first {config.limit} images by name, as --limit took them before; "
+                f"{config.out} contains the first {config.limit} images by name, as --limit took them before; "
                 "this run continues with them (choose another --out for an even choice over the classes)"
             )
             listing = first

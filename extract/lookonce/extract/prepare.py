@@ -87,7 +87,7 @@ def _from_earlier_cache(config: ExtractionConfig, view: ViewRecipe, earlier: Cac
     missing = [str(seed) for seed in parse_seeds(config.seeds) if seed not in earlier.seeds]
     if missing:
         raise UsageError(
-            f"--reuse {earlier.root}: it holds no views of seeds {', '.join(missing)}, and these can only be cropped "
+            f"--reuse {earlier.root}: it has no views of seeds {', '.join(missing)}, and these can only be cropped "
             "from the images; give --images, or other --seeds"
         )
     source, dataset = CachedImages.from_reader(earlier), earlier.manifest.recipe.dataset
@@ -255,11 +255,11 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
     }
     if config.shard_size is not None:
         pairs["--shard-size"] = (str(found.shard_size), str(config.shard_size))
-    for flag, (there, asked) in pairs.items():
-        if there != asked:
+    for flag, (existing, requested) in pairs.items():
+        if existing != requested:
             raise CacheError(
-                f"{config.out}: this cache was made with {flag} {there}, this run asks for {flag} {asked}; "
-                f"it is left untouched: choose another --out, or {flag} {there}"
+                f"{config.out}: this cache was made with {flag} {existing}, this run asks for {flag} {requested}; "
+                f"it is left untouched: choose another --out, or {flag} {existing}"
             )
 
 

@@ -142,7 +142,7 @@ def run_extraction(
         reason = CacheLayout(config.out).load_receipt(seeds[0], 0).holes[0].reason
         raise SourceError(
             f"{config.images or config.reuse}: none of the {summary.samples} images can be read; the first: {reason}. "
-            f"Delete {config.out}, which holds nothing, and correct the images"
+            f"Delete {config.out}, which contains no features, and correct the images"
         )
     return summary
 

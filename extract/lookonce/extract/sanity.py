@@ -43,7 +43,7 @@ def refuse_nonfinite(nonfinite: Tensor, keys: Sequence[str], seed: int) -> None:
     if bool(nonfinite.any()):
         key = keys[int(nonfinite.nonzero()[0, 0])]
         raise NumericalError(
-            f"sample {key!r}, seed {seed}: the teacher's features hold NaN or infinity; nothing of this shard was "
+            f"sample {key!r}, seed {seed}: the teacher's features contain NaN or infinity; nothing of this shard was "
             "kept. Try --compute-precision fp32 (fp16 overflows for some teachers) and check the weights"
         )
 

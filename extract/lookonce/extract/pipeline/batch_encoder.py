@@ -60,12 +60,8 @@ class BatchEncoder:
         skip_bad_images: bool,
         encode: EncodeTargets | None = None,
     ) -> None:
-        self._manifest, self._teacher, self._teacher_threads, self._skip = (
-            manifest,
-            teacher,
-            teacher_threads,
-            skip_bad_images,
-        )
+        self._manifest, self._teacher, self._teacher_threads = manifest, teacher, teacher_threads
+        self._skip_bad_images = skip_bad_images
         self._encode = encode or TargetEncoder(manifest.encoding).to(teacher.mean.device)
         self._thread_state = threading.local()
 
@@ -91,7 +87,7 @@ class BatchEncoder:
         started = time.perf_counter()
         views = batch.seed_views(position)
         spent.decode = time.perf_counter() - started
-        if views.unreadable and not self._skip:
+        if views.unreadable and not self._skip_bad_images:
             raise views.unreadable[0].problem
         if not views.rows:
             return EncodedBatch([], {}, 0.0, views.unreadable, spent)

@@ -44,7 +44,7 @@ class ShardExtractor:
 
     Args:
         root: the cache folder.
-        manifest: what the cache is.
+        manifest: of the cache.
         view: view recipe of the manifest, with its constants.
         source: reads images.
         teacher: on its device.

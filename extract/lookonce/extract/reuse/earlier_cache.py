@@ -68,7 +68,7 @@ def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size:
         CacheMismatchError: the cache has other views; the message lists each field with both values.
     """
     manifest = CacheLayout(root).load_manifest()
-    held = CacheLayout(root).seeds()
+    cached_seeds = CacheLayout(root).seeds()
     differences = document_differences(
         {"view": manifest.recipe.view, "patch_size": manifest.recipe.patch_size},
         {"view": view.document(), "patch_size": patch_size},
@@ -76,14 +76,14 @@ def open_earlier(root: Path, seeds: Sequence[int], view: ViewRecipe, patch_size:
     if differences:
         listed = "; ".join(_difference(*one) for one in differences)
         raise CacheMismatchError(
-            f"--reuse {root}: it holds other views ({listed}); give the options it was made with, or leave out --reuse"
+            f"--reuse {root}: it has other views ({listed}); give the options it was made with, or leave out --reuse"
         )
-    if not set(seeds) & set(held):
+    if not set(seeds) & set(cached_seeds):
         raise CacheMismatchError(
-            f"--reuse {root}: it holds seeds {_listed(held)}, this run asks for {_listed(seeds)}: there is nothing to "
-            "take; leave out --reuse"
+            f"--reuse {root}: it has seeds {_listed(cached_seeds)}, this run asks for {_listed(seeds)}: nothing can be "
+            "reused; leave out --reuse"
         )
-    return open_key_reader(root, [seed for seed in seeds if seed in held])
+    return open_key_reader(root, [seed for seed in seeds if seed in cached_seeds])
 
 
 def compare_images(reader: CacheReader, listing: Listing, images: str) -> Reuse:
@@ -157,10 +157,10 @@ def describe_reuse(reuse: Reuse, earlier: Manifest, new: Manifest, images: str |
         return f"--reuse {reuse.root}: copies the stored values of {taken}{how}"
     start = f"--reuse {reuse.root}: its stored values cannot be copied ({reasons})"
     if not earlier.stores_pixels:
-        raise CacheMismatchError(f"{start}, and it holds no pixels for the teacher; leave out --reuse")
+        raise CacheMismatchError(f"{start}, and it stores no pixels for the teacher; leave out --reuse")
     if not earlier.recipe.tokens.keeps_all:
         raise CacheMismatchError(
-            f"{start}, and it holds pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), while the "
+            f"{start}, and it stores pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), while the "
             "teacher needs complete views; leave out --reuse"
         )
     if not reuse.unchanged:

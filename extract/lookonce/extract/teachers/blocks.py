@@ -26,13 +26,13 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
     if text == "all":
         return tuple(range(1, block_count + 1))
     if match := re.fullmatch(r"top([1-9][0-9]*)", text):
-        wanted = int(match[1])
-        if wanted > block_count:
+        count = int(match[1])
+        if count > block_count:
             raise UsageError(
-                f"layers '{text}' asks for the last {wanted} blocks, but the teacher has {block_count}: "
+                f"layers '{text}' asks for the last {count} blocks, but the teacher has {block_count}: "
                 f"use 'all' or 'top{block_count}'"
             )
-        return tuple(range(block_count - wanted + 1, block_count + 1))
+        return tuple(range(block_count - count + 1, block_count + 1))
     numbers = [int(part) for part in text.split(",")]
     for number in numbers:
         if not 1 <= number <= block_count:

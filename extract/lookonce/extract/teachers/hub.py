@@ -97,7 +97,7 @@ def _status_reason(status: int, chain: Sequence[BaseException], page: str, *, ga
             "(or set HF_TOKEN), and run again"
         )
     if status == 404 and any("Entry" in type(one).__name__ for one in chain):
-        return f"{page} holds no weights under the names that are known (404): check the list of its files"
+        return f"{page} contains no weights under the names that are known (404): check the list of its files"
     if unknown or status == 404:
         return f"there is no {page} ({status}), or it is private: check HF_ENDPOINT, or log in with 'hf auth login'"
     if status == 429:

@@ -65,7 +65,7 @@ def load_teacher(
             f"{spec.name} is not a supported teacher for these views: an input of {input_size} px gives "
             f"{trunk.patch_count} patches, expected the student's {(view_size // patch_size) ** 2}; choose another one"
         )
-    wanted = resolve_blocks(blocks, trunk.block_count)
+    block_numbers = resolve_blocks(blocks, trunk.block_count)
     own = Normalisation(mean=spec.mean, std=spec.std)
     used = normalisation or own
     notes: list[str] = []
@@ -86,7 +86,7 @@ def load_teacher(
     teacher = Teacher(
         spec,
         trunk,
-        blocks=wanted,
+        blocks=block_numbers,
         view_size=view_size,
         input_size=input_size,
         weights_digest=digest,
