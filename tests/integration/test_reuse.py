@@ -331,7 +331,7 @@ def test_damage_is_named_and_not_copied(extract_tiny, earlier, images, tmp_path,
     assert ended.code == 1
     assert f"{path} (array {array!r}): the digest of its bytes" in ended.sentence
     written = [json.loads(receipt.read_text()) for receipt in receipts(tmp_path / "new")]
-    # later shards may be there: lanes work side by side, and what they commit is whole
+    # later shards may be there: the teacher threads run in parallel, and committed shards are complete
     assert all((receipt["seed"], receipt["shard"]) != (0, 2) for receipt in written)
     CacheLayout(earlier).receipt_file(0, 2).unlink()
     ended = extract_tiny(tmp_path / "new", reuse=earlier, images=images, **changes)

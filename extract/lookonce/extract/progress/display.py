@@ -150,7 +150,10 @@ class _TerminalLine:
         )
         self._task = self._bar.add_task("", total=total)
         self._live = Live(
-            Group(self._bar, workers), console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND
+            Group(self._bar, workers),
+            console=Console(stderr=True),
+            refresh_per_second=REFRESHES_PER_SECOND,
+            redirect_stdout=False,
         )
         self._live.start()
 
