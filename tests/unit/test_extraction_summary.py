@@ -59,7 +59,7 @@ def test_a_shell_that_keeps_torch_from_the_cores_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    note = "the teacher uses 1 of 2 CPU cores because OMP_NUM_THREADS=1 is set in the environment; unset it to use all cores"
+    note = "the teacher uses 1 of 2 CPU cores because OMP_NUM_THREADS=1 is set in the environment; unset it to use all"
     assert idle_cores_note(torch.device("cpu")) == note
     assert idle_cores_note(torch.device("cuda")) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

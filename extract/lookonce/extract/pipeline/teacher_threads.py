@@ -59,7 +59,7 @@ def idle_cores_note(device: torch.device) -> str | None:
     setting = " ".join(f"{name}={value}" for name, value in given.items())
     return (
         f"the teacher uses {threads} of {cores} CPU cores because {setting} is set in the environment; unset it to use "
-        "all cores"
+        "all"
     )
 
 
