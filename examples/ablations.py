@@ -1,11 +1,11 @@
-"""The ablations that the paper makes (MaskAlign, arXiv 2211.08887), at any scale, one table each.
+"""The ablations of the paper (MaskAlign, arXiv 2211.08887), at any scale, one table each.
 
     python examples/ablations.py --out ablations \
         --teacher-weights ../shared/data/deit_tiny_patch16_224.safetensors [--quick]
 
 The default is small: views of 112 px, 24 epochs, two CPU cores. It scales up by flags: ``--view-size 224 --epochs 200
 --teacher clip-b16 --student vit_base_patch16_224 --images /data/imagenet --run-seeds 0-2``. ``--only masks,adapters``
-makes some of the tables. A run that is there is not done again, so a larger study goes on where a smaller one ended.
+makes some of the tables. Finished runs are not repeated, so a larger study continues a smaller one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
 
-from lookonce.shared.errors import UsageError
+from lookonce.api import UsageError
 
 BASE: dict[str, Any] = {}
-"""The released recipe's choices: the defaults of train-student."""
+"""Choices of the released recipe, which are the defaults of train-student."""
 
 ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "alignment": (
@@ -51,7 +51,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         {"adapt, then mix": BASE, "mix, then adapt": {"mix_order": "mix-then-adapt"}},
     ),
 }
-"""Table: its title, and what each of its lines changes of the recipe; equal lines are one run."""
+"""Name of a table -> its title, and the changes to the recipe of each row; equal rows share one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class AblationStudy(Study):
     """Flags of the study."""
 
     cached_seeds: str = "0-7"
-    """Views of every image in the cache."""
+    """Augmentation seeds of the cache."""
     only: str = ",".join(ABLATIONS)
     """Tables to make."""
 
@@ -67,7 +67,7 @@ class AblationStudy(Study):
         """Names of the tables to make.
 
         Raises:
-            UsageError: an unknown one; lists the known ones.
+            UsageError: a name is unknown; the message lists the known ones.
         """
         names = [name.strip() for name in self.only.split(",")]
         for name in names:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_name(changes: Mapping[str, Any]) -> str:
-    """Of the runs with these changes, for folders."""
+    """Name of the runs with these changes, for their folders."""
     return "_".join(f"{name}-{value}" for name, value in changes.items()) or "base"
 
 
@@ -99,7 +99,7 @@ def _lines(name: str, judged: Mapping[str, Judged]) -> dict[str, Judged]:
 
 
 def ablation_table(lines: Mapping[str, Judged]) -> str:
-    """One line a variant."""
+    """One row per variant."""
     heads = ["", "cls, k = 10", "k = 20", "mean, k = 10", "k = 20", "loss on test views", "of the last block"]
     rows = [
         [

@@ -1,11 +1,11 @@
-"""What caching costs in quality: students of 1, 2, 4, 8 cached views an image against a teacher that looks every epoch.
+"""What caching costs in quality: students of 1, 2, 4 and 8 cached views per image, against an online teacher.
 
     python examples/cached_seeds.py --out seeds --run-seeds 0-2 \
         --teacher-weights ../shared/data/deit_tiny_patch16_224.safetensors [--quick]
 
-A view is a function of (image, augmentation seed), and every epoch takes the next seed: with as many cached seeds as
-epochs no view comes twice, which is what a teacher online with fresh views gives, to the number. So one cache serves
-all: ``--seeds 0-(K-1)`` of it. All runs of a run seed have the same steps, first weights and order of images.
+A view is a function of (image, augmentation seed), and every epoch takes the next seed. With as many cached seeds as
+epochs no view comes twice, so the run equals one with an online teacher and fresh views. One cache serves all runs, by
+``--seeds 0-(K-1)``. All runs of a run seed have the same steps, initial weights and order of images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
 
-from lookonce.train.evaluation.labelled_images import open_labelled_images
+from lookonce.api import open_labelled_images
 
 MEASURES = {
     "cls, k = 10": "knn cls 10",
@@ -37,7 +37,7 @@ class SeedsStudy(Study):
     """Flags of the study."""
 
     cached: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of cached views an image, beside one for every epoch."""
+    """Numbers of cached views per image; a run with one view per epoch is added."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,8 +58,8 @@ def _label(count: int, counts: Sequence[int]) -> str:
 
 
 def seeds_table(counts: Sequence[int], judged: Sequence[Judged]) -> str:
-    """One line a number of cached seeds, the last one being the teacher online."""
-    heads = ["cached views an image", *(name.strip() for name in MEASURES), "loss on test views"]
+    """One row per number of cached seeds; the last row is the online teacher."""
+    heads = ["cached views per image", *(name.strip() for name in MEASURES), "loss on test views"]
     rows = [
         [
             f"{count} (online)" if count == counts[-1] else str(count),
@@ -72,9 +72,9 @@ def seeds_table(counts: Sequence[int], judged: Sequence[Judged]) -> str:
 
 
 def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path, *, test_images: int) -> None:
-    """Accuracy and loss over the number of cached views.
+    """Draw accuracy and loss over the number of cached views.
 
-    Bars are the standard deviation of the runs; of a single run's accuracy, the standard error of its test images.
+    Bars are the standard deviation of the runs. For a single run they are the standard error over its test images.
     """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -99,7 +99,7 @@ def draw_seeds(counts: Sequence[int], judged: Sequence[Judged], file: Path, *, t
     right.set_ylabel("alignment loss, test images")
     for axes in (left, right):
         axes.set_xticks(range(len(counts)), [_label(count, counts) for count in counts])
-        axes.set_xlabel("cached views an image")
+        axes.set_xlabel("cached views per image")
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=3)

@@ -1,9 +1,10 @@
-"""The whole path on real images, from nothing but this package: teacher, cache, student, and what came of it.
+"""The whole path on real images: teacher, cache, student, and its evaluation. Needs no download.
 
     python examples/demo.py [--out demo-out]
 
-Handwritten digits from scikit-learn; a small teacher trained on the spot; then the commands that users type. Two
-minutes on two cores. Expected: k-NN of the trained student far above the untrained one's, and near the teacher's.
+Writes the handwritten digits of scikit-learn as images, trains a small teacher, and runs the commands that users type.
+Takes two minutes on two cores. The k-NN accuracy of the trained student should be far above that of the untrained one,
+and near the teacher's.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from demo_step_time import StepTimes, measure_step_times
 from demo_teacher import train_teacher
 
 TEACHER = STUDENT = "test_vit"
-"""timm's smallest vision transformer: 6 blocks, 64 channels. Small enough to train in front of an audience."""
+"""timm's smallest vision transformer: 6 blocks, 64 channels."""
 
 VIEW_SIZE = 64
 TEACHER_EPOCHS = 24
 STUDENT_EPOCHS = 40
 BATCH = 128
 MARK = ".lookonce-demo"
-"""File that marks a folder as this demo's, which may be made anew."""
+"""Marks a folder that this demo made and may replace."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Demo:
 
     folder: Path
 
-    def run(self, command: str, *arguments: str, quiet: bool = False) -> Any:
-        """Print and run one of lookonce's commands; returns its result."""
+    def run(self, command: str, *arguments: str) -> Any:
+        """Print and run one of lookonce's commands; return its result."""
         print(f"\n$ {command} {' '.join(arguments)}", flush=True)
         program = Path(sys.executable).with_name(command)
         done = subprocess.run(
@@ -51,7 +52,7 @@ class Demo:
         return json.loads(done.stdout)
 
     def accuracy(self, *who: str) -> float:
-        """k-NN accuracy, k = 10, of a student or teacher."""
+        """Measure the k-NN accuracy, k = 10, of a student or teacher."""
         result = self.run("evaluate-student", "knn", *who, "--images", "digits", "--k", "10", "--pool", "cls+mean")
         share: float = result["accuracy"]["10"]
         print(f"{share:.1%} of {result['test_images']} test images right")
@@ -61,11 +62,16 @@ class Demo:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description="lookonce from end to end on handwritten digits, in two minutes.")
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder, made anew (default: demo-out)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-out"),
+        help="folder; one of an earlier demo is replaced (default: demo-out)",
+    )
     begun = time.perf_counter()
     demo = Demo(_new_folder(parser.parse_args().out))
     train, test = write_digits(demo.folder / "digits")
-    print(f"{train} handwritten digits to learn from and {test} to test with, in {demo.folder / 'digits'}")
+    print(f"{train} handwritten digits to train on and {test} to test on, in {demo.folder / 'digits'}")
     print(f"training a teacher, timm:{TEACHER}, on the spot ...", flush=True)
     weights = demo.folder / "teacher.safetensors"
     teacher = train_teacher(demo.folder / "digits", weights, name=TEACHER, view_size=VIEW_SIZE, epochs=TEACHER_EPOCHS)
@@ -81,7 +87,7 @@ def main() -> None:
 
 
 def extract_and_train(demo: Demo) -> tuple[Any, Any]:
-    """The two commands that lookonce is about."""
+    """Run the two main commands."""
     extracted = demo.run(
         "extract-features",
         "--teacher",
@@ -129,10 +135,10 @@ def evaluate(demo: Demo) -> dict[str, float]:
 
 
 def _new_folder(folder: Path) -> Path:
-    """An empty folder; one that an earlier demo made is made anew, any other is refused."""
+    """Make an empty folder; replace one of an earlier demo and refuse any other."""
     if folder.exists():
         if not (folder / MARK).is_file() and any(folder.iterdir()):
-            sys.exit(f"demo: {folder} holds other files; choose a new or empty folder with --out")
+            sys.exit(f"demo: {folder} contains other files; choose a new or empty folder with --out")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARK).touch()

@@ -1,4 +1,4 @@
-"""Real images that come inside a dependency: scikit-learn's handwritten digits, written as class folders."""
+"""Real images without a download: scikit-learn's handwritten digits, written as class folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE = 32
 """Side of the PNGs in pixels; the digits themselves are 8 x 8, 17 grey levels."""
 
 TEST_SHARE = 5
-"""One digit in so many, at the end of the data set, is for the test."""
+"""The last 1 in 5 digits of the data set are test images."""
 
 
 def write_digits(folder: Path) -> tuple[int, int]:

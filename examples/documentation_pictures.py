@@ -1,8 +1,8 @@
-"""Every picture of the documentation but those of results.md, from scikit-learn's digits; nothing of anybody else's.
+"""The pictures of the documentation, except those of results.md, from scikit-learn's digits.
 
     python examples/documentation_pictures.py [--out docs/pictures] [--work pictures-work]
 
-Trains the demo's small teacher on handwritten digits, extracts a cache, trains a student, and draws what pages show.
+Trains the demo's small teacher on handwritten digits, extracts a cache, trains a student, and draws the pictures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from demo_digits import write_digits
@@ -21,19 +21,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from lookonce.cache.read.reader import CacheReader
-from lookonce.cache.show.picture import draw_cache
-from lookonce.clusters.extraction.run import extract_features
-from lookonce.extract.config import ExtractionConfig
-from lookonce.shared.masking import mask_noise, visible_patches
-from lookonce.shared.patches import unpatchify
-from lookonce.train.config import TrainingConfig
-from lookonce.train.run import train_student
+from lookonce.api import (
+    CachedTargets,
+    ExtractionConfig,
+    TrainingConfig,
+    draw_cache,
+    extract_features,
+    open_cache,
+    train_student,
+    unpatchify,
+)
 
 TEACHER, VIEW_SIZE, TEACHER_EPOCHS = "test_vit", 112, 12
 BLUE, ORANGE, GREEN, INK = "#dbe7f6", "#fbe5cf", "#dcefdc", "#222222"
 SHOWN = "digit-6/0322.png"
-MASKS = ("random", "attentive", "hide-attentive")
+MASKS: tuple[Literal["random", "attentive", "hide-attentive"], ...] = ("random", "attentive", "hide-attentive")
 DPI = 130
 
 
@@ -42,7 +44,7 @@ def draw_stages(file: Path) -> None:
     figure = Figure((8.6, 3.1))
     axes = _blank(figure, (0, 0, 1, 1), (0, 86), (0, 31))
     _box(axes, 1, 12, 13, 9, "images", "seen by stage 1 only", BLUE)
-    _box(axes, 20, 12, 17, 9, "frozen teacher", "one forward pass a view", ORANGE)
+    _box(axes, 20, 12, 17, 9, "frozen teacher", "one forward pass per view", ORANGE)
     _box(axes, 43, 9, 18, 15, "cache", "targets of 5 blocks\nimportance\nthe views\nzarr v3 + receipts", GREEN)
     students = (
         (21, "student A", "dynamic alignment"),
@@ -55,7 +57,7 @@ def draw_stages(file: Path) -> None:
     _arrow(axes, (14.5, 16.5), (19.5, 16.5))
     _arrow(axes, (37.5, 16.5), (42.5, 16.5))
     stages = (
-        (19, 27, "stage 1: extract-features\nonce for each augmentation seed"),
+        (19, 27, "stage 1: extract-features\nonce per augmentation seed"),
         (
             52,
             4,
@@ -68,8 +70,8 @@ def draw_stages(file: Path) -> None:
 
 
 def draw_masks(cache: Path, file: Path) -> None:
-    """One view, its importance, and a draw of each kind of mask."""
-    reader = CacheReader(cache)
+    """One view, its importance, and one mask of each kind."""
+    reader = open_cache(cache)
     seed = reader.seeds[0]
     keys = reader.column("key", seed).tolist()
     row = keys.index(SHOWN)
@@ -77,12 +79,13 @@ def draw_masks(cache: Path, file: Path) -> None:
     pixels = unpatchify(reader.read("pixels", [seed], [row]), recipe.patch_size)[0]
     importance = reader.read("importance", [seed], [row])
     side = int(np.sqrt(recipe.patches))
-    noise = mask_noise(0, 0, [SHOWN], [seed], recipe.patches)
     figure = Figure((8.6, 2.1))
     panels: list[tuple[str, Any]] = [("view", pixels), ("importance", importance.reshape(side, side))]
     for kind in MASKS:
+        batches = CachedTargets([cache], batch_size=len(keys), epochs=1, mask=kind, seeds=[seed])  # all in one batch
+        place = batches.keys(0).index((SHOWN, seed))
         shown = np.zeros(recipe.patches, bool)
-        shown[visible_patches(kind, importance, noise, 0.7)[0]] = True
+        shown[next(iter(batches))["visible_ids"][place].numpy()] = True
         scale = recipe.patch_size
         mask = np.kron(shown.reshape(side, side), np.ones((scale, scale), bool))
         panels.append((kind, np.where(mask[..., None], pixels, np.uint8(200))))
@@ -95,7 +98,7 @@ def draw_masks(cache: Path, file: Path) -> None:
 
 
 def draw_break_even(file: Path) -> None:
-    """Teacher passes for each image, online and cached, over the number of experiments: counted, not measured."""
+    """Teacher passes per image, online and cached, over the number of experiments; counted, not measured."""
     figure = Figure((6.2, 3.0))
     axes = figure.add_axes((0.11, 0.17, 0.86, 0.78))
     experiments = np.arange(1, 11)
@@ -104,7 +107,7 @@ def draw_break_even(file: Path) -> None:
         axes.plot(experiments, np.full(10, seeds), color=color, marker="o", label=f"cache of {seeds} seeds")
     axes.set_yscale("log")
     axes.set_xlabel("experiments that share the cache")
-    axes.set_ylabel("teacher passes for an image")
+    axes.set_ylabel("teacher passes per image")
     axes.legend(frameon=False, fontsize=9, loc=(0.5, 0.2))
     axes.grid(alpha=0.3)
     _save(figure, file)
@@ -137,14 +140,14 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 def _shrink(file: Path, width: int = 1120) -> None:
-    """Fewer colours and pixels: a page needs no more."""
+    """Reduce colours and pixels to what a page shows."""
     image = Image.open(file).convert("RGB")
     image.thumbnail((width, width))
     image.quantize(256).save(file, optimize=True)
 
 
 def main() -> None:
-    """Make all pictures."""
+    """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--work", type=Path, help="keep digits, cache and run here (default: a temporary folder)")
@@ -163,7 +166,7 @@ def main() -> None:
 
 
 def make_cache_and_run(work: Path) -> None:
-    """Digits, teacher, cache and student, as in the demo; what is there already is kept."""
+    """Make digits, teacher, cache and student, as in the demo; existing ones are kept."""
     weights = work / "teacher.safetensors"
     if not weights.is_file():
         write_digits(work / "digits")

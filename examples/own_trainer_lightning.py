@@ -16,7 +16,7 @@ from torch import Tensor
 from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
 
 
-class CachedAlignment(LightningModule):
+class CachedAlignment(LightningModule):  # pyright: ignore[reportUntypedBaseClass] - where Lightning is absent
     """Student and alignment."""
 
     def __init__(self, batches: CachedTargets, config: AlignmentConfig, student_name: str) -> None:

@@ -1,10 +1,10 @@
-"""What fewer bits and fewer tokens cost the student: the same run from fp16, int8, int4, int2 and `visible` caches.
+"""What fewer bits and fewer tokens cost the student: one run from fp16, int8, int4, int2 and `visible` caches each.
 
     python examples/precision_study.py --out precision \
         --teacher-weights ../shared/data/deit_tiny_patch16_224.safetensors [--quick]
 
-The teacher looks once, into an fp16 cache; the others are conversions of it, so that all students see the same views.
-A cache of visible tokens fixes one mask a view and seed; the others draw masks anew each epoch.
+The teacher runs once, for an fp16 cache. The other caches are conversions of it, so all students see the same views. A
+cache of visible tokens has one fixed mask per view and seed; from the others, each epoch draws new masks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,7 @@ from pathlib import Path
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
 
-from lookonce.cache.convert.conversion import convert_cache
-from lookonce.cache.convert.request import ConversionRequest
-from lookonce.storage_schemas.arrays import cache_arrays
-from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
-from lookonce.storage_schemas.tokens import AllTokens, TokenSubset, VisibleTokens
-
-JPEG_BYTES = 110_000
-"""An ImageNet JPEG, on average."""
+from lookonce.api import AllTokens, ConversionRequest, VisibleTokens, convert_cache, open_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +24,7 @@ class PrecisionStudy(Study):
     """Flags of the study."""
 
     cached_seeds: str = "0-3"
-    """Views of every image in each cache."""
+    """Augmentation seeds of each cache."""
 
 
 ALL, VISIBLE = AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7)
@@ -40,41 +33,18 @@ FEWER = VisibleTokens(mask="attentive", mask_ratio=0.8)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredAs:
-    """One way to keep the same features."""
+    """A precision and a token subset for the same features."""
 
     precision: str
-    tokens: TokenSubset = ALL
+    tokens: AllTokens | VisibleTokens = ALL
 
     @property
     def name(self) -> str:
-        """Of the cache and the runs."""
+        """Name of the cache and the runs."""
         if not isinstance(self.tokens, VisibleTokens):
             return self.precision
         ratio = "" if self.tokens == VISIBLE else f"-{self.tokens.mask_ratio}"
         return f"{self.precision}-visible{ratio}"
-
-    @property
-    def clip_b16_bytes(self) -> int:
-        """Bytes of a view of CLIP-B/16, five layers, with pixels, counted from the arrays."""
-        teacher = TeacherIdentity(
-            name="open_clip:ViT-B-16",
-            weights_digest="",
-            blocks=(8, 9, 10, 11, 12),
-            block_count=12,
-            width=768,
-            input_size=224,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            compute_precision="fp32",
-        )
-        recipe = Recipe(
-            teacher=teacher,
-            dataset=DatasetIdentity(samples=1, digest=""),
-            view={"size": 224},
-            patch_size=16,
-            tokens=self.tokens,
-        )
-        return sum(spec.sample_bytes for spec in cache_arrays(recipe, precision=self.precision, store_pixels=True))
 
 
 WAYS = (
@@ -95,26 +65,31 @@ def main(arguments: list[str] | None = None) -> None:
     caches = [converted(study, exact, way) for way in WAYS]
     variants = [Variant(name=way.name, config=study.training(cache)) for way, cache in zip(WAYS, caches, strict=True)]
     judged = run_study(study, variants, study.held_out())
-    write_results(study, {"What a precision costs the student": precision_table(judged)}, {"precision": judged})
+    drawn = precision_table([view_bytes(cache) for cache in caches], judged)
+    write_results(study, {"What a precision costs the student": drawn}, {"precision": judged})
 
 
 def converted(study: Study, exact: Path, way: StoredAs) -> Path:
-    """The cache of what an fp16 cache holds, stored another way; itself where that is fp16."""
-    if way.precision == "fp16" and way.tokens.keeps_all:
+    """Convert the fp16 cache to another precision or token subset; return the fp16 cache itself for fp16."""
+    if way.precision == "fp16" and way.tokens.whole:
         return exact
     out = study.out / "caches" / way.name
-    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.keeps_all else way.tokens)
+    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.whole else way.tokens)
     convert_cache(exact, out, request)
-    print(f"{way.name}: there", file=sys.stderr, flush=True)
+    print(f"{way.name}: converted", file=sys.stderr, flush=True)
     return out
 
 
-def precision_table(judged: list[Judged]) -> str:
-    """One line a way of storing."""
+def view_bytes(cache: Path) -> int:
+    """Bytes of one stored view, with its pixels and without its key."""
+    return sum(array.sample_bytes for array in open_cache(cache).manifest.arrays)
+
+
+def precision_table(sizes: list[int], judged: list[Judged]) -> str:
+    """One row per way of storing."""
     heads = [
         "",
-        "bytes of a CLIP-B/16 view",
-        "in JPEGs",
+        "bytes per view",
         "cls, k = 10",
         "k = 20",
         "mean, k = 10",
@@ -125,13 +100,12 @@ def precision_table(judged: list[Judged]) -> str:
     rows = [
         [
             way.name,
-            f"{way.clip_b16_bytes:,}",
-            f"{way.clip_b16_bytes / JPEG_BYTES:.2f}",
+            f"{size:,}",
             *(line.text(f"knn {pool} {k}", 100) for pool in ("cls", "mean") for k in (10, 20)),
             line.text("held-out", digits=4),
             line.text("held-out whole", digits=4),
         ]
-        for way, line in zip(WAYS, judged, strict=True)
+        for way, size, line in zip(WAYS, sizes, judged, strict=True)
     ]
     return table(heads, rows)
 

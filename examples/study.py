@@ -1,11 +1,11 @@
-"""What the studies share: a folder of runs that each end once, judged students, and tables of what came of them.
+"""Common parts of the studies: caches, runs, judged students, and tables of the results.
 
-A study makes its caches, lists its runs as ``Variant``s and calls ``run_study``. Whatever is there already is not done
-again: a cache is completed, a run goes on from its checkpoint, a judged run is read from its folder.
+A study makes its caches, lists its runs as ``Variant``s and calls ``run_study``. Started again, it repeats nothing: a
+cache is completed, a run resumes from its checkpoint, and the result of a judged run is read from its folder.
 
     OUT/caches/...              features
     OUT/runs/NAME-seed0/        a run of train-student, and judged.json
-    OUT/results.json            everything that the tables are made of
+    OUT/results.json            the numbers of all tables
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from study_judge import JUDGES
 
-from lookonce.clusters.extraction.run import extract_features
-from lookonce.extract.config import ExtractionConfig
-from lookonce.shared.config_values import parse_seeds
-from lookonce.shared.errors import UsageError
-from lookonce.shared.files.atomic import write_json
-from lookonce.train.config import TrainingConfig
-from lookonce.train.names import DeviceName
+from lookonce.api import ExtractionConfig, TrainingConfig, UsageError, extract_features, parse_seeds, train_student
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 HELD_OUT_SEEDS = "0-1"
@@ -40,12 +34,12 @@ HELD_OUT_SEEDS = "0-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What every study is told."""
+    """Flags of every study."""
 
     images: Path = DATA / "flowers"
     """Folder with train/CLASS/... and test/CLASS/... images."""
     out: Path
-    """Folder of the study; run again with the same one to go on."""
+    """Folder of the study; the same folder resumes it."""
     teacher: str = "deit-tiny"
     """Name of the teacher, as for extract-features."""
     teacher_weights: Path | None = None
@@ -55,31 +49,31 @@ class Study:
     view_size: int = 112
     """Side of a view in pixels."""
     epochs: int = 24
-    """Times a run sees every image."""
+    """Epochs of each run."""
     warmup_epochs: float = 3.0
     """Epochs of linear warm-up."""
     batch_size: int = 64
-    """Samples a step."""
+    """Samples per step."""
     base_lr: float = 4e-3
-    """Learning rate for 256 samples a step."""
+    """Learning rate for a batch of 256; it scales with the batch size."""
     run_seeds: str = "0"
     """Seeds of the runs of each variant, such as 0-2."""
     limit: int | None = None
-    """Only the first N training images."""
+    """Number of training images, taken evenly over the classes; None for all."""
     processes: int = 1
-    """Runs at the same time; the cores are shared out among them."""
-    device: DeviceName = "auto"
-    """Where models run."""
+    """Runs in parallel, each with its share of the cores."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of teachers and students."""
     quick: bool = False
-    """The whole study in seconds, on random images with a tiny random teacher: it runs, its numbers say nothing."""
+    """Run the study in seconds, on random images with a tiny random teacher; its numbers mean nothing."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs."""
+        """Seeds of the runs of each variant."""
         return parse_seeds(self.run_seeds)
 
     def extract(self, name: str, *, split: str, seeds: str, precision: str, layers: str = "top5") -> Path:
-        """The cache ``OUT/caches/NAME``, made or completed."""
+        """Create or complete the cache ``OUT/caches/NAME``."""
         config = ExtractionConfig(
             teacher=self.teacher,
             teacher_weights=self.teacher_weights,
@@ -96,11 +90,11 @@ class Study:
         return Path(extract_features(config, show_progress=False).cache)
 
     def held_out(self, layers: str = "top5") -> Path:
-        """Exact features of views of the test images, by which every student is judged."""
+        """Extract fp16 features of views of the test images, which judge every student."""
         return self.extract("held-out", split="test", seeds=HELD_OUT_SEEDS, precision="fp16", layers=layers)
 
     def training(self, cache: Path, **changes: Any) -> TrainingConfig:
-        """A run of this study, its seed and folder left open."""
+        """Configure a run of this study; ``run_study`` sets its seed and folder."""
         recipe: dict[str, Any] = {
             "shards": (cache,),
             "out": self.out,
@@ -119,25 +113,25 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One line of a table: a run for every run seed."""
+    """One row of a table: a run per run seed."""
 
     name: str
-    """Name of its runs' folders."""
+    """Name of the runs' folders."""
     config: TrainingConfig
-    """Everything but ``seed`` and ``out``."""
+    """Configuration of the runs, except ``seed`` and ``out``."""
 
 
 @dataclass(kw_only=True)
 class Judged:
-    """What came of a variant's runs, in the order of the run seeds; a number is a list with one value a run."""
+    """Measures of a variant's runs: one value per run, in the order of the run seeds."""
 
     name: str
     seeds: list[int] = field(default_factory=list)
     measures: dict[str, list[float]] = field(default_factory=dict)
-    """By name, as ``study_judge`` gives them."""
+    """Values by the names that ``study_judge`` gives."""
 
     def text(self, measure: str, scale: float = 1.0, digits: int = 1) -> str:
-        """Mean over the runs; of two and more, with their standard deviation."""
+        """Format the mean over the runs, with the standard deviation of two and more."""
         values = [value * scale for value in self.measures.get(measure, [])]
         if not values:
             return "-"
@@ -148,11 +142,11 @@ class Judged:
 def run_study(
     study: Study, variants: Sequence[Variant], held_out: Path, judges: Sequence[str] = ("training", "knn", "held-out")
 ) -> list[Judged]:
-    """Train and judge what is not there yet; round by round of run seeds, so that a stopped study has whole rounds.
+    """Train and judge the variants that have no result yet, one run seed after another.
 
     Args:
         study: its run seeds, images and number of processes.
-        variants: lines of the tables.
+        variants: rows of the tables.
         held_out: ``study.held_out()``.
         judges: names in ``study_judge.JUDGES``.
 
@@ -160,11 +154,11 @@ def run_study(
         The variants in their order.
 
     Raises:
-        UsageError: two variants of one name, or a run's folder holds a run of another configuration.
+        UsageError: two variants have one name, or a run's folder contains a run of another configuration.
     """
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
-        raise UsageError(f"variants of one name: {sorted({name for name in names if names.count(name) > 1})}")
+        raise UsageError(f"variants must have different names, found {sorted(names)}")
     jobs = [_with_seed(study, variant, seed) for seed in study.seeds for variant in variants]
     work = partial(train_and_judge, images=study.images, held_out=held_out, judges=judges)
     found = dict(zip([config.out for config in jobs], _in_processes(work, jobs, study.processes), strict=True))
@@ -184,27 +178,33 @@ def _with_seed(study: Study, variant: Variant, seed: int) -> TrainingConfig:
 
 
 def train_and_judge(config: TrainingConfig, *, images: Path, held_out: Path, judges: Sequence[str]) -> dict[str, float]:
-    """One run to its end, and its measures by name; what is in its folder already is read from there.
+    """Train one run to its end and return its measures by name; measures in its folder are read, not repeated.
 
     Raises:
         UsageError: the folder's run had another configuration.
     """
-    from lookonce.train.run import train_student
-
     file = Path(config.out) / "judged.json"
     wanted = json.loads(json.dumps(config.document()))
-    there = json.loads(file.read_text()) if file.is_file() else {"config": wanted, "measures": {}}
-    if there["config"] != wanted:
+    stored = json.loads(file.read_text()) if file.is_file() else {"config": wanted, "measures": {}}
+    if stored["config"] != wanted:
         raise UsageError(f"{config.out}: was judged with another configuration; choose another --out")
-    measures: dict[str, dict[str, float]] = there["measures"]
+    measures: dict[str, dict[str, float]] = stored["measures"]
     missing = [name for name in judges if name not in measures]
     if missing:
-        train_student(config, show_progress=False)  # of a finished run, this only says so
+        train_student(config, show_progress=False)  # returns at once if the run is finished
         measures = {**measures, **{name: JUDGES[name](config, images, held_out) for name in missing}}
         write_json(file, {"config": wanted, "measures": measures})
         shown = ", ".join(f"{name} {value:.4f}" for name in missing for name, value in measures[name].items())
         print(f"{Path(config.out).name}: {shown}", file=sys.stderr, flush=True)
     return {name: value for judge in judges for name, value in measures[judge].items()}
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document and then rename it, so that a reader sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(document, indent=1))
+    temporary.replace(path)
 
 
 def _in_processes(work: Callable[[Any], Any], jobs: Sequence[Any], processes: int) -> Iterable[Any]:
@@ -215,14 +215,14 @@ def _in_processes(work: Callable[[Any], Any], jobs: Sequence[Any], processes: in
     with ProcessPoolExecutor(processes, context, initializer=_share_cores, initargs=(threads,)) as pool:
         waiting = [pool.submit(work, job) for job in jobs]
         for done in as_completed(waiting):
-            if done.exception() is not None:  # the others are stopped at their next start, and go on another time
+            if done.exception() is not None:  # runs that have not started are cancelled; the next study runs them
                 pool.shutdown(cancel_futures=True)
                 done.result()
         return [one.result() for one in waiting]
 
 
 def _share_cores(threads: int) -> None:
-    """Start a worker: so many threads, and no life after the study's, which else waits for jobs for ever."""
+    """Initialise a worker: set its threads, and end it with its parent, after which it would wait for jobs for ever."""
     import torch
 
     def end_with_parent() -> None:
@@ -236,7 +236,7 @@ def _share_cores(threads: int) -> None:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others numbers.
+    """Format a Markdown table.
 
     >>> print(table(["", "kNN"], [["a", "1"]]))
     |  | kNN |
@@ -249,7 +249,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_results(study: Study, tables: Mapping[str, str], judged: Mapping[str, Sequence[Judged]]) -> None:
-    """``OUT/results.json`` and ``OUT/tables.md``; the tables go to standard output too."""
+    """Write ``OUT/results.json`` and ``OUT/tables.md``, and print the tables."""
     described = {name: str(value) for name, value in vars(study).items()}
     lines = {name: [vars(line) for line in group] for name, group in judged.items()}
     write_json(study.out / "results.json", {"study": described, "tables": lines})

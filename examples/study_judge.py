@@ -1,48 +1,47 @@
-"""How good a student came out: k-NN on labelled images, and its loss on views it never saw."""
+"""Measures of a trained student: its training loss, k-NN and a linear probe on labelled images, and held-out loss."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lookonce.shared.errors import CheckpointError
-from lookonce.train.checkpoints.checkpoint_file import load_checkpoint
-from lookonce.train.checkpoints.resuming import find_checkpoint
-from lookonce.train.config import TrainingConfig
-from lookonce.train.data.sample_order import SampleOrder, SamplesOfStep
-from lookonce.train.evaluation.encoders.encoder import encode_split
-from lookonce.train.evaluation.encoders.pooling import Pool
-from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
-from lookonce.train.evaluation.knn import knn_predict
-from lookonce.train.evaluation.labelled_images import open_labelled_images
-from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
-from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
-from lookonce.train.records.metrics import read_metrics
-from lookonce.train.setup import TrainingSetup, set_up, trainable
-from lookonce.weights.device import resolve_device
+from lookonce.api import (
+    CachedTargets,
+    DynamicAlignment,
+    LinearProbeConfig,
+    Student,
+    StudentEncoder,
+    TrainingConfig,
+    encode_split,
+    evaluate_linear,
+    knn_predict,
+    load_alignment,
+    load_student,
+    open_cache,
+    open_labelled_images,
+    read_metrics,
+)
 
 NEIGHBOURS = (10, 20)
 BATCH = 25
 HELD_OUT_MASKS = {"held-out": 0.7, "held-out whole": 0.0}
-"""Measures by the share of patches hidden: as in the released recipe, and none at all."""
+"""Name of a measure -> share of hidden patches: that of the released recipe, and none."""
 
 
 def training_loss(config: TrainingConfig, _images: Path, _held_out: Path) -> dict[str, float]:
-    """``training loss``: mean over the logged steps of the last tenth of the run; one step's hangs on its few views."""
+    """``training loss``: mean over the logged steps of the last tenth of the run, as one step has few views."""
     losses = [line["loss"] for line in read_metrics(Path(config.out) / "metrics.jsonl")]
     return {"training loss": statistics.fmean(losses[-max(1, len(losses) // 10) :])}
 
 
 def knn(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, float]:
-    """``knn POOL K``: share of the test images whose class is right."""
+    """``knn POOL K``: k-NN accuracy on the test images."""
     labelled = open_labelled_images(images)
-    encoder = _encoder(config, "cls+mean")
+    encoder = StudentEncoder(_student(config), pool="cls+mean", device=_device(config))
     train, test = (encode_split(encoder, split, BATCH).cpu() for split in (labelled.train, labelled.test))
     labels = torch.from_numpy(labelled.train.labels)
     truth = torch.from_numpy(labelled.test.labels)
@@ -55,58 +54,67 @@ def knn(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, floa
 
 
 def linear(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, float]:
-    """``linear``: share of the test images that a linear probe on the class token gets right."""
-    encoder, labelled = _encoder(config, "cls"), open_labelled_images(images)
-    result = evaluate_linear(encoder, labelled, LinearProbeConfig(), batch_size=BATCH)
+    """``linear``: accuracy of a linear probe on the class token."""
+    encoder = StudentEncoder(_student(config), pool="cls", device=_device(config))
+    result = evaluate_linear(encoder, open_labelled_images(images), LinearProbeConfig(), batch_size=BATCH)
     return {"linear": float(result["accuracy"])}
-
-
-def _encoder(config: TrainingConfig, pool: Pool) -> StudentEncoder:
-    """The run's student, where it was trained."""
-    student = load_student(Path(config.out) / "student.safetensors")
-    return StudentEncoder(student, pool=pool, device=resolve_device(config.device))
 
 
 @torch.inference_mode()
 def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, float]:
-    """``held-out``: the run's loss, without ``loss_scale``, on test views against exact targets, under attentive masks.
+    """``held-out``: the run's loss, without ``loss_scale``, on test views against fp16 targets, under attentive masks.
 
-    The masks are the same for every run. ``held-out whole``: the same on whole views. With `` last`` behind: of the
-    teacher's last block alone, which most runs of other layer weights align too.
+    All runs get the same masks. ``held-out whole`` is the loss on whole views. The measures that end in `` last`` take
+    the teacher's last block alone, which most runs of other layer weights align too.
 
     Raises:
-        CheckpointError: the run's checkpoints are gone; its alignment is nowhere else.
+        CheckpointError: the run has no checkpoints, which contain its alignment.
     """
-    checkpoint = find_checkpoint("auto", Path(config.out) / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"{config.out}: the run's checkpoints are gone; choose another --out to train it again")
-    state = load_checkpoint(checkpoint).state["module"]
-    found = {}
+    device, found, seeds = _device(config), {}, open_cache(cache).seeds
     for name, ratio in HELD_OUT_MASKS.items():
-        masks: Any = {"mask": "attentive", "mask_ratio": ratio}
-        setup = set_up(
-            replace(config, shards=(cache,), seed=0, seeds=None, batch_size=BATCH, readahead="none", **masks)
+        batches = CachedTargets(
+            [cache],
+            batch_size=BATCH,
+            epochs=len(seeds),
+            alignment=config.alignment_config(),
+            mask="attentive",
+            mask_ratio=ratio,
+            device=device,
+            readahead="none",
         )
-        trainable(setup.model).load_state_dict(state)
-        setup.model.eval()
-        seeds, alignment = setup.input.caches.seeds, setup.model.alignments[0]
-        order = SampleOrder(setup.input.caches.rows, seeds, run_seed=0, batch_size=BATCH, epochs=len(seeds))
-        levels = [_level_losses(setup, order.step(step)) for step in range(order.total_steps)]
-        mean_L = torch.cat(levels).mean(dim=0)
+        student = _student(config).to(device).eval()
+        alignment = load_alignment(config.out, student, batches.teachers[0]).to(device).eval()
+        mean_L = _level_losses(student, alignment, batches)
         found[name] = float((alignment.level_weights.cpu() * mean_L).sum())
-        if alignment.teacher_blocks[-1] == setup.input.caches.first.manifest.recipe.teacher.block_count:
+        if alignment.teacher_blocks[-1] == batches.teachers[0].block_count:
             found[f"{name} last"] = float(mean_L[-1])
     return found
 
 
-def _level_losses(setup: TrainingSetup, samples: SamplesOfStep) -> Tensor:
-    """Loss of each aligned level, (B, L): alike for all views of the batch, so that batches weigh by their views."""
-    losses_L: Tensor = setup.model(setup.input.batches.batch(samples).to(setup.device)).level_losses.cpu()
-    return losses_L.expand(len(samples.rows), -1)
+def _level_losses(student: Student, alignment: DynamicAlignment, batches: CachedTargets) -> Tensor:
+    """Loss of each aligned level, float32 (L,), mean over all views."""
+    total, views = torch.zeros(len(alignment.teacher_blocks)), 0
+    for batch in batches:
+        features = student(batch["visible_pixels"], batch["visible_ids"])
+        count = len(batch["visible_ids"])
+        total += count * alignment(features, batch["targets"][0]).level_losses.cpu()
+        views += count
+    return total / views
+
+
+def _student(config: TrainingConfig) -> Student:
+    return load_student(Path(config.out) / "student.safetensors")
+
+
+def _device(config: TrainingConfig) -> str:
+    """The device that trained the run."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 Judge = Callable[[TrainingConfig, Path, Path], dict[str, float]]
-"""From a finished run, the images' folder and the cache of views of the test images to measures by name."""
+"""Takes a finished run, the folder of images and the cache of test views; returns measures by name."""
 
 JUDGES: dict[str, Judge] = {"training": training_loss, "knn": knn, "held-out": held_out, "linear": linear}
-"""What runs can be judged by; one that was not asked for before is added to the runs that are there."""
+"""All judges by name. A judge that is added later is applied to existing runs too."""

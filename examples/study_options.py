@@ -1,4 +1,4 @@
-"""Command lines of the studies, and their ``--quick``: tiny random images and a tiny random teacher, for seconds."""
+"""Command lines of the studies, and ``--quick``: tiny random images and a tiny random teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tyro
 from PIL import Image
 from study import Study
 
-from lookonce.shared.errors import LookonceError
+from lookonce.api import LookonceError
 
 S = TypeVar("S", bound=Study)
 
@@ -28,12 +28,12 @@ QUICK: dict[str, Any] = {
 
 
 def study_options(kind: type[S], description: str | None, arguments: list[str] | None) -> S:
-    """Read a study's flags; ``--quick`` replaces images, teacher, student and sizes by the smallest that run.
+    """Read a study's flags; ``--quick`` replaces images, teacher, student and sizes by the smallest ones that run.
 
     Args:
-        kind: the study's options.
+        kind: class of the study's options.
         description: its module's docstring.
-        arguments: instead of ``sys.argv[1:]``.
+        arguments: command line; None for ``sys.argv[1:]``.
     """
     options = tyro.cli(kind, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     if not options.quick:
@@ -45,7 +45,7 @@ def study_options(kind: type[S], description: str | None, arguments: list[str] |
 
 
 def end_with_a_sentence(main: Callable[[], None]) -> None:
-    """Run a study as a script: an error of lookonce's is one sentence, without a traceback."""
+    """Run a study as a script; print an error of lookonce as one sentence, without a traceback."""
     try:
         main()
     except LookonceError as error:
@@ -59,7 +59,7 @@ def _write_images(folder: Path) -> None:
             file = folder / split / f"class{number % 2}" / f"{number:02d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             pixels = generator.integers(0, 256, (72, 80, 3), dtype=np.uint8)
-            if not file.exists():  # a listing knows images by their time of change
+            if not file.exists():  # a resumed extraction refuses images whose time of change differs
                 Image.fromarray(pixels).save(file)
 
 

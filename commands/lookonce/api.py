@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lookonce.cache.convert.request import ConversionRequest
     from lookonce.cache.read.reader import CacheReader, open_cache
     from lookonce.cache.show.description import describe_cache
+    from lookonce.cache.show.picture import draw_cache
     from lookonce.cache.verify.findings import Finding, VerifyReport
     from lookonce.cache.verify.verification import verify_cache
     from lookonce.cache.zarr_plugin.decoded_group import open_decoded
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lookonce.reports.drift.report import DriftReport
     from lookonce.reports.plan.plan import Purpose
     from lookonce.reports.plan.plan import plan_extraction as plan
+    from lookonce.shared.config_values import parse_seeds
     from lookonce.shared.errors import (
         AccessError,
         BusyError,
@@ -51,9 +53,11 @@ if TYPE_CHECKING:
         WeightsError,
         WorkerLostError,
     )
+    from lookonce.shared.patches import unpatchify
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
     from lookonce.train.cached_targets import CachedTargets, TargetBatch
+    from lookonce.train.checkpoints.trained_alignment import load_alignment
     from lookonce.train.config import TrainingConfig
     from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
     from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
@@ -77,6 +81,7 @@ _MODULES = {
     "lookonce.cache.convert.conversion": "ConversionSummary convert_cache",
     "lookonce.cache.convert.request": "ConversionRequest",
     "lookonce.cache.show.description": "describe_cache",
+    "lookonce.cache.show.picture": "draw_cache",
     "lookonce.cache.read.reader": "CacheReader open_cache",
     "lookonce.cache.verify.verification": "verify_cache",
     "lookonce.cache.verify.findings": "Finding VerifyReport",
@@ -88,17 +93,20 @@ _MODULES = {
     "lookonce.reports.plan.plan": "Purpose plan_extraction:plan",
     "lookonce.extract.run": "ExtractionSummary",
     "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
+    "lookonce.shared.config_values": "parse_seeds",
     "lookonce.shared.errors": (
         "AccessError BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
         "HeadLostError IncompleteCacheError IntegrityError Interrupted LookonceError MachineError NumericalError "
         "RayStartError RecipeMismatchError SchemaError SourceError StorageError TeacherError UnreadableImageError "
         "UsageError WeightsError WorkerLostError"
     ),
+    "lookonce.shared.patches": "unpatchify",
     "lookonce.shared.sources": "open_source",
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
     "lookonce.train.model.alignment": "AlignmentOutput DynamicAlignment",
     "lookonce.train.model.alignment_config": "AlignmentConfig",
     "lookonce.train.cached_targets": "CachedTargets TargetBatch",
+    "lookonce.train.checkpoints.trained_alignment": "load_alignment",
     "lookonce.train.config": "TrainingConfig",
     "lookonce.train.evaluation.encoders.encoder": "Encoder encode_split",
     "lookonce.train.evaluation.finetune.fine_tuning": "finetune_student",
@@ -183,18 +191,21 @@ __all__ = [
     "check_drift",
     "convert_cache",
     "describe_cache",
+    "draw_cache",
     "encode_split",
     "evaluate_knn",
     "evaluate_linear",
     "extract_features",
     "finetune_student",
     "knn_predict",
+    "load_alignment",
     "load_student",
     "load_teacher",
     "open_cache",
     "open_decoded",
     "open_labelled_images",
     "open_source",
+    "parse_seeds",
     "plan",
     "read_metrics",
     "recipe_config",
@@ -202,6 +213,7 @@ __all__ = [
     "save_student",
     "train_student",
     "train_sweep",
+    "unpatchify",
     "verify_cache",
 ]
 

@@ -70,18 +70,21 @@ PUBLIC = [
     "check_drift",
     "convert_cache",
     "describe_cache",
+    "draw_cache",
     "encode_split",
     "evaluate_knn",
     "evaluate_linear",
     "extract_features",
     "finetune_student",
     "knn_predict",
+    "load_alignment",
     "load_student",
     "load_teacher",
     "open_cache",
     "open_decoded",
     "open_labelled_images",
     "open_source",
+    "parse_seeds",
     "plan",
     "read_metrics",
     "recipe_config",
@@ -89,6 +92,7 @@ PUBLIC = [
     "save_student",
     "train_student",
     "train_sweep",
+    "unpatchify",
     "verify_cache",
 ]
 """A name that leaves this list breaks users' programs: note it in the changelog."""
@@ -134,6 +138,16 @@ def test_every_name_is_there_and_documented() -> None:
         assert inspect.getdoc(getattr(api, name)), name
     with pytest.raises(AttributeError, match=r"module 'lookonce\.api' has no public name 'nothing'"):
         api.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_examples_import_nothing_else_of_lookonce() -> None:
+    imported = {
+        node.module
+        for file in (Path(__file__).parents[2] / "examples").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lookonce")
+    }
+    assert imported == {"lookonce.api"}
 
 
 def test_importing_costs_next_to_nothing() -> None:

@@ -13,8 +13,10 @@ import pytest
 from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.shared.errors import UsageError
 from lookonce.shared.masking import MASK_VERSION, mask_noise, visible_patches
+from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.manifest import Manifest, validate_manifest
 from lookonce.storage_schemas.problems import sealed
+from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 from lookonce.storage_schemas.tokens import (
     AllTokens,
     TokenSubset,
@@ -39,6 +41,39 @@ def test_what_is_typed_is_what_is_stored_and_read_back(text: str) -> None:
     assert subset.stored_patches(196) == stored
     assert token_subset(json.loads(json.dumps(subset.document()))) == subset
     assert subset.keeps_all is (text == "all")
+
+
+@pytest.mark.parametrize(
+    ("precision", "tokens", "size"),
+    [
+        ("int8", AllTokens(), 916_000),
+        ("int8", TopTokens(share=0.5), 460_000),
+        ("int8", VisibleTokens(mask="attentive", mask_ratio=0.7), 274_000),
+        ("int4", AllTokens(), 537_000),
+        ("int4", TopTokens(share=0.5), 270_000),
+        ("int4", VisibleTokens(mask="attentive", mask_ratio=0.7), 161_000),
+        ("int4", VisibleTokens(mask="attentive", mask_ratio=0.8), 109_000),
+        ("int2", VisibleTokens(mask="attentive", mask_ratio=0.7), 104_000),
+    ],
+)
+def test_bytes_of_a_clip_b16_view_are_those_of_the_documentation(
+    precision: str, tokens: TokenSubset, size: int
+) -> None:
+    teacher = TeacherIdentity(
+        name="open_clip:ViT-B-16",
+        weights_digest="",
+        blocks=(8, 9, 10, 11, 12),
+        block_count=12,
+        width=768,
+        input_size=224,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        compute_precision="fp32",
+    )
+    dataset = DatasetIdentity(samples=1, digest="")
+    recipe = Recipe(teacher=teacher, dataset=dataset, view={"size": 224}, patch_size=16, tokens=tokens)
+    found = sum(array.sample_bytes for array in cache_arrays(recipe, precision=precision, store_pixels=True))
+    assert round(found, -3) == size
 
 
 def test_the_documents_are_pinned_because_fingerprints_are_made_of_them() -> None:
