@@ -71,10 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def converted(study: Study, exact: Path, way: StoredAs) -> Path:
     """Convert the fp16 cache to another precision or token subset; return the fp16 cache itself for fp16."""
-    if way.precision == "fp16" and way.tokens.whole:
+    if way.precision == "fp16" and way.tokens.keeps_all:
         return exact
     out = study.out / "caches" / way.name
-    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.whole else way.tokens)
+    request = ConversionRequest(precision=way.precision, tokens=None if way.tokens.keeps_all else way.tokens)
     convert_cache(exact, out, request)
     print(f"{way.name}: converted", file=sys.stderr, flush=True)
     return out
