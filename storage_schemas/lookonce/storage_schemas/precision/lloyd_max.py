@@ -50,7 +50,7 @@ class LloydMaxPrecision(Precision):
         taken = np.arange(0, len(flat), stride)
         channel = taken % offset.size
         sample = np.sort(((flat[taken] - offset.flat[channel]) / scale.flat[channel]).astype(np.float64))
-        return {"scale": scale, "offset": offset, "levels": rounded(_lloyd_max(sample, 2**self.bits))}
+        return {"scale": scale, "offset": offset, "levels": rounded(lloyd_max_levels(sample, 2**self.bits))}
 
     def plan(self, parameters: Parameters) -> QuantisationPlan:
         """Decode with a table look-up and one multiply-add per value."""
@@ -62,7 +62,7 @@ class LloydMaxPrecision(Precision):
         )
 
 
-def _lloyd_max(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def lloyd_max_levels(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Levels of least squared error for sorted values: assign values to the nearest level, then average, repeatedly."""
     levels = np.array([NormalDist().inv_cdf((place + 0.5) / count) for place in range(count)])
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
