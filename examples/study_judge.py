@@ -57,7 +57,7 @@ def linear(config: TrainingConfig, images: Path, _held_out: Path) -> dict[str, f
     """``linear``: accuracy of a linear probe on the class token."""
     encoder = StudentEncoder(_student(config), pool="cls", device=_device(config))
     result = evaluate_linear(encoder, open_labelled_images(images), LinearProbeConfig(), batch_size=BATCH)
-    return {"linear": float(result["accuracy"])}
+    return {"linear": result.accuracy}
 
 
 @torch.inference_mode()

@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from lookonce.cache.convert.request import ConversionRequest
     from lookonce.cache.read.reader import CacheReader, open_cache
     from lookonce.cache.show.description import describe_cache
+    from lookonce.cache.show.facts import CacheFacts
     from lookonce.cache.show.picture import draw_cache
     from lookonce.cache.verify.findings import Finding, VerifyReport
     from lookonce.cache.verify.verification import verify_cache
     from lookonce.cache.zarr_plugin.decoded_group import open_decoded
     from lookonce.clusters.extraction.run import extract_features
     from lookonce.extract.config import ExtractionConfig
-    from lookonce.extract.run import ExtractionSummary
+    from lookonce.extract.summary import ExtractionSummary
     from lookonce.extract.teachers import Teacher, TeacherFeatures, load_teacher, resolve_teacher
     from lookonce.reports.drift.check import DriftRequest, check_drift
     from lookonce.reports.drift.report import DriftReport
     from lookonce.reports.plan.plan import Purpose
     from lookonce.reports.plan.plan import plan_extraction as plan
+    from lookonce.reports.plan.report import Plan
     from lookonce.shared.config_values import parse_seeds
     from lookonce.shared.errors import (
         AccessError,
@@ -62,11 +64,11 @@ if TYPE_CHECKING:
     from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
     from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
     from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
-    from lookonce.train.evaluation.finetune.fine_tuning import finetune_student
+    from lookonce.train.evaluation.finetune.fine_tuning import FinetuneResult, finetune_student
     from lookonce.train.evaluation.finetune.finetune_config import FinetuneConfig
-    from lookonce.train.evaluation.knn import evaluate_knn, knn_predict
+    from lookonce.train.evaluation.knn import KnnResult, evaluate_knn, knn_predict
     from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
-    from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
+    from lookonce.train.evaluation.linear_probe.linear import LinearResult, evaluate_linear
     from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
     from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
     from lookonce.train.model.alignment_config import AlignmentConfig
@@ -74,13 +76,15 @@ if TYPE_CHECKING:
     from lookonce.train.model.student_file import save_student
     from lookonce.train.recipes import recipe_config
     from lookonce.train.records.metrics import read_metrics
-    from lookonce.train.run import TrainingSummary, train_student
-    from lookonce.train.sweep.lockstep import SweepSummary, train_sweep
+    from lookonce.train.run import train_student
+    from lookonce.train.summary import SweepSummary, TrainingSummary
+    from lookonce.train.sweep.lockstep import train_sweep
 
 _MODULES = {
     "lookonce.cache.convert.conversion": "ConversionSummary convert_cache",
     "lookonce.cache.convert.request": "ConversionRequest",
     "lookonce.cache.show.description": "describe_cache",
+    "lookonce.cache.show.facts": "CacheFacts",
     "lookonce.cache.show.picture": "draw_cache",
     "lookonce.cache.read.reader": "CacheReader open_cache",
     "lookonce.cache.verify.verification": "verify_cache",
@@ -91,7 +95,8 @@ _MODULES = {
     "lookonce.reports.drift.report": "DriftReport",
     "lookonce.clusters.extraction.run": "extract_features",
     "lookonce.reports.plan.plan": "Purpose plan_extraction:plan",
-    "lookonce.extract.run": "ExtractionSummary",
+    "lookonce.reports.plan.report": "Plan",
+    "lookonce.extract.summary": "ExtractionSummary",
     "lookonce.extract.teachers": "Teacher TeacherFeatures load_teacher resolve_teacher",
     "lookonce.shared.config_values": "parse_seeds",
     "lookonce.shared.errors": (
@@ -109,20 +114,21 @@ _MODULES = {
     "lookonce.train.checkpoints.trained_alignment": "load_alignment",
     "lookonce.train.config": "TrainingConfig",
     "lookonce.train.evaluation.encoders.encoder": "Encoder encode_split",
-    "lookonce.train.evaluation.finetune.fine_tuning": "finetune_student",
+    "lookonce.train.evaluation.finetune.fine_tuning": "FinetuneResult finetune_student",
     "lookonce.train.evaluation.finetune.finetune_config": "FinetuneConfig",
-    "lookonce.train.evaluation.knn": "evaluate_knn knn_predict",
+    "lookonce.train.evaluation.knn": "KnnResult evaluate_knn knn_predict",
     "lookonce.train.evaluation.labelled_images": "LabelledImages open_labelled_images",
-    "lookonce.train.evaluation.linear_probe.linear": "evaluate_linear",
+    "lookonce.train.evaluation.linear_probe.linear": "LinearResult evaluate_linear",
     "lookonce.train.evaluation.linear_probe.probe_config": "LinearProbeConfig",
     "lookonce.train.evaluation.encoders.student_encoder": "StudentEncoder load_student",
     "lookonce.train.evaluation.encoders.teacher_encoder": "TeacherEncoder",
     "lookonce.train.records.metrics": "read_metrics",
     "lookonce.train.recipes": "recipe_config",
-    "lookonce.train.run": "TrainingSummary train_student",
+    "lookonce.train.run": "train_student",
+    "lookonce.train.summary": "SweepSummary TrainingSummary",
     "lookonce.train.model.student": "Student",
     "lookonce.train.model.student_file": "save_student",
-    "lookonce.train.sweep.lockstep": "SweepSummary train_sweep",
+    "lookonce.train.sweep.lockstep": "train_sweep",
 }
 """Module -> its public names, ``name:public`` where they differ; a test compares them with the imports above."""
 
@@ -140,6 +146,7 @@ __all__ = [
     "AllTokens",
     "BusyError",
     "CacheError",
+    "CacheFacts",
     "CacheMismatchError",
     "CacheReader",
     "CachedTargets",
@@ -156,15 +163,19 @@ __all__ = [
     "ExtractionSummary",
     "Finding",
     "FinetuneConfig",
+    "FinetuneResult",
     "HeadLostError",
     "IncompleteCacheError",
     "IntegrityError",
     "Interrupted",
+    "KnnResult",
     "LabelledImages",
     "LinearProbeConfig",
+    "LinearResult",
     "LookonceError",
     "MachineError",
     "NumericalError",
+    "Plan",
     "Purpose",
     "RayStartError",
     "RecipeMismatchError",

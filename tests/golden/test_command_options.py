@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -38,10 +39,14 @@ CONTRACT = {
 
 
 def options(config: type) -> dict[str, str]:
-    return {
-        field.name: "required" if field.default is dataclasses.MISSING else str(field.default)
-        for field in dataclasses.fields(config)
-    }
+    found: dict[str, str] = {}
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]):  # flags of a config that the options contain
+            found |= options(hints[field.name])
+        else:
+            found[field.name] = "required" if field.default is dataclasses.MISSING else str(field.default)
+    return found
 
 
 @pytest.mark.parametrize("command", CONFIGS)

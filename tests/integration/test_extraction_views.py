@@ -14,10 +14,9 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.read.replayed_views import ReplayedViews
 from lookonce.cache.show.description import describe_cache
-from lookonce.cache.show.description_text import describe_lines
 from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.run import ExtractionSummary
+from lookonce.extract.summary import ExtractionSummary
 from lookonce.shared.errors import CacheMismatchError, RecipeMismatchError
 from lookonce.shared.sources import ImageFolder, Listing
 from lookonce.shared.views import ViewRecipe
@@ -67,7 +66,7 @@ def test_crop_options_are_in_the_recipe_and_all_else_follows_it(
     for row in range(4):
         np.testing.assert_array_equal(replayed.patches(0, row), pixels[row])
 
-    lines = "\n".join(describe_lines(describe_cache(tmp_path / "other")))
+    lines = describe_cache(tmp_path / "other").text()
     assert "crops        90 to 100 % of the area, 1 to 1 as wide as high, 0 % mirrored" in lines
     with pytest.raises(RecipeMismatchError, match=r"view\.scale: cache has \[0\.9, 1\.0\], this run has \[0\.2"):
         extract("other", limit=4, pixels="none")

@@ -48,5 +48,5 @@ def test_they_are_whole_and_small(root: Path) -> None:
     report = verify_cache(root, full=True, workers=1)
     assert report.whole, [str(finding) for finding in report.findings]
     assert [note.path for note in report.notes] == ["expected.json"]
-    assert describe_cache(root)["complete"]
+    assert describe_cache(root).complete
     assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 60_000

@@ -13,7 +13,8 @@ import pytest
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.testing import check_same, logged_numbers, student_run
 from lookonce.train.config import TrainingConfig
-from lookonce.train.run import TrainingSummary, train_student
+from lookonce.train.run import train_student
+from lookonce.train.summary import TrainingSummary
 from lookonce.train.sweep.lockstep import train_sweep
 
 RECIPE: dict[str, Any] = {

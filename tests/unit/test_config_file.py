@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lookonce.commands.cache_commands.plan import NO_FLAGS, PLAN
+from lookonce.commands.cache_commands.plan import PLAN
 from lookonce.commands.config_file import config_text, with_config
 from lookonce.commands.extract_features import Options, main
 from lookonce.extract.config import ExtractionConfig
@@ -92,4 +92,4 @@ def test_a_plan_takes_it_and_no_reuse(file: Path) -> None:
     assert expanded[-2:] == ["--epochs", "3"]
     file.write_text('reuse = "cache"')
     with pytest.raises(UsageError, match="'reuse' is no option of feature-cache plan"):
-        with_config(["--config", str(file)], PLAN.options, "feature-cache plan", without=NO_FLAGS)
+        with_config(["--config", str(file)], PLAN.options, "feature-cache plan")

@@ -14,7 +14,6 @@ from PIL import Image
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.show.description import describe_cache
-from lookonce.cache.show.description_text import describe_lines
 from lookonce.cache.show.picture import draw_cache
 from lookonce.cache.show.picture_samples import principal_components, shown_samples
 from lookonce.cache.write.create import create_cache
@@ -30,16 +29,18 @@ def cache(make_manifest, fill_cache, tmp_path: Path) -> Path:
 
 
 def lines_of(root: Path) -> dict[str, str]:
-    return {line[:13].strip(): line[13:] for line in describe_lines(describe_cache(root))}
+    return {line[:13].strip(): line[13:] for line in describe_cache(root).text().splitlines()}
 
 
 def test_facts_of_a_whole_cache(cache: Path) -> None:
     facts = describe_cache(cache)
-    json.dumps(facts, allow_nan=False)
-    assert facts["complete"]
-    assert facts["seeds"] == [{"seed": seed, "shards": 3, "of_shards": 3, "complete": True} for seed in (0, 2)]
-    assert (facts["samples"], facts["views"], facts["holes"]["count"]) == (5, 6, 4)
-    assert facts["holes"]["first"][0] == {
+    json.dumps(facts.document(), allow_nan=False)
+    assert facts.complete
+    assert facts.document()["seeds"] == [
+        {"seed": seed, "shards": 3, "of_shards": 3, "complete": True} for seed in (0, 2)
+    ]
+    assert (facts.samples, facts.views, facts.holes.count) == (5, 6, 4)
+    assert facts.holes.first[0] == {
         "seed": 0,
         "sample": 1,
         "key": "c1/näme-001.jpg",
@@ -48,13 +49,13 @@ def test_facts_of_a_whole_cache(cache: Path) -> None:
     }
     on_disk = {
         name: sum(path.stat().st_size for path in cache.glob(f"seed-*/{name}/c/**/*") if path.is_file())
-        for name in facts["bytes_by_array"]
+        for name in facts.bytes_by_array
     }
-    assert facts["bytes_by_array"] == on_disk
-    assert facts["bytes"] == sum(on_disk.values())
-    assert facts["bytes_a_view"]["targets"] == on_disk["targets"] / 6
-    assert facts["statistics"] == {"feature_norm": 1.0}
-    assert facts["versions"] == {"lookonce": ["test"]}
+    assert facts.bytes_by_array == on_disk
+    assert facts.bytes == sum(on_disk.values())
+    assert facts.bytes_a_view["targets"] == on_disk["targets"] / 6
+    assert facts.statistics == {"feature_norm": 1.0}
+    assert facts.versions == {"lookonce": ["test"]}
     assert lines_of(cache)["seeds"] == "0, 2 complete"
 
 
@@ -74,13 +75,13 @@ def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:
     (cache / "receipts/seed-0002/shard-00001.json").unlink()
     (cache / "receipts/seed-0002/shard-00002.json").write_text('{"fingerprint": 3}')
     facts = describe_cache(cache)
-    assert not facts["complete"]
-    assert facts["unusable_receipts"] == 1
-    assert facts["views"] == 3 + 1
+    assert not facts.complete
+    assert facts.unusable_receipts == 1
+    assert facts.views == 3 + 1
     assert "INCOMPLETE" in lines_of(cache)["cache"]
     assert lines_of(cache)["seeds"] == "0 complete; 2 has 1 of 3 shards"
     shutil.rmtree(cache / "receipts")
-    assert describe_cache(cache)["bytes"] == 0
+    assert describe_cache(cache).bytes == 0
     assert lines_of(cache)["seeds"].startswith("none yet")
     shutil.rmtree(cache)
     with pytest.raises(CacheError, match="does not exist"):
@@ -90,7 +91,7 @@ def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "3", '{"fingerprint": 1, "encoding": 2}'])
 def test_broken_receipts_count_as_unusable(cache: Path, content: str) -> None:
     (cache / "receipts/seed-0000/shard-00000.json").write_text(content)
-    assert describe_cache(cache)["unusable_receipts"] == 1
+    assert describe_cache(cache).unusable_receipts == 1
 
 
 def test_receipts_of_shards_of_another_size_are_unusable(make_manifest, fill_cache, tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_receipts_of_shards_of_another_size_are_unusable(make_manifest, fill_cac
         fill_cache(tmp_path / name, make_manifest(precision="fp16", shard_size=shard_size), seeds=(seed,))
     shutil.copytree(tmp_path / "other/receipts/seed-0001", tmp_path / "one/receipts/seed-0001")
     facts = describe_cache(tmp_path / "one")
-    assert (facts["unusable_receipts"], facts["views"]) == (3, 5)
+    assert (facts.unusable_receipts, facts.views) == (3, 5)
 
 
 def test_thousands_of_receipts_take_little_time(make_manifest, fill_cache, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_thousands_of_receipts_take_little_time(make_manifest, fill_cache, tmp_p
         folder.mkdir()
         (folder / "shard-00000.json").write_bytes(receipt)
     started = time.process_time()
-    assert len(describe_cache(tmp_path)["seeds"]) == 2000
+    assert len(describe_cache(tmp_path).seeds) == 2000
     assert time.process_time() - started < 2
 
 

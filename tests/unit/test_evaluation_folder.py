@@ -24,7 +24,7 @@ def changed(**parts: dict[str, Any]) -> dict[str, Any]:
 
 def hold(root: Path, config: dict[str, Any]) -> EvaluationFolder:
     folder = EvaluationFolder(root, config)
-    with folder.held():
+    with folder.exclusive():
         folder.save(1, {"state": 1})
     return folder
 
@@ -56,7 +56,7 @@ def test_a_checkpoint_carried_here_from_another_evaluation_is_refused(tmp_path: 
     (tmp_path / "one/checkpoints/step-000000001.pt").replace(tmp_path / "two/checkpoints/step-000000001.pt")
     folder = EvaluationFolder(tmp_path / "two", changed(recipe={"seed": 1}))
     with (
-        folder.held(),
+        folder.exclusive(),
         pytest.raises(CheckpointError, match=r"step-000000001\.pt: .*recipe\.seed: the run has 0, now 1"),
     ):
         folder.newest()
@@ -79,7 +79,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_two_at_once_are_told(tmp_path: Path) -> None:
     first, second = EvaluationFolder(tmp_path / "run", CONFIG), EvaluationFolder(tmp_path / "run", CONFIG)
-    with first.held(), pytest.raises(BusyError, match="another evaluation writes"), second.held():
+    with first.exclusive(), pytest.raises(BusyError, match="another evaluation writes"), second.exclusive():
         pass
 
 

@@ -13,6 +13,7 @@ from lookonce.reports.fidelity.error_meter import ErrorMeter, channel_statistics
 from lookonce.reports.fidelity.measure import measure_fidelity
 from lookonce.reports.fidelity.plot import draw_fidelity
 from lookonce.reports.fidelity.reference import ENOUGH_IMAGES, Reference, split_images
+from lookonce.reports.fidelity.report import PrecisionFidelity
 from lookonce.reports.fidelity.student_sensitivity import TargetSensitivity
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.precision.lloyd_max import Int4
@@ -26,7 +27,7 @@ def one_view(*tokens: list[float]) -> np.ndarray:
 def test_errors_of_two_tokens_by_hand() -> None:
     meter = ErrorMeter(np.array([[False, False, True]]))
     meter.add(one_view([3, 4, 0], [0, 0, 10]), one_view([3, 5, 0], [0, 0, 8]))
-    measured = meter.document()
+    measured = meter.errors()
     assert measured["relative_error"] == pytest.approx(np.sqrt((1 + 4) / (25 + 100)))
     assert measured["relative_error_bulk"] == pytest.approx(1 / 5)
     assert measured["relative_error_outliers"] == pytest.approx(2 / 10)
@@ -45,21 +46,21 @@ def test_batches_add_up_and_layers_stay_apart() -> None:
     whole.add(exact, restored)
     for start, stop in ((0, 1), (1, 6)):
         parts.add(exact[start:stop], restored[start:stop])
-    assert parts.document() == whole.document()
-    assert whole.document()["relative_error_of_layers"] == [0.0, pytest.approx(0.1, rel=1e-5)]
-    assert whole.document()["relative_error_outliers"] is None
-    assert whole.document()["cosine_mean"] == pytest.approx(1)
+    assert parts.errors() == whole.errors()
+    assert whole.errors()["relative_error_of_layers"] == [0.0, pytest.approx(0.1, rel=1e-5)]
+    assert whole.errors()["relative_error_outliers"] is None
+    assert whole.errors()["cosine_mean"] == pytest.approx(1)
 
 
 def test_outliers_stand_out_of_their_own_layer() -> None:
     values = np.tile(np.array([[1, -1, 1, 4.1, 3.9], [20, 20, -20, 20, 20]], np.float32), (10, 1, 1))
     values[::2, 0, 3] *= -1  # its mean is 0, its magnitude is not
     statistics = channel_statistics(values)
-    (found,) = statistics.outlier_documents((7, 9))
-    assert (found["block"], found["channel"]) == (7, 3)
-    assert found["root_mean_square"] == pytest.approx(4.1)
-    assert found["mean"] == pytest.approx(0, abs=1e-6)
-    assert found["largest"] == pytest.approx(4.1)
+    (found,) = statistics.outlier_channels((7, 9))
+    assert (found.block, found.channel) == (7, 3)
+    assert found.root_mean_square == pytest.approx(4.1)
+    assert found.mean == pytest.approx(0, abs=1e-6)
+    assert found.largest == pytest.approx(4.1)
     assert statistics.largest_ratio == pytest.approx(4.1)
 
 
@@ -71,7 +72,7 @@ class TestSensitivity:
         for part in (slice(0, 3), slice(3, 8)):
             student.start_batch(self.exact[part])
             student.add("x", restored[part])
-        return student.document("x")
+        return student.changes("x")
 
     def test_near_the_target_the_gradient_changes_by_the_ratio_of_errors(self) -> None:
         measured = self.changes(self.exact + np.float32(0.01), student_error=0.1)
@@ -121,7 +122,7 @@ def test_memory_does_not_grow_with_the_views(make_manifest) -> None:
     measure_fidelity(synthetic_reference(recipe, 1), student_error=0.5)  # what is imported and kept once
     for batches in (2, 40):
         tracemalloc.start()
-        assert measure_fidelity(synthetic_reference(recipe, batches), student_error=0.5)["views"] == 4 * batches
+        assert measure_fidelity(synthetic_reference(recipe, batches), student_error=0.5).views == 4 * batches
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
@@ -133,26 +134,37 @@ class Int4Again(Int4):
 
 def test_a_new_precision_appears_by_itself(make_manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRECISIONS, "int4-again", Int4Again())  # type: ignore[misc]
-    measured = measure_fidelity(synthetic_reference(make_manifest().recipe, 2), student_error=0.5)["precisions"]
+    measured = measure_fidelity(synthetic_reference(make_manifest().recipe, 2), student_error=0.5).precisions
     assert list(measured) == ["fp16", "bf16", "fp8-e4m3", "int8", "int4", "int2", "int4-again"]
     assert measured["int4-again"] == measured["int4"]
 
 
 def test_as_many_bits_as_the_reference_are_left_out_with_a_reason(make_manifest) -> None:
     result = measure_fidelity(synthetic_reference(make_manifest().recipe, 1, bits=8), student_error=0.5)
-    assert list(result["precisions"]) == ["int4", "int2"]
-    assert result["left_out"]["fp8-e4m3"] == "8 bits cannot be judged from a reference of 8"
-    assert list(result["left_out"]) == ["fp16", "bf16", "fp8-e4m3", "int8"]
+    assert list(result.precisions) == ["int4", "int2"]
+    assert result.left_out["fp8-e4m3"] == "8 bits cannot be judged from a reference of 8"
+    assert list(result.left_out) == ["fp16", "bf16", "fp8-e4m3", "int8"]
 
 
 def test_bytes_a_view_are_those_of_the_arrays(make_manifest) -> None:
     manifest = make_manifest(precision="int4")
-    measured = measure_fidelity(synthetic_reference(manifest.recipe, 1), student_error=0.5)["precisions"]["int4"]
-    assert measured["target_bytes"] == manifest.array("targets").sample_bytes == 17 * 2 * 3
-    assert measured["all_bytes"] == sum(spec.sample_bytes for spec in manifest.arrays)
+    measured = measure_fidelity(synthetic_reference(manifest.recipe, 1), student_error=0.5).precisions["int4"]
+    assert measured.target_bytes == manifest.array("targets").sample_bytes == 17 * 2 * 3
+    assert measured.all_bytes == sum(spec.sample_bytes for spec in manifest.arrays)
 
 
 def test_a_plot_of_a_single_precision(tmp_path) -> None:
-    entry = {"target_bytes": 500, "relative_error_bulk": 0.3, "gradient_change": 0.7}
+    entry = PrecisionFidelity(
+        target_bytes=500,
+        all_bytes=600,
+        relative_error=0.3,
+        relative_error_bulk=0.3,
+        relative_error_outliers=None,
+        relative_error_of_layers=[0.3],
+        cosine_mean=0.9,
+        cosine_lowest=0.8,
+        loss_change=0.1,
+        gradient_change=0.7,
+    )
     draw_fidelity({"int2": entry}, "a $title$", tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

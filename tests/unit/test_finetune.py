@@ -310,7 +310,7 @@ def test_it_learns(student: Student, images: LabelledImages, tmp_path: Path) -> 
         label_smoothing=0.0,
     )
     result = tune(student, images, tmp_path / "run", config, checkpoint_seconds=1e9)
-    assert result["accuracy"] == 1.0
+    assert result.accuracy == 1.0
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 31))
     assert lines[0]["loss"] == pytest.approx(np.log(3), abs=1e-3)
@@ -321,15 +321,15 @@ def test_it_learns(student: Student, images: LabelledImages, tmp_path: Path) -> 
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 def test_the_tuned_model_is_timms(student: Student, images: LabelledImages, tmp_path: Path, pool: FinetunePool) -> None:
     result = tune(student, images, tmp_path / "run", pool=pool)
-    model = timm.create_model(**result["files"]["timm"]).eval()
+    model = timm.create_model(**result.files["timm"]).eval()
     model.load_state_dict(load_file(tmp_path / "run/model.safetensors"))
     views = torch.from_numpy(np.concatenate(list(images.test.batches(SIZE, 9))))
     pixels = (views.float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
     with torch.inference_mode():
         predicted = model(pixels.permute(0, 3, 1, 2)).argmax(1)
     right = (predicted == torch.from_numpy(images.test.labels)).float().mean().item()
-    assert right == pytest.approx(result["accuracy"])
-    assert result["evaluated"]["pool"] == pool
+    assert right == pytest.approx(result.accuracy)
+    assert result.evaluated["pool"] == pool
     fresh = classifier(student, 3, pool, drop_path=0.0, seed=0).state_dict()
     assert not torch.equal(model.state_dict()["pos_embed"], fresh["pos_embed"])
 
@@ -361,7 +361,7 @@ def test_killed_before_any_step_and_run_again_gives_the_same_to_the_last_bit(
             with pytest.raises(Killed):
                 tune(student, images, out)
         torch.manual_seed(step)
-        assert {**tune(student, images, out), "out": None} == {**expected, "out": None}
+        assert tune(student, images, out).stored() == expected.stored()
         assert content(out) == content(tmp_path / "whole")
 
 

@@ -64,7 +64,7 @@ def folder_of(root: Path) -> EvaluationFolder:
 
 def run(root: Path, learner: Points, seconds: float = 0.0) -> dict[str, Any]:
     folder = folder_of(root)
-    with folder.held():
+    with folder.exclusive():
         return fit(learner, SCHEDULE, folder, checkpoint_seconds=seconds)
 
 

@@ -80,11 +80,11 @@ def images(folder: Path) -> LabelledImages:
 def test_what_is_told_apart_is_found_and_images_are_looked_at_once(images: LabelledImages) -> None:
     encoder = Colours()
     result = evaluate_linear(encoder, images, SMALL, batch_size=4)
-    assert (result["accuracy"], result["train_accuracy"]) == (1.0, 1.0)
+    assert (result.accuracy, result.train_accuracy) == (1.0, 1.0)
     assert encoder.looked_at == 15 + 9
-    assert (result["steps"], result["features"], result["train_images"], result["test_images"]) == (50, 7, 15, 9)
-    assert result["recipe"]["optimizer"] == "sgd"
-    assert result["out"] is None
+    assert (result.steps, result.features, result.train_images, result.test_images) == (50, 7, 15, 9)
+    assert result.recipe["optimizer"] == "sgd"
+    assert result.out is None
 
 
 def test_the_accuracy_is_of_the_test_images_alone(images: LabelledImages, folder: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_accuracy_is_of_the_test_images_alone(images: LabelledImages, folder
     (moved / "test/a").mkdir()
     (moved / "test/a/0.png").write_bytes((folder / "test/a/0.png").read_bytes())
     result = evaluate_linear(Colours(), open_labelled_images(moved), SMALL)
-    assert (result["test_images"], result["accuracy"]) == (10, 0.7)
+    assert (result.test_images, result.accuracy) == (10, 0.7)
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
@@ -109,7 +109,7 @@ def test_fresh_views_are_seen_in_every_epoch(images: LabelledImages, optimizer: 
     result = evaluate_linear(encoder, images, config, batch_size=4)
     assert encoder.looked_at == 9 + 10 * 15
     if optimizer == "sgd":  # 20 steps are too few for LARS, whose step is a thousandth of the weight
-        assert result["accuracy"] == 1.0
+        assert result.accuracy == 1.0
 
 
 def test_drawn_views_are_functions_of_purpose_seed_and_key(images: LabelledImages) -> None:
@@ -129,7 +129,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_to_the_last_bit(
 ) -> None:
     def evaluate(out: Path, encoder: Colours) -> dict[str, Any]:
         result = evaluate_linear(encoder, images, config, batch_size=2, out=out, checkpoint_seconds=0)
-        return {name: value for name, value in result.items() if name != "out"}
+        return result.stored()
 
     def content(out: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -195,9 +195,9 @@ def test_a_students_probe_loads_into_timm_as_its_head(
     probe = load_file(tmp_path / "probe.safetensors")
     scores = functional.linear(StudentEncoder(student, pool=pool)(views), probe["weight"], probe["bias"])
     labels = torch.from_numpy(images.test.labels)
-    assert (scores.argmax(1) == labels).float().mean().item() == pytest.approx(result["accuracy"])
+    assert (scores.argmax(1) == labels).float().mean().item() == pytest.approx(result.accuracy)
     if model_is_there:
-        model = timm.create_model(**result["files"]["timm"])
+        model = timm.create_model(**result.files["timm"])
         model.load_state_dict(load_file(tmp_path / "model.safetensors"))
         pixels = (torch.from_numpy(views).float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
         with torch.inference_mode():
@@ -205,7 +205,7 @@ def test_a_students_probe_loads_into_timm_as_its_head(
         with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
             metadata = file.metadata()
         assert json.loads(metadata["classes"]) == ["a", "b", "c"]
-        assert json.loads(metadata["timm"]) == result["files"]["timm"]
+        assert json.loads(metadata["timm"]) == result.files["timm"]
 
 
 def test_a_bad_image_is_named(images: LabelledImages, folder: Path, tmp_path: Path) -> None:
@@ -241,4 +241,4 @@ def test_steps_that_would_leave_one_image_alone_are_refused(images: LabelledImag
     with pytest.raises(UsageError, match="--probe-batch-size 2: batch norm needs at least 2 images a step"):
         evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=2), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=3))["steps"] == 5
+    assert evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=3)).steps == 5

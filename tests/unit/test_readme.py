@@ -10,7 +10,6 @@ import pytest
 
 from lookonce.commands import evaluate_student, extract_features, feature_cache, train_student
 from lookonce.commands.command import parse_arguments
-from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.train.config import TrainingConfig
 from lookonce.train.sweep.sweep_file import read_sweep
 
@@ -19,7 +18,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 PROGRAMS: dict[str, Any] = {
     "extract-features": extract_features.Options,
     "train-student": train_student.Options,
-    "evaluate-student": evaluate_student._measures(),
+    "evaluate-student": evaluate_student._any_options(),
     "feature-cache": feature_cache._any_options(),
 }
 
@@ -38,8 +37,8 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_can_be_typed(words: list[str]) -> None:
-    expand = with_recipe if words[0] == "train-student" else list
-    assert parse_arguments(PROGRAMS[words[0]], prog=words[0], description="", arguments=words[1:], expand=expand)
+    defaults = train_student.recipe_defaults if words[0] == "train-student" else lambda _: None
+    assert parse_arguments(PROGRAMS[words[0]], prog=words[0], description="", arguments=words[1:], defaults=defaults)
 
 
 def test_what_a_command_reads_was_made_before() -> None:

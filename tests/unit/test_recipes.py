@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pytest
 
 from lookonce.commands.command import parse_arguments
 from lookonce.commands.extract_features import Options as ExtractionOptions
-from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.commands.train_student import Options as TrainingOptions
-from lookonce.commands.train_student import main
+from lookonce.commands.train_student import main, recipe_defaults
 from lookonce.extract.teachers import resolve_teacher
 from lookonce.train import recipes
-from lookonce.train.config import TrainingConfig
 from lookonce.train.recipes import RECIPES, recipe_config
 
 
@@ -33,7 +30,7 @@ def command(name: str, program: str) -> list[str]:
 
 def read(arguments: list[str]) -> TrainingOptions:
     options = parse_arguments(
-        TrainingOptions, prog="train-student", description="", arguments=arguments, expand=with_recipe
+        TrainingOptions, prog="train-student", description="", arguments=arguments, defaults=recipe_defaults
     )
     assert isinstance(options, TrainingOptions)
     return options
@@ -50,14 +47,13 @@ def test_a_file_name_is_as_good() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_commands_at_its_head_can_be_typed(name: str) -> None:
-    training = read(command(name, "train-student"))
+    training = read(command(name, "train-student")).training
     written = recipe_config(name, training.shards, training.out)
-    assert [getattr(training, field.name) for field in fields(TrainingConfig)] == [
-        getattr(written, field.name) for field in fields(TrainingConfig)
-    ]
-    extraction: ExtractionOptions = parse_arguments(
+    assert training == written
+    options: ExtractionOptions = parse_arguments(
         ExtractionOptions, prog="extract-features", description="", arguments=command(name, "extract-features")
     )
+    extraction = options.extraction
     assert training.shards == (extraction.out,)
     resolve_teacher(extraction.teacher)
     for promise in ("Expected time: ", "Expected score: "):
@@ -88,7 +84,7 @@ def test_the_released_recipe(name: str) -> None:
     ids=["recipe first", "recipe last"],
 )
 def test_flags_go_over_the_recipe(arguments: list[str]) -> None:
-    options = read([*arguments, "--shards", "cache", "--out", "run"])
+    options = read([*arguments, "--shards", "cache", "--out", "run"]).training
     assert (options.epochs, options.student, options.drop_path) == (3, "vit_base_patch16_224", 0.2)
 
 

@@ -18,6 +18,7 @@ from lookonce.shared.stopping import STOPPED, forget_signals, note_signal, wait_
 PROGRAM = """
 import ctypes, signal, threading, time
 from lookonce.commands.command import CommonOptions, finish
+from lookonce.shared.result import Result
 from lookonce.shared import stopping
 from lookonce.shared.stopping import unhurried, waiting
 
@@ -34,9 +35,16 @@ def deaf(number, frame):
 def work():
     print("ready", flush=True, file=open("/dev/stdout", "w"))
     {work}
-    return {{}}
+    return Ended()
 
-finish(work, CommonOptions(), lambda result: "ended by itself")
+class Ended(Result):
+    def document(self):
+        return {{}}
+
+    def text(self):
+        return "ended by itself"
+
+finish(work, CommonOptions())
 """
 
 

@@ -1,4 +1,4 @@
-"""How every command behaves: parsing, exit codes, one sentence for an error, JSON for a result."""
+"""What all commands share: parsing, exit codes, one sentence for an error, text or JSON for a result."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
 from lookonce.shared.faults.machine_errors import machine_error
-from lookonce.shared.given_flags import refuse_urls
+from lookonce.shared.given_flags import flag_values, refuse_urls
+from lookonce.shared.result import Result
 from lookonce.shared.stopping import STOPPED, ending_on_signals
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
@@ -23,53 +25,51 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
-    """Options that every command has."""
+    """Flags that every command has."""
 
     json: bool = False
     """Print the result as one JSON object on standard output (progress stays on standard error)."""
     debug: bool = False
     """Show the traceback of an error."""
     version: bool = False
-    """Print the versions of lookonce and the libraries it stands on, and do nothing else."""
+    """Print the versions of lookonce and of the main libraries, and exit."""
 
 
-def finish(
-    work: Callable[[], Mapping[str, Any]], options: CommonOptions, summarise: Callable[[Mapping[str, Any]], str]
-) -> NoReturn:
-    """Run a command's work and end the process: 0 on success, 2 on bad usage, 1 on failure with one sentence.
+def finish(work: Callable[[], Result], options: CommonOptions) -> NoReturn:
+    """Run a command's work, print its result and end the process.
+
+    Exits with the result's own code, with 2 on bad usage, and with 1 and one sentence on failure.
 
     Args:
-        work: does it; returns the JSON-compatible result.
-        options: the command's common options.
-        summarise: the result as a few lines for people.
+        work: does it and returns the result.
+        options: all flags of the command.
     """
     try:
-        # What libraries print on the way (Ray does, when a worker dies) must not mix with the result.
+        # Output of libraries (Ray prints when a worker dies) must not mix with the result.
         with ending_on_signals(), contextlib.redirect_stdout(sys.stderr):
             result = work()
-        if _leads():
-            print(json.dumps(result, ensure_ascii=False) if options.json else summarise(result), flush=True)
-        code = int(result.get("exit_code", 0))
-    except BrokenPipeError:  # the reader of our output went away: nothing to tell it
+        if _is_leader():
+            print(json.dumps(result.document(), ensure_ascii=False) if options.json else result.text(), flush=True)
+        code = result.exit_code
+    except BrokenPipeError:  # the reader of our output has exited
         _forget_standard_output()
         code = 0
-    except (KeyboardInterrupt, Interrupted):  # Interrupted: raised by work that stops on its own terms
-        stopped = Interrupted(STOPPED)
-        code = _report(stopped, options)
+    except (KeyboardInterrupt, Interrupted):
+        code = _report(Interrupted(STOPPED), options)
     except UsageError as error:
         code = _report(error, options, EXIT_USAGE)
-    except EndedElsewhereError as error:  # quiet: another process of the run has said it
+    except EndedElsewhereError as error:  # another process of the run prints the error
         code = _report(error, options) if options.debug else EXIT_FAILURE
     except LookonceError as error:
         code = _report(error, options)
-    except Exception as error:  # what torch, Ray or the operating system say where this machine lacks something
-        known = machine_error(error, options)
+    except Exception as error:  # torch, Ray and the operating system raise these when the machine lacks something
+        known = machine_error(error, SimpleNamespace(**flag_values(options)))
         code = _report(known or error, options, unexpected=known is None)
     sys.exit(code)
 
 
-def _leads() -> bool:
-    """Whether this process prints the result: of several that torchrun has started, one does."""
+def _is_leader() -> bool:
+    """Whether this process prints the result: one of those that torchrun has started does."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
@@ -88,7 +88,7 @@ def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILU
 
 
 def versions_line(prog: str) -> str:
-    """What ``--version`` prints: the command with lookonce's version, then Python's and the main libraries'."""
+    """The line of ``--version``: the command with lookonce's version, then those of Python and the main libraries."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "open_clip_torch", "ray", "zarr"))
     return f"{prog} {version('lookonce')} (Python {platform.python_version()}, {libraries})"
 
@@ -100,20 +100,23 @@ def parse_arguments(
     description: str,
     arguments: Sequence[str] | None = None,
     expand: Callable[[Sequence[str]], Sequence[str]] = list,
+    defaults: Callable[[Sequence[str]], Any] = lambda given: None,
 ) -> Any:
-    """Make an options dataclass from the command line; bad usage prints what is wrong and exits with 2.
+    """Build an options dataclass from the command line; bad usage prints what is wrong and exits with 2.
 
     Args:
-        options: frozen dataclass type; its fields are the flags, its attribute docstrings the help.
+        options: frozen dataclass type. Its fields are the flags, and so are the fields of dataclasses that it contains;
+            attribute docstrings are the help.
         prog: the command's name.
         description: what the command does.
         arguments: instead of ``sys.argv[1:]``.
-        expand: from the arguments as typed to those that are read.
+        expand: adds arguments, such as those of a ``--config`` file.
+        defaults: gives an instance of ``options`` to take defaults from; None for those of the dataclass.
     """
     import tyro
 
     given = sys.argv[1:] if arguments is None else arguments
-    if "--version" in given:  # whatever else is given, or missing
+    if "--version" in given:  # other flags may be missing
         print(versions_line(prog))
         sys.exit(0)
     try:
@@ -122,6 +125,7 @@ def parse_arguments(
             prog=prog,
             description=description,
             args=expand(given),
+            default=tyro.MISSING_NONPROP if (default := defaults(given)) is None else default,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
         refuse_urls(given)

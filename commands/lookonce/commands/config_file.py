@@ -1,4 +1,4 @@
-"""``--config FILE``: flags out of a TOML file, which stand before the user's own; and a file of all values in use."""
+"""``--config FILE``: reads flags from a TOML file, and writes such a file with all values in use."""
 
 from __future__ import annotations
 
@@ -7,39 +7,37 @@ import json
 import tomllib
 import types
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import close_names, did_you_mean, unknown_name
 
 NOT_IN_FILES = frozenset({"config", "print_config", "version"})
-"""Flags that mean nothing in a file."""
+"""Flags that a file cannot set."""
 
 
-def with_config(
-    arguments: Sequence[str], options: type[Any], prog: str, *, without: frozenset[str] = frozenset()
-) -> list[str]:
-    """The arguments, headed by what the file of a ``--config`` among them says; flags that come later win.
+def with_config(arguments: Sequence[str], options: type[Any], prog: str) -> list[str]:
+    """The arguments after the flags of the file of ``--config``, if they name one; later flags win.
 
     Args:
         arguments: as typed.
         options: dataclass of the flags.
         prog: the command, for messages.
-        without: fields of ``options`` that are no flags.
 
     Raises:
-        UsageError: the file cannot be read, or names a flag or a value that there is not.
+        UsageError: the file cannot be read, or has an unknown flag or a wrong value.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", nargs="?", type=Path)
     path = parser.parse_known_args(arguments)[0].config
     if path is None:
         return list(arguments)
-    hints = get_type_hints(options)
-    known = {one.name: hints[one.name] for one in fields(options) if one.name not in NOT_IN_FILES | without}
-    flags = []
+    known = {name: hint for name, hint in _flag_types(options).items() if name not in NOT_IN_FILES}
+    flags: list[str] = []
     for key, value in _read(path).items():
         name = key.replace("-", "_")
         if name not in known:
@@ -48,8 +46,20 @@ def with_config(
     return flags + list(arguments)
 
 
+def _flag_types(options: type[Any]) -> dict[str, Any]:
+    """The types of all flags, those of nested dataclasses included, by field name."""
+    found: dict[str, Any] = {}
+    annotated = get_type_hints(options, include_extras=True)
+    for name, hint in get_type_hints(options).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            found |= _flag_types(hint)
+        elif tyro.conf.Suppress not in getattr(annotated[name], "__metadata__", ()):
+            found[name] = hint
+    return found
+
+
 def config_text(config: Any) -> str:
-    """All values of a config dataclass as the text of such a file; what is None is left out.
+    """All values of a config dataclass as the text of such a file; values that are None are left out.
 
     Args:
         config: its values are text, paths, numbers, truth values, tuples of these, or None.

@@ -1,4 +1,4 @@
-"""``feature-cache``: plan a cache, look at it, check it, convert it."""
+"""``feature-cache``: plan, show, check and convert caches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from lookonce.commands.cache_commands import SUBCOMMANDS, Subcommand
-from lookonce.commands.cache_commands.plan import NO_FLAGS, PLAN
+from lookonce.commands.cache_commands.plan import PLAN
 from lookonce.commands.command import finish, parse_arguments
 from lookonce.commands.config_file import with_config
 
-DESCRIPTION = "Plan a cache of teacher features, look at it, check it, convert it."
+DESCRIPTION = "Plan, show, check and convert caches of teacher features."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -21,14 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _any_options(), prog="feature-cache", description=DESCRIPTION, arguments=arguments, expand=_expanded
     )
     chosen = next(subcommand for subcommand in SUBCOMMANDS.values() if type(options) is subcommand.options)
-    finish(lambda: chosen.run(options), options, chosen.summarise)
+    finish(lambda: chosen.run(options), options)
 
 
 def _expanded(arguments: Sequence[str]) -> Sequence[str]:
-    """A plan's arguments with those of its ``--config``."""
+    """The arguments, for a plan with those of its ``--config`` file."""
     if arguments[:1] != [PLAN.name]:
         return arguments
-    return [PLAN.name, *with_config(arguments[1:], PLAN.options, "feature-cache plan", without=NO_FLAGS)]
+    return [PLAN.name, *with_config(arguments[1:], PLAN.options, "feature-cache plan")]
 
 
 def _any_options() -> Any:

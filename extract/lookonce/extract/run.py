@@ -7,8 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -29,52 +29,12 @@ from lookonce.extract.prepare import (
 )
 from lookonce.extract.progress.display import ExtractionProgress, size_sentence
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
+from lookonce.extract.summary import ExtractionSummary
 from lookonce.extract.teachers import Teacher
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.weights.device import resolve_device
-
-
-@dataclass(frozen=True)
-class ExtractionSummary:
-    """What an extraction did, and what the cache now contains."""
-
-    cache: str
-    fingerprint: str
-    samples: int
-    seeds: tuple[int, ...]
-    shards: int
-    """Shards of all requested seeds."""
-    shards_written: int
-    """Shards written by this run; the others were committed before."""
-    views_written: int
-    """Views written by this run, without the unreadable ones."""
-    views_copied: int
-    """Part of ``views_written`` that was copied from the cache of ``--reuse``."""
-    holes: int
-    """Unreadable samples over all requested seeds."""
-    bytes: int
-    """Bytes of all shards of the requested seeds."""
-    seconds: float
-    views_per_second: float
-    time_share: dict[str, float]
-    """Shares of the teacher threads' time, 0..1: ``decode`` (waiting for views), ``teacher`` (teacher and encoding) and
-    ``write`` (waiting for the disk)."""
-    teacher_share: dict[str, float]
-    """Shares of the ``teacher`` part of that time: ``forward``, ``core_wait`` (waiting for a CPU core) and ``rest``
-    (encoding, copying)."""
-    efficiency: float | None
-    """Rate relative to the bare forward pass, 0..1; None if the teacher computed nothing."""
-    saturated_share: float
-    """Share of target values outside the precision's range, 0..1, of the shard with the largest share."""
-    signals: dict[str, list[float]]
-    """Lowest and highest mean of a shard, by name: ``feature_norm`` (L2 norm of a raw token) and ``importance_entropy``
-    (nats). Outliers reveal wrong features."""
-
-    def document(self) -> dict[str, Any]:
-        """JSON-compatible."""
-        return {**asdict(self), "seeds": list(self.seeds)}
 
 
 class Executor(Protocol):

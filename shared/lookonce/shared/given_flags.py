@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,31 @@ _OTHER_PATHS = frozenset({"images", "resume"})
 """Fields that are texts because they may also hold something else."""
 
 
+def flag_fields(options: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields that are flags and their values; fields of dataclasses in ``options`` are flags, too."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            yield from flag_fields(value)
+        else:
+            yield field, value
+
+
+def flag_values(options: Any) -> dict[str, Any]:
+    """The values of all flags, by field name."""
+    return {field.name: value for field, value in flag_fields(options)}
+
+
 def refuse_urls(options: Any) -> None:
     """Refuse URLs wherever a path is taken: Path would make a folder of that name here.
 
     Args:
-        options: a dataclass; looked at are its paths, and texts that may be one.
+        options: a dataclass; its paths are checked, and texts that may be one.
 
     Raises:
         UsageError: names the flag, the URL and what to type.
     """
-    for field in fields(options):
-        given = getattr(options, field.name)
+    for field, given in flag_fields(options):
         for one in given if isinstance(given, tuple) else (given,):
             if isinstance(one, Path) or (isinstance(one, str) and field.name in _OTHER_PATHS):
                 positional = "Positional" in str(field.type)

@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,33 +33,7 @@ from lookonce.train.records.run_record import record_start
 from lookonce.train.records.wandb_run import WandbRun, require_wandb
 from lookonce.train.run_notes import lasting_notes, loss_notes, tell_start
 from lookonce.train.setup import TrainingSetup, set_up
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a run did."""
-
-    run: str
-    student_file: str | None
-    """``student.safetensors``; None when ``--max-steps`` ended the run before its schedule did."""
-    steps: int
-    total_steps: int
-    resumed_from_step: int
-    first_loss: float | None
-    """Loss of the first logged step; None when ``metrics.jsonl`` of a finished run is gone."""
-    final_loss: float | None
-    """Loss of the last logged step."""
-    seconds: float
-    images_per_second: float | None
-    """Median over the logged steps of this call; None when it had none."""
-    input_wait_share: float | None
-    """Share of the time that was spent waiting for input, 0 to 1; median likewise."""
-    note: str | None
-    """What the user should know of the run and its caches, such as samples left out; None where there is nothing."""
-
-    def document(self) -> dict[str, Any]:
-        """JSON-compatible."""
-        return asdict(self)
+from lookonce.train.summary import TrainingSummary
 
 
 def train_student(

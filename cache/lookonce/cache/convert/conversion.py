@@ -26,6 +26,7 @@ from lookonce.cache.write.create import (
     remove_temporary_files,
 )
 from lookonce.shared.errors import CacheError, UsageError
+from lookonce.shared.result import Result
 from lookonce.storage_schemas.manifest import Manifest
 
 Progress = Callable[[int, int], None]
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionSummary:
+class ConversionSummary(Result):
     """What a conversion did, and what is there now."""
 
     source: str
@@ -51,6 +52,12 @@ class ConversionSummary:
     def document(self) -> dict[str, Any]:
         """JSON-compatible."""
         return {**asdict(self), "seeds": list(self.seeds)}
+
+    def text(self) -> str:
+        """One line for people."""
+        size = f"{self.bytes / 1e6:.1f} MB, {self.bytes / max(self.source_bytes, 1):.0%} of {self.source}"
+        shards = f"{self.shards} shards ({self.shards_written} written now)"
+        return f"{self.cache}: {self.precision}, {self.container}, {shards}, {size}"
 
 
 def convert_cache(

@@ -10,6 +10,7 @@ from typing import Any
 from lookonce.cache.committed import receipt_identity
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout, load_json
+from lookonce.cache.show.facts import CacheFacts, HoleFacts, SeedFacts
 from lookonce.shared.errors import AccessError, SchemaError
 from lookonce.storage_schemas.manifest import Manifest
 
@@ -17,8 +18,8 @@ FIRST_HOLES = 5
 """How many holes are listed with their reasons."""
 
 
-def describe_cache(root: Path) -> dict[str, Any]:
-    """Facts of a cache as a JSON-compatible document.
+def describe_cache(root: Path) -> CacheFacts:
+    """Facts of a cache.
 
     Receipts are read without validation, which would take most of the time; ``feature-cache verify`` validates. One
     that is no receipt, or belongs to another cache, is counted as unusable and its shard as missing; one that the
@@ -37,37 +38,37 @@ def describe_cache(root: Path) -> dict[str, Any]:
     tally = _Tally(layout, manifest)
     seeds = [tally.add_seed(seed) for seed in layout.seeds()]
     recipe, encoding = manifest.recipe, manifest.encoding
-    return {
-        "cache": str(root),
-        "complete": bool(seeds) and all(seed["complete"] for seed in seeds),
-        "teacher": recipe.document()["teacher"],
-        "precision": encoding.precision,
-        "view": recipe.document()["view"],
-        "patch_size": recipe.patch_size,
-        "patches": recipe.patches,
-        "tokens": recipe.tokens.document(),
-        "stored_patches": recipe.stored_patches,
-        "importance": recipe.importance,
-        "first_token": recipe.teacher.first_token,
-        "samples": manifest.samples,
-        "shard_size": manifest.shard_size,
-        "seeds": seeds,
-        "views": tally.views,
-        "holes": {"count": tally.hole_count, "first": tally.first_holes},
-        "unusable_receipts": tally.unusable,
-        "not_readable": tally.not_readable,
-        "classes": list(manifest.classes),
-        "pixels": "store" if manifest.stores_pixels else "none",
-        "bytes": sum(tally.bytes.values()),
-        "bytes_by_array": dict(tally.bytes),
-        "bytes_a_view": {name: total / max(tally.views, 1) for name, total in tally.bytes.items()},
-        "statistics": tally.mean_statistics(),
-        "fingerprint": recipe.fingerprint,
-        "encoding": encoding.digest,
-        "container": manifest.container,
-        "created_with": dict(manifest.created_with),
-        "versions": {name: sorted(found) for name, found in sorted(tally.versions.items())},
-    }
+    return CacheFacts(
+        cache=str(root),
+        complete=bool(seeds) and all(seed.complete for seed in seeds),
+        teacher=recipe.document()["teacher"],
+        precision=encoding.precision,
+        view=recipe.document()["view"],
+        patch_size=recipe.patch_size,
+        patches=recipe.patches,
+        tokens=recipe.tokens.document(),
+        stored_patches=recipe.stored_patches,
+        importance=recipe.importance,
+        first_token=recipe.teacher.first_token,
+        samples=manifest.samples,
+        shard_size=manifest.shard_size,
+        seeds=seeds,
+        views=tally.views,
+        holes=HoleFacts(count=tally.hole_count, first=tally.first_holes),
+        unusable_receipts=tally.unusable,
+        not_readable=tally.not_readable,
+        classes=list(manifest.classes),
+        pixels="store" if manifest.stores_pixels else "none",
+        bytes=sum(tally.bytes.values()),
+        bytes_by_array=dict(tally.bytes),
+        bytes_a_view={name: total / max(tally.views, 1) for name, total in tally.bytes.items()},
+        statistics=tally.mean_statistics(),
+        fingerprint=recipe.fingerprint,
+        encoding=encoding.digest,
+        container=manifest.container,
+        created_with=dict(manifest.created_with),
+        versions={name: sorted(found) for name, found in sorted(tally.versions.items())},
+    )
 
 
 class _Tally:
@@ -82,11 +83,11 @@ class _Tally:
         self.versions: collections.defaultdict[str, set[str]] = collections.defaultdict(set)
         self._statistics: collections.defaultdict[str, list[float]] = collections.defaultdict(list)
 
-    def add_seed(self, seed: int) -> dict[str, Any]:
+    def add_seed(self, seed: int) -> SeedFacts:
         """Add a seed's receipts; returns how complete it is."""
         usable = sum(self._add_receipt(seed, shard) for shard in self._layout.receipted_shards(seed))
         total = self._manifest.shard_count
-        return {"seed": seed, "shards": usable, "of_shards": total, "complete": usable == total}
+        return SeedFacts(seed=seed, shards=usable, of_shards=total, complete=usable == total)
 
     def _add_receipt(self, seed: int, shard: int) -> bool:
         try:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lookonce.shared.quantities import count_text
+from lookonce.shared.result import Result
+
 Kind = Literal["damaged", "not readable"]
 """Bytes that are missing or wrong; or bytes that the operating system does not give out, which may be sound."""
+
+EXIT_DAMAGED, EXIT_NOT_READABLE = 1, 3
+
+MOST_NOTES = 20
+"""Notes that the text lists; ``--json`` has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +49,6 @@ class Finding:
         """The finding as a JSON-compatible document."""
         return {**asdict(self), "rows": None if self.rows is None else list(self.rows)}
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Finding:
-        """The inverse of ``document``."""
-        rows = document["rows"]
-        return cls(**{**document, "rows": None if rows is None else (rows[0], rows[1])})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
@@ -62,8 +63,11 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyReport:
-    """All that one verification found and looked at."""
+class VerifyReport(Result):
+    """What one verification checked and found."""
+
+    cache: str
+    """The cache folder."""
 
     findings: tuple[Finding, ...]
     notes: tuple[Note, ...]
@@ -90,6 +94,7 @@ class VerifyReport:
     def document(self) -> dict[str, Any]:
         """The report as a JSON-compatible document."""
         return {
+            "cache": self.cache,
             "whole": self.whole,
             "damaged": self.count("damaged"),
             "not_readable": self.count("not readable"),
@@ -100,4 +105,26 @@ class VerifyReport:
             "bytes": self.bytes,
             "findings": [finding.document() for finding in self.findings],
             "notes": [asdict(note) for note in self.notes],
+            "exit_code": self.exit_code,
         }
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing is wrong, 1 when something is damaged, 3 when nothing is but something cannot be read."""
+        if self.whole:
+            return 0
+        return EXIT_DAMAGED if self.count("damaged") else EXIT_NOT_READABLE
+
+    def text(self) -> str:
+        """A line for each finding and note, then the verdict."""
+        lines = [str(finding) for finding in self.findings]
+        lines += [f"note: {note}" for note in self.notes[:MOST_NOTES]]
+        if len(self.notes) > MOST_NOTES:
+            more = len(self.notes) - MOST_NOTES
+            lines.append(f"note: {more} more files do not belong to the cache (--json names them)")
+        how = "every byte hashed" if self.digested else "documents, sizes and indices; --full also hashes the bytes"
+        damaged, not_readable = self.count("damaged"), self.count("not readable")
+        found = [count_text(damaged, "problem")] if damaged else []
+        found += [f"{count_text(not_readable, 'file')} not readable, which may be sound"] if not_readable else []
+        checked = f"{self.shards} shards, {self.objects} objects, {self.bytes / 1e6:.1f} MB ({how})"
+        return "\n".join([*lines, f"{self.cache}: {'; '.join(found) or 'no problems'}; checked {checked}"])

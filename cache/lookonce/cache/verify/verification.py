@@ -46,7 +46,16 @@ def verify_cache(
     layout = CacheLayout(root)
     manifest, findings = check_manifest(layout)
     if manifest is None:
-        return VerifyReport(findings=tuple(findings), notes=(), seeds=(), shards=0, objects=0, bytes=0, digested=full)
+        return VerifyReport(
+            cache=str(root),
+            findings=tuple(findings),
+            notes=(),
+            seeds=(),
+            shards=0,
+            objects=0,
+            bytes=0,
+            digested=full,
+        )
     chosen = tuple(dict.fromkeys(seeds)) if seeds is not None else _seeds_on_disk(layout)
     if not chosen:
         problem, advice = "the cache holds no seed", "run extract-features again with the same arguments"
@@ -60,6 +69,7 @@ def verify_cache(
     place = {seed: position for position, seed in enumerate(chosen)}
     shard_findings.sort(key=lambda finding: (place[finding.seed or 0], finding.shard or 0))
     return VerifyReport(
+        cache=str(root),
         findings=(*findings, *shard_findings),
         notes=tuple(stray_notes(layout, manifest, chosen)),
         seeds=chosen,

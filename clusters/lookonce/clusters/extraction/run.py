@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lookonce.extract.config import ExtractionConfig
-from lookonce.extract.run import ExtractionSummary, run_extraction
+from lookonce.extract.run import run_extraction
+from lookonce.extract.summary import ExtractionSummary
 
 
 def extract_features(config: ExtractionConfig, *, show_progress: bool = True) -> ExtractionSummary:

@@ -32,6 +32,7 @@ from lookonce.shared.stopping import unhurried
 from lookonce.train.config import TrainingConfig
 from lookonce.train.distributed.world import TIMEOUT
 from lookonce.train.records.metrics import read_metrics
+from lookonce.train.summary import TrainingSummary
 
 STOP_PATIENCE = 120.0
 """Seconds for the current step and a checkpoint after a requested stop."""
@@ -39,7 +40,7 @@ REPORT_INTERVAL = 15.0
 """Seconds between two lines of progress."""
 
 
-def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str) -> Mapping[str, Any]:
+def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str) -> TrainingSummary:
     """Train on a Ray cluster; all machines must see cache and run under the same path.
 
     Args:
@@ -48,7 +49,7 @@ def train_on_ray(config: TrainingConfig, options: LauncherOptions, command: str)
         command: command line, recorded in ``config.json``.
 
     Returns:
-        The document of the ``TrainingSummary``.
+        The summary of the run.
 
     Raises:
         UsageError: Ray Train is not installed, or the cluster is too small.
@@ -83,7 +84,7 @@ class _Launch:
         self._ended = threading.Event()
         self._starts, self._reported, self._step = 1, time.monotonic(), -1
 
-    def run(self) -> Mapping[str, Any]:
+    def run(self) -> TrainingSummary:
         """Wait for the end of the run; passes a requested stop on to its processes."""
         # not in the main thread, where Ray Train would handle Ctrl-C and end the processes without a checkpoint
         threading.Thread(target=self._fit, name="lookonce-fit", daemon=True).start()
@@ -101,7 +102,7 @@ class _Launch:
             raise self._reason() from self._failure
         if "error" in end:
             raise end["error"]
-        summary: Mapping[str, Any] = end["summary"]
+        summary: TrainingSummary = end["summary"]
         return summary
 
     def _fit(self) -> None:

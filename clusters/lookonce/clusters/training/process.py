@@ -43,11 +43,8 @@ def train_process(arguments: Mapping[str, Any]) -> None:
         threading.Thread(target=watch_for_stop, name="lookonce-stop", daemon=True).start()
     end: Mapping[str, Any]
     try:
-        end = {
-            "summary": train_student(
-                config, show_progress=False, stop_asked=stop.is_set, command=arguments["command"]
-            ).document()
-        }
+        summary = train_student(config, show_progress=False, stop_asked=stop.is_set, command=arguments["command"])
+        end = {"summary": summary}
     except EndedElsewhereError as error:
         end = {"error": error.cause or error}
     except DistributedError:

@@ -1,11 +1,10 @@
-"""``feature-cache convert``: the same features in another container, fewer bits, fewer tokens, or other shards."""
+"""``feature-cache convert``: the same features in another container or shard size, or with fewer bits or tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -15,27 +14,30 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
+if TYPE_CHECKING:
+    from lookonce.cache.convert.conversion import ConversionSummary
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Flags of feature-cache convert."""
 
     cache: tyro.conf.Positional[Path]
-    """Cache folder to read; its seeds must be whole."""
+    """Cache folder to read; its seeds must be complete."""
     out: tyro.conf.Positional[Path]
-    """Cache folder to write: new, empty, or a conversion that was stopped, which is then completed."""
+    """Cache folder to write: new, empty, or an interrupted conversion, which is then completed."""
     format: Literal["zarr", "webdataset"] | None = None
-    """Container of the shards; default: as they are."""
+    """Container of the shards; default: that of CACHE."""
     precision: str | None = None
-    """How target values are stored: only fewer bits than now; default: as they are."""
+    """Precision of the stored targets; must have fewer bits than that of CACHE, which is the default."""
     tokens: str | None = None
-    """Patches to keep of a cache of all tokens, as in extract-features: visible, or top:0.5; default: as now."""
+    """Patches to keep, visible or top:0.5 as in extract-features, if CACHE has all tokens; default: those of CACHE."""
     mask: Literal["attentive", "random", "hide-attentive"] = "attentive"
     """With --tokens visible: kind of mask."""
     mask_ratio: float = 0.7
-    """With --tokens visible: share of the patches that are not kept, 0 up to 1."""
+    """With --tokens visible: share of the patches that are dropped, 0 to below 1."""
     shard_size: int | None = None
-    """Samples a shard, at least 1; default: as now."""
+    """Samples per shard, at least 1; default: that of CACHE."""
     workers: int = 1
     """Threads, at least 1."""
 
@@ -53,17 +55,17 @@ class Options(CommonOptions):
             refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")
 
     def token_subset(self) -> TokenSubset | None:
-        """What ``--tokens`` and the mask options say; None without ``--tokens``.
+        """The token subset of ``--tokens`` and the mask flags; None without ``--tokens``.
 
         Raises:
-            UsageError: one of them cannot be read or is out of its range.
+            UsageError: one of them cannot be parsed or is out of range.
         """
         if self.tokens is None:
             return None
         return parse_token_subset(self.tokens, mask=self.mask, mask_ratio=self.mask_ratio)
 
 
-def _run(options: Options) -> Mapping[str, Any]:
+def _run(options: Options) -> ConversionSummary:
     from tqdm import tqdm
 
     from lookonce.cache.convert.conversion import convert_cache
@@ -81,15 +83,7 @@ def _run(options: Options) -> Mapping[str, Any]:
             bar.total = total
             bar.update(done - bar.n)
 
-        return convert_cache(options.cache, options.out, request, workers=options.workers, progress=show).document()
-
-
-def _summarise(result: Mapping[str, Any]) -> str:
-    written, shards = result["shards_written"], result["shards"]
-    return (
-        f"{result['cache']}: {result['precision']}, {result['container']}, {shards} shards ({written} written now), "
-        f"{result['bytes'] / 1e6:.1f} MB, {result['bytes'] / max(result['source_bytes'], 1):.0%} of {result['source']}"
-    )
+        return convert_cache(options.cache, options.out, request, workers=options.workers, progress=show)
 
 
 CONVERT = Subcommand(
@@ -97,5 +91,4 @@ CONVERT = Subcommand(
     description="Write the same features in another container, fewer bits, fewer tokens, or shards of another size.",
     options=Options,
     run=_run,
-    summarise=_summarise,
 )

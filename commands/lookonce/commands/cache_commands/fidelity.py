@@ -1,11 +1,10 @@
-"""``feature-cache fidelity``: what each precision costs in bytes, and what it loses."""
+"""``feature-cache fidelity``: the bytes and the loss of each precision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -13,7 +12,6 @@ from lookonce.cache.show.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_images, check_teacher
-from lookonce.reports.fidelity.text import fidelity_lines
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
@@ -21,15 +19,16 @@ from lookonce.shared.normalisation import RGB
 
 if TYPE_CHECKING:
     from lookonce.reports.fidelity.reference import Reference
+    from lookonce.reports.fidelity.report import FidelityReport
 
-DESCRIPTION = """Measure, for each precision, bytes a view (of the targets, and of all arrays), relative error, cosine
-of tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is what CACHE
-holds (best fp16; only precisions of fewer bits can be judged by it), or with --teacher what the teacher sees in fp32.
-Precisions are calibrated as extract-features calibrates them, on other images than those judged where there are at
-least 16. An outlier is a channel whose root mean square is at least 4 times its block's median; all others are the
-bulk. The student is a stand-in near convergence: it predicts the exact features plus Gaussian noise (--student-error);
-its loss is smooth L1, the gradient that by the predicted features, the change the norm of the difference over the
-norm. No real student's parameters are looked at."""
+DESCRIPTION = """Measure for each precision the bytes per view (of the targets, and of all arrays), the relative error,
+the cosine of tokens (mean and first percentile), and the change of a student's loss and gradient. The reference is
+CACHE (best fp16; only precisions of fewer bits can be judged by it) or, with --teacher, the features of that teacher in
+fp32. Precisions are calibrated as in extract-features, on other images than those that judge if there are at least 16.
+An outlier is a channel whose root mean square is at least 4 times its block's median; all others are the bulk. The
+student is a stand-in near convergence: it predicts the exact features plus Gaussian noise (--student-error). Its loss
+is smooth L1, its gradient is that with respect to the predicted features, and the change of the gradient is the norm of
+the difference over the norm. No parameters of a real student take part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +38,15 @@ class Options(CommonOptions):
     cache: tyro.conf.Positional[Path | None] = None
     """Cache folder whose features are the reference; or give --teacher and --images."""
     teacher: str | None = None
-    """The reference is what this teacher sees in fp32; its name, as for extract-features."""
+    """The reference are the features of this teacher in fp32; a name as for extract-features."""
     images: str | None = None
-    """With --teacher: the images that it looks at; a folder."""
+    """With --teacher: its images; a folder."""
     teacher_weights: Path | None = None
-    """With --teacher: its weights file; otherwise the hub cache or the hub."""
+    """With --teacher: its weights file; default: the hub cache or the hub."""
     mean: RGB | None = None
-    """With --teacher: what is subtracted from its pixels (RGB, 0 to 1); default: what its weights are known to want."""
+    """With --teacher: mean subtracted from its pixels (RGB, 0 to 1); default: that of its weights."""
     std: RGB | None = None
-    """With --teacher: what its pixels are then divided by (RGB, above 0); default: likewise."""
+    """With --teacher: standard deviation that divides its pixels (RGB, above 0); default: that of its weights."""
     layers: str | None = None
     """With --teacher: blocks to judge on, top5, all, or 1-based numbers such as 8,10,12; default: top5."""
     view_size: int | None = None
@@ -57,18 +56,18 @@ class Options(CommonOptions):
     seeds: str | None = None
     """Augmentation seeds, one view of every image each: 0-3 or 0,2,5; default: all of CACHE, 0 with --teacher."""
     views: int = 256
-    """Views to judge by, at most, over all seeds; at least 1."""
+    """Most views to judge by, over all seeds; at least 1."""
     calibration_views: int = 256
-    """Views that fix the scales of calibrated precisions, at most; at least 1."""
+    """Most views that calibrate the scales of precisions; at least 1."""
     student_error: float = 0.5
     """Error of the stand-in student's predictions in standard deviations of each channel, above 0."""
     plot: Path | None = None
-    """Picture to write (.png, .jpg, .webp, .svg or .pdf): error and change of the gradient against bytes a view."""
+    """Picture to write (.png, .jpg, .webp, .svg or .pdf): error and change of the gradient against bytes per view."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """With --teacher: where it runs."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, and combinations that say nothing or two things.
+        """Refuse values out of range, and flags that do not go together.
 
         Raises:
             UsageError: with the flag, the value and what is allowed.
@@ -77,13 +76,13 @@ class Options(CommonOptions):
             found = "neither" if self.cache is None else "both"
             raise UsageError(f"give either CACHE or --teacher NAME --images SOURCE, found {found}")
         if self.teacher is not None and self.images is None:
-            raise UsageError("--teacher needs --images SOURCE: what it shall look at")
+            raise UsageError("--teacher needs --images SOURCE: the images to extract")
         if self.teacher is None:
             refuse_without_effect(self, "--teacher", "device")
             for name in ("images", "teacher_weights", "mean", "std", "layers", "view_size", "patch_size"):
                 if getattr(self, name) is not None:
                     flag = name.replace("_", "-")
-                    raise UsageError(f"--{flag} goes with --teacher; {self.cache} holds what it was extracted with")
+                    raise UsageError(f"--{flag} goes with --teacher; {self.cache} already fixes it")
         for flag, value in (("--views", self.views), ("--calibration-views", self.calibration_views)):
             if value < 1:
                 raise UsageError(f"{flag}: expected at least 1, found {value}")
@@ -95,27 +94,27 @@ class Options(CommonOptions):
             picture_format(self.plot, "--plot")
 
 
-def _run(options: Options) -> Mapping[str, Any]:
+def _run(options: Options) -> FidelityReport:
     from tqdm import tqdm
 
     _check(options)
     from lookonce.reports.fidelity.measure import measure_fidelity
 
     with tqdm(unit="view", disable=None, leave=False) as bar:
-        result = measure_fidelity(_reference(options), student_error=options.student_error, progress=bar.update)
+        report = measure_fidelity(_reference(options), student_error=options.student_error, progress=bar.update)
     if options.plot is None:
-        return result
+        return report
     from lookonce.reports.fidelity.plot import draw_fidelity
 
-    reference = result["reference"]
+    reference = report.reference
     blocks = ", ".join(map(str, reference["blocks"]))
-    title = f"{reference['teacher']}, blocks {blocks}; {result['views']} views against {reference['precision']}"
-    draw_fidelity(result["precisions"], title, options.plot)
-    return {**result, "plot": str(options.plot)}
+    title = f"{reference['teacher']}, blocks {blocks}; {report.views} views against {reference['precision']}"
+    draw_fidelity(report.precisions, title, options.plot)
+    return replace(report, plot=options.plot)
 
 
 def _check(options: Options) -> None:
-    """Refuse and announce what needs no torch."""
+    """Refuse what can be refused without torch, then announce the work."""
     if options.cache is not None:
         from lookonce.cache.layout import CacheLayout
 
@@ -159,5 +158,4 @@ FIDELITY = Subcommand(
     description=DESCRIPTION,
     options=Options,
     run=_run,
-    summarise=lambda result: "\n".join(fidelity_lines(result)),
 )

@@ -1,11 +1,10 @@
-"""``feature-cache plan``: what a cache would take, and whether it pays, before anything is spent."""
+"""``feature-cache plan``: the bytes and time that a cache would take, and whether it saves time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -16,26 +15,33 @@ from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 
-NO_FLAGS = frozenset({"reuse"})
-"""Flags of extract-features that a plan does not take."""
+if TYPE_CHECKING:
+    from lookonce.reports.plan.report import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ExtractionConfig, CommonOptions):
-    """Flags of feature-cache plan: those of extract-features, and what the cache is wanted for."""
+class PlannedExtraction(ExtractionConfig):
+    """An extraction from images; one with ``--reuse`` takes the same bytes and no more time."""
 
     reuse: tyro.conf.Suppress[Path | None] = None
-    """No flag of plans: they are of an extraction from images alone, which takes the same bytes and no less time."""
+    """Not a flag of plans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Flags of feature-cache plan: those of extract-features, and the purpose of the cache."""
+
+    extraction: PlannedExtraction
     config: Path | None = None
-    """TOML file of these flags, as for extract-features; flags that are typed go over it."""
+    """TOML file of these flags, as for extract-features; the command line overrides it."""
     epochs: int = 200
     """Epochs of one experiment, at least 1."""
     experiments: int = 1
-    """Experiments (training runs) that would share the cache, at least 1."""
+    """Training runs that will share the cache, at least 1."""
     student_rate: float = 1000.0
-    """Images a second that the student trains on, above 0: what the disk must keep up with."""
+    """Images per second that the student trains on, above 0; the disk has to deliver as many."""
     probe_seconds: float = 5.0
-    """About how long images and teacher are tried, above 0; loading the teacher comes on top."""
+    """Seconds that images and teacher are timed for, above 0; loading the teacher takes more."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -43,7 +49,6 @@ class Options(ExtractionConfig, CommonOptions):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        super().__post_init__()
         for flag in ("epochs", "experiments"):
             if getattr(self, flag) < 1:
                 raise UsageError(f"--{flag} {getattr(self, flag)}: must be at least 1")
@@ -52,32 +57,25 @@ class Options(ExtractionConfig, CommonOptions):
                 raise UsageError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be above 0")
 
 
-def _run(options: Options) -> Mapping[str, Any]:
-    check_extraction(options)
-    announce(f"planning an extraction of {options.images} with teacher {options.teacher}; nothing is written")
+def _run(options: Options) -> Plan:
+    config = options.extraction
+    check_extraction(config)
+    announce(f"planning an extraction of {config.images} with teacher {config.teacher}; nothing is written")
     import psutil
 
     from lookonce.reports.plan.plan import Purpose, plan_extraction
     from lookonce.weights.device import resolve_device
 
-    keep_freed_memory(resolve_device(options.device).type)  # as extract-features does
-    config = ExtractionConfig(**{field.name: getattr(options, field.name) for field in fields(ExtractionConfig)})
+    keep_freed_memory(resolve_device(config.device).type)  # as extract-features does
     purpose = Purpose(epochs=options.epochs, experiments=options.experiments, student_rate=options.student_rate)
     started = psutil.Process().create_time()
     return plan_extraction(config, purpose, probe_seconds=options.probe_seconds, started=started)
 
 
-def _summarise(plan: Mapping[str, Any]) -> str:
-    from lookonce.reports.plan.text import plan_lines
-
-    return "\n".join(plan_lines(plan))
-
-
 PLAN = Subcommand(
     name="plan",
-    description="Before anything is spent: bytes, time, read rate and free disk of an extraction, and after how many "
-    "epochs or experiments the cache pays. Takes the arguments of extract-features except --reuse; nothing is written.",
+    description="Estimate bytes, time, read rate and free disk of an extraction, and after how many epochs or "
+    "experiments the cache saves time. Takes the arguments of extract-features except --reuse; nothing is written.",
     options=Options,
     run=_run,
-    summarise=_summarise,
 )

@@ -1,11 +1,10 @@
-"""``feature-cache show``: the facts of a cache, and on demand a picture."""
+"""``feature-cache show``: the facts of a cache and, with ``--picture``, some of its samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -14,6 +13,9 @@ from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
+
+if TYPE_CHECKING:
+    from lookonce.cache.show.facts import CacheFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Options(CommonOptions):
             picture_format(self.picture, "--picture")
 
 
-def _run(options: Options) -> Mapping[str, Any]:
+def _run(options: Options) -> CacheFacts:
     from lookonce.cache.show.description import describe_cache
 
     facts = describe_cache(options.cache)
@@ -46,22 +48,12 @@ def _run(options: Options) -> Mapping[str, Any]:
     from lookonce.cache.show.picture import draw_cache
 
     shown = draw_cache(options.cache, options.picture, samples=options.samples)
-    return {**facts, "picture": str(options.picture), "picture_samples": shown}
-
-
-def _summarise(facts: Mapping[str, Any]) -> str:
-    from lookonce.cache.show.description_text import describe_lines
-
-    lines = describe_lines(facts)
-    if "picture" in facts:
-        lines.append(f"{'picture':<13}{facts['picture']}, {facts['picture_samples']} samples")
-    return "\n".join(lines)
+    return replace(facts, picture=options.picture, picture_samples=shown)
 
 
 SHOW = Subcommand(
     name="show",
-    description="Print the facts of a cache, whole or not; with --picture FILE also draw some of its samples.",
+    description="Print the facts of a cache, complete or not; with --picture FILE also draw some of its samples.",
     options=Options,
     run=_run,
-    summarise=_summarise,
 )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lookonce.commands.command import CommonOptions
+from lookonce.shared.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subcommand:
-    """One thing that ``feature-cache`` does."""
+    """One subcommand of ``feature-cache``."""
 
     name: str
-    """As users type it."""
+    """The word on the command line."""
     description: str
     """One sentence for ``--help``."""
     options: type[CommonOptions]
     """Its flags."""
-    run: Callable[[Any], Mapping[str, Any]]
-    """Takes an instance of ``options``; returns the JSON-compatible result, with ``exit_code`` when it is not 0."""
-    summarise: Callable[[Mapping[str, Any]], str]
-    """The result as lines for people."""
+    run: Callable[[Any], Result]
+    """Does the work for an instance of ``options``."""

@@ -2,80 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from lookonce.commands.evaluation_commands.options import StudentOptions, build_student, open_images, with_normalisation
-from lookonce.shared.errors import UsageError
+from lookonce.commands.evaluation_commands.options import Measure, StudentOptions, build_student, open_images
+from lookonce.shared.config_values import NonNegative, NonNegativeInt
 from lookonce.train.evaluation.finetune.finetune_config import FinetuneConfig
 
+if TYPE_CHECKING:
+    from lookonce.train.evaluation.finetune.fine_tuning import FinetuneResult
+
 DESCRIPTION = """Fine-tune a student end to end on train/ (layer-wise learning rates, RandAugment, mixup, cutmix, random
-erasing: timm's own) and print the share of test/ that it gets right. Run it again with the same arguments to go on
-where it was."""
+erasing, all timm's) and print its accuracy on test/. Run it again with the same arguments to resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(FinetuneConfig, StudentOptions):
+class FinetuneOptions(StudentOptions):
     """Flags of evaluate-student finetune."""
 
+    recipe: FinetuneConfig = field(default_factory=FinetuneConfig)
     out: Path
     """Folder of the run: config.json, metrics.jsonl, checkpoints/, results.json and the tuned model.safetensors, which
     timm loads."""
     pool: Literal["mean", "cls"] = "mean"
-    """What the head looks at: the mean of the patch tokens, or the class token."""
-    workers: int = 2
-    """Processes that prepare images, 0 for none; a GPU is fed by a dozen. They change no number."""
-    checkpoint_seconds: float = 300.0
-    """Least time between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range.
-
-        Raises:
-            UsageError: with the flag, the value and what is allowed.
-        """
-        StudentOptions.__post_init__(self)
-        FinetuneConfig.__post_init__(self)
-        for name in ("workers", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+    """Input of the head: the mean of the patch tokens, or the class token."""
+    workers: NonNegativeInt = 2
+    """Processes that prepare images, 0 for none; a GPU needs about a dozen. Their number changes no result."""
+    checkpoint_seconds: NonNegative = 300.0
+    """Shortest time between two checkpoints, in seconds."""
 
 
-def run_finetune(options: FinetuneOptions) -> Mapping[str, Any]:
-    """Fine-tune; see ``lookonce.api.finetune_student`` for what is returned."""
+def _run(options: FinetuneOptions) -> FinetuneResult:
     images = open_images(options, "fine-tuning")
     from lookonce.train.evaluation.finetune.fine_tuning import finetune_student
 
-    config = FinetuneConfig(**{field.name: getattr(options, field.name) for field in fields(FinetuneConfig)})
-    encoder = build_student(options, options.pool)
-    result = finetune_student(
-        encoder,
+    return finetune_student(
+        build_student(options, options.pool, options.recipe.seed),
         images,
-        config,
+        options.recipe,
         out=options.out,
         pool=options.pool,
         batch_size=options.batch_size,
         workers=options.workers,
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    return with_normalisation(result, encoder)
 
 
-def summarise_finetune(result: Mapping[str, Any]) -> str:
-    """The result as a few lines for people."""
-    evaluated, recipe = result["evaluated"], result["recipe"]
-    return "\n".join(
-        [
-            f"{evaluated['kind']} {evaluated['name']}" + (f" ({evaluated['weights']})" if evaluated["weights"] else ""),
-            f"images    {result['train_images']} train, {result['test_images']} test, {len(result['classes'])} classes",
-            (
-                f"tuned     {recipe['epochs']} epochs, {result['steps']} steps, views of {evaluated['view_size']} px, "
-                f"pool {evaluated['pool']}"
-            ),
-            f"train     loss {result['loss']:.4f} in the last epoch, on augmented images",
-            f"test      {result['accuracy']:.2%} right",
-            f"run       {result['out']}",
-        ]
-    )
+FINETUNE = Measure(name="finetune", description=DESCRIPTION, options=FinetuneOptions, run=_run)

@@ -1,19 +1,21 @@
-"""What every way of evaluating has in common: whose features, of which images."""
+"""Flags that all measures have in common: the model and the images."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_model, check_teacher
+from lookonce.shared.config_values import Count, validate
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
+from lookonce.shared.result import Result
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoders.encoder import Encoder
@@ -26,32 +28,30 @@ DEFAULT_VIEW_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions(CommonOptions):
-    """Flags of every evaluation: of a student."""
+    """Flags of measures of a student."""
 
     images: Path
     """Folder with train/CLASS/... and test/CLASS/... images."""
     weights: Path | None = None
     """Evaluate a student: student.safetensors of a run, a tuned or probed model.safetensors, or a run's folder."""
     student: str | None = None
-    """timm name of the student; needed with --untrained, and with weights that do not name it themselves."""
+    """timm name of the student; needed with --untrained, and if the file of --weights does not contain it."""
     untrained: bool = False
-    """Evaluate a freshly initialised --student, to compare with."""
-    seed: int = 0
-    """Seed of the untrained student's weights."""
-    view_size: int | None = None
-    """Side of the views in pixels; default: what the student was trained on, 224 for teacher and untrained student.
-    At another size than the weights' own, position embeddings are interpolated."""
+    """Evaluate a randomly initialised --student, as a baseline."""
+    view_size: Count | None = None
+    """Side of the views in pixels; default: that of the student's training, 224 for teacher and untrained student.
+    Position embeddings of weights of another size are interpolated."""
     mean: RGB | None = None
-    """What is subtracted from the pixels (RGB, 0 to 1); default: what the weights say, or are known to want."""
+    """Mean subtracted from the pixels (RGB, 0 to 1); default: that of the weights."""
     std: RGB | None = None
-    """What they are then divided by (RGB, above 0); default: likewise."""
-    batch_size: int = 64
-    """Images a forward pass that learns nothing."""
+    """Standard deviation that divides them (RGB, above 0); default: that of the weights."""
+    batch_size: Count = 64
+    """Images per forward pass without training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
 
     def __post_init__(self) -> None:
-        """Refuse combinations that say nothing, or two things.
+        """Refuse values out of range, and flags that do not go together.
 
         Raises:
             UsageError: with the flags, and what is allowed.
@@ -66,40 +66,32 @@ class StudentOptions(CommonOptions):
             )
         if self.untrained and self.student is None:
             raise UsageError("--untrained needs --student NAME: the timm name of the model to initialise")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: must not be negative")
-        self._require_at_least_one("view_size", "batch_size")
+        validate(self)
         require_rgb(self.mean, self.std)
 
     def _models(self) -> dict[str, tuple[str, Any]]:
-        """Flag -> what it takes, and what was given: the ways to say which model is evaluated."""
+        """The flags that choose the model: description and value of each."""
         return {
             "--weights": ("FILE (a student)", self.weights),
             "--untrained": ("(with --student NAME)", self.untrained),
         }
 
-    def _require_at_least_one(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(StudentOptions):
-    """Flags of every evaluation of frozen features: of a student or a teacher."""
+    """Flags of measures of frozen features, of a student or a teacher."""
 
     teacher: str | None = None
     """Evaluate a teacher: its name, as for extract-features."""
     teacher_weights: Path | None = None
-    """The teacher's weights file; otherwise the hub cache or the hub."""
-    patch_size: int = 16
-    """Side of the student's patches in pixels: decides the grid on which a teacher looks; no meaning for students."""
+    """The teacher's weights file; default: the hub cache or the hub."""
+    patch_size: Count = 16
+    """With --teacher: side of a student's patches in pixels, which fixes the teacher's patch grid."""
     pool: Literal["cls", "mean", "cls+mean"] = "cls"
-    """Which tokens of the last block make the feature: the class token, the mean of the patches, or both."""
+    """Tokens of the last block that make the feature: the class token, the mean of the patches, or both."""
 
     def __post_init__(self) -> None:
-        """Refuse combinations that say nothing, or two things.
+        """Refuse values out of range, and flags that do not go together.
 
         Raises:
             UsageError: with the flags, and what is allowed.
@@ -111,25 +103,38 @@ class EvaluationOptions(StudentOptions):
             raise UsageError("--teacher-weights goes with --teacher NAME")
         if self.teacher is None:
             refuse_without_effect(self, "--teacher", "patch_size")
-        self._require_at_least_one("patch_size")
 
     def _models(self) -> dict[str, tuple[str, Any]]:
         students = super()._models()
         return {"--weights": students["--weights"], "--teacher": ("NAME", self.teacher), **students}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One subcommand of ``evaluate-student``."""
+
+    name: str
+    """The word on the command line."""
+    description: str
+    """For ``--help``."""
+    options: type[StudentOptions]
+    """Its flags."""
+    run: Callable[[Any], Result]
+    """Does the work for an instance of ``options``."""
+
+
 def open_images(options: StudentOptions, measure: str) -> LabelledImages:
-    """List the images, once all is refused that needs neither torch nor timm.
+    """Check everything that needs neither torch nor timm, then list the images; notes go to standard error.
 
     Args:
-        options: of any measure.
-        measure: how the model is judged, for the announcement.
+        options: flags of the measure.
+        measure: its name, for the announcement.
 
     Raises:
         UsageError: no such student or teacher.
         CheckpointError: no weights of a student at that path.
         TeacherError: no weights of a teacher at that path.
-        SourceError: the images are missing, or do not lie in class folders.
+        SourceError: the images are missing or not in class folders.
     """
     from lookonce.train.evaluation.labelled_images import open_labelled_images, require_splits
 
@@ -140,19 +145,26 @@ def open_images(options: StudentOptions, measure: str) -> LabelledImages:
     require_splits(options.images)
     model = f"teacher {teacher}" if teacher is not None else options.weights or f"an untrained {options.student}"
     announce(f"evaluating {model} on {options.images} by {measure}")
-    return open_labelled_images(options.images)
+    images = open_labelled_images(options.images)
+    for note in images.notes:
+        _print_note(note)
+    return images
 
 
-def build_encoder(options: EvaluationOptions) -> Encoder:
+def build_encoder(options: EvaluationOptions, seed: int) -> Encoder:
     """The model that the options name, ready to encode.
 
+    Args:
+        options: flags of the measure.
+        seed: seed of an untrained student's weights.
+
     Raises:
-        UsageError: unknown model, or a view size that is not the student's.
-        CheckpointError: a student's weights cannot be read or do not fit.
-        TeacherError: a teacher's weights cannot be had or do not fit.
+        UsageError: unknown model, or one that does not fit the view size.
+        CheckpointError: the student's weights cannot be read or do not fit.
+        TeacherError: the teacher's weights cannot be found or do not fit.
     """
     if options.teacher is None:
-        return build_student(options, options.pool)
+        return build_student(options, options.pool, seed)
     from lookonce.extract.teachers import load_teacher, resolve_teacher
     from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
     from lookonce.weights.device import resolve_device
@@ -175,8 +187,13 @@ def build_encoder(options: EvaluationOptions) -> Encoder:
     return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights, instead=instead)
 
 
-def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
-    """The student that the options name, as an encoder; what its pixels are normalised by goes to standard error.
+def build_student(options: StudentOptions, pool: Pool, seed: int) -> StudentEncoder:
+    """The student that the options name, as an encoder; prints the normalisation of its pixels on standard error.
+
+    Args:
+        options: flags of the measure.
+        pool: see ``pool_tokens``.
+        seed: seed of an untrained student's weights.
 
     Raises:
         UsageError: unknown model, or one that does not fit the view size.
@@ -193,10 +210,10 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
         student = Student(
             options.student or "",
             img_size=options.view_size or DEFAULT_VIEW_SIZE,
-            seed=options.seed,
+            seed=seed,
             normalisation=normalisation,
         )
-        print(f"{student.name}: pixels normalised by {normalisation}", file=sys.stderr, flush=True)
+        _print_note(f"{student.name}: pixels normalised by {normalisation}")
         return StudentEncoder(student, pool=pool, device=device)
     student = load_student(
         options.weights,
@@ -204,11 +221,10 @@ def build_student(options: StudentOptions, pool: Pool) -> StudentEncoder:
         view_size=options.view_size,
         mean=options.mean,
         std=options.std,
-        say=lambda note: print(note, file=sys.stderr, flush=True),
+        say=_print_note,
     )
     return StudentEncoder(student, pool=pool, device=device, weights=options.weights)
 
 
-def with_normalisation(result: Mapping[str, Any], encoder: Encoder) -> Mapping[str, Any]:
-    """The result of an evaluation with the mean and std in use."""
-    return {**result, "normalisation": encoder.normalisation.document()}
+def _print_note(note: str) -> None:
+    print(note, file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.reports.drift.sampled_views import SampledView
+from lookonce.shared.result import Result
 
 FACTOR = 4.0
 """What a third run may differ by, in means of the difference of two."""
@@ -86,7 +87,7 @@ class Deviation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftReport:
+class DriftReport(Result):
     """What a drift check found."""
 
     cache: str
@@ -122,7 +123,48 @@ class DriftReport:
             "deviations": [deviation.document() for deviation in self.deviations],
             "rule": {"factor": FACTOR, "floor": FLOOR[self.compute_precision]},
             "drifted": self.drifted,
+            "exit_code": self.exit_code,
         }
+
+    @property
+    def exit_code(self) -> int:
+        """1 when something drifted."""
+        return int(self.drifted)
+
+    def text(self) -> str:
+        """What differs about the teacher, a table of the differences, the rule and the verdict."""
+        lines = [f"{field}: {cached} in the cache, {now} now" for field, cached, now in self.teacher_differences]
+        head = f"{'difference of':17}{'mean':>10}{'largest':>10}"
+        lines.append(f"{head}   between two runs: {'mean':>8}{'largest':>10}{'allowed':>10}")
+        for one in self.deviations:
+            row = f"{one.mean:10.1e}{one.largest:10.1e}"
+            control = f"{one.control_mean:10.1e}{one.control_largest:10.1e}{one.allowed:10.1e}"
+            remark = "   drift" if one.drifted else "   conversion" if one.conversion else ""
+            lines.append(f"{one.name:17}{row}                   {control}{remark}")
+        size, control_size = self.batch_sizes
+        lines.append(
+            f"allowed: a mean of {FACTOR:g} times that between two runs of the teacher now, at least "
+            f"{FLOOR[self.compute_precision]:.0e} ({self.compute_precision}); {self.teacher} on {self.device}, in "
+            f"batches of {size} and of {control_size}; pixels normalised by {self.normalisation}; activation "
+            f"{self.activation}"
+        )
+        return "\n".join([*lines, f"{self.cache}: {self.views} views compared: {self._verdict()}"])
+
+    def _verdict(self) -> str:
+        drifted = [one for one in self.deviations if one.drifted]
+        if drifted:
+            most = max(drifted, key=lambda one: one.mean / one.allowed)
+            return (
+                f"drift in {', '.join(one.name for one in drifted)}; most in {most.name}: mean difference "
+                f"{most.mean:.1e}, allowed {most.allowed:.1e}; worst view {most.worst.key!r}, seed {most.worst.seed} "
+                f"({most.worst_mean:.1e})"
+            )
+        if any(one.conversion for one in self.deviations):
+            return (
+                f"no drift. Targets differ by no more than a conversion to {self.stored_precision} adds; importance "
+                "and the tokens' means and standard deviations, which a conversion does not change, are the teacher's"
+            )
+        return "no drift"
 
 
 MEASURED = ("mean", "largest", "moments", "control_mean", "control_largest", "control_moments", "conversion")

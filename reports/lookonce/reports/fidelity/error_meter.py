@@ -18,8 +18,23 @@ LOWEST_SHARE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutlierChannel:
+    """A channel of large magnitude."""
+
+    block: int
+    """1-based teacher block."""
+    channel: int
+    root_mean_square: float
+    """Over tokens."""
+    mean: float
+    """Over tokens."""
+    largest: float
+    """Largest magnitude."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelStatistics:
-    """What each (layer, channel) is like."""
+    """Statistics over tokens of each (layer, channel)."""
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
@@ -46,7 +61,7 @@ class ChannelStatistics:
         magnitude = self.root_mean_square
         return float((magnitude / np.median(magnitude, axis=1, keepdims=True)).max())
 
-    def outlier_documents(self, blocks: tuple[int, ...]) -> list[dict[str, Any]]:
+    def outlier_channels(self, blocks: tuple[int, ...]) -> list[OutlierChannel]:
         """The outliers, largest first.
 
         Args:
@@ -55,13 +70,13 @@ class ChannelStatistics:
         magnitude = self.root_mean_square
         where = [(int(layer), int(channel)) for layer, channel in np.argwhere(self.outliers)]
         return [
-            {
-                "block": blocks[place[0]],
-                "channel": place[1],
-                "root_mean_square": float(magnitude[place]),
-                "mean": float(self.mean[place]),
-                "largest": float(self.largest[place]),
-            }
+            OutlierChannel(
+                block=blocks[place[0]],
+                channel=place[1],
+                root_mean_square=float(magnitude[place]),
+                mean=float(self.mean[place]),
+                largest=float(self.largest[place]),
+            )
             for place in sorted(where, key=lambda place: -magnitude[place])
         ]
 
@@ -98,8 +113,8 @@ class ErrorMeter:
         lengths = np.linalg.norm(exact, axis=-1) * np.linalg.norm(restored, axis=-1)
         self._cosines.append(np.minimum(products / np.maximum(lengths, np.float32(1e-20)), np.float32(1)).ravel())
 
-    def document(self) -> dict[str, Any]:
-        """The measures so far, JSON-compatible.
+    def errors(self) -> dict[str, Any]:
+        """The measures so far.
 
         Returns:
             ``relative_error`` (norm of the error over norm of the exact values, all channels), the same of bulk and

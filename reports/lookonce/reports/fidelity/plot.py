@@ -1,10 +1,9 @@
-"""A plot of what precisions lose against what they take."""
+"""A plot of the loss of each precision against its size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,20 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from lookonce.cache.show.picture_file import write_picture
+from lookonce.reports.fidelity.report import PrecisionFidelity
 
 _INK, _ERROR, _GRADIENT = "#222222", "#1f5fa8", "#c8641e"
 
 
-def draw_fidelity(precisions: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
-    """Error and change of the gradient against bytes a view, both axes logarithmic.
+def draw_fidelity(precisions: Mapping[str, PrecisionFidelity], title: str, file: Path) -> None:
+    """Plot error and change of the gradient against bytes per view, both axes logarithmic.
 
     Args:
-        precisions: at least one; of each ``target_bytes``, ``relative_error_bulk`` and ``gradient_change``, in order.
-        title: what was measured on.
-        file: where the picture goes; its suffix is its format, see ``picture_file``.
+        precisions: at least one, by name.
+        title: title of the plot.
+        file: the picture to write; its suffix names the format, see ``picture_file``.
 
     Raises:
-        UsageError: a suffix that is no picture's.
+        UsageError: the suffix is not that of a picture format.
         StorageError: the file cannot be written.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
@@ -34,19 +34,19 @@ def draw_fidelity(precisions: Mapping[str, Mapping[str, Any]], title: str, file:
     _points(axes, precisions, "gradient_change", _GRADIENT, "s", "change of the stand-in student's gradient")
     _points(axes, precisions, "relative_error_bulk", _ERROR, "o", "relative error, bulk channels")
     _label(axes, precisions)
-    _style(axes, sorted({entry["target_bytes"] for entry in precisions.values()}))
+    _style(axes, sorted({entry.target_bytes for entry in precisions.values()}))
     figure.suptitle(title, fontsize=10, color=_INK, parse_math=False)
     FigureCanvasAgg(figure)
     write_picture(figure, file)
 
 
 def _points(
-    axes: Axes, precisions: Mapping[str, Mapping[str, Any]], measure: str, colour: str, marker: str, label: str
+    axes: Axes, precisions: Mapping[str, PrecisionFidelity], measure: str, colour: str, marker: str, label: str
 ) -> None:
     entries = precisions.values()
     axes.scatter(
-        [entry["target_bytes"] for entry in entries],
-        [entry[measure] for entry in entries],
+        [entry.target_bytes for entry in entries],
+        [getattr(entry, measure) for entry in entries],
         color=colour,
         marker=marker,
         s=36,
@@ -55,16 +55,16 @@ def _points(
     )
 
 
-def _label(axes: Axes, precisions: Mapping[str, Mapping[str, Any]]) -> None:
-    """Names beside the points, errors on the right and gradients on the left, so that they never meet."""
+def _label(axes: Axes, precisions: Mapping[str, PrecisionFidelity]) -> None:
+    """Names beside the points, errors on the right and gradients on the left, so that they do not overlap."""
     for measure, colour, offset, side in (
         ("relative_error_bulk", _ERROR, 7, "left"),
         ("gradient_change", _GRADIENT, -7, "right"),
     ):
         for name, entry in precisions.items():
             axes.annotate(
-                f"{name}  {100 * entry[measure]:.2g} %",
-                (entry["target_bytes"], entry[measure]),
+                f"{name}  {100 * getattr(entry, measure):.2g} %",
+                (entry.target_bytes, getattr(entry, measure)),
                 xytext=(offset, 0),
                 textcoords="offset points",
                 ha=side,

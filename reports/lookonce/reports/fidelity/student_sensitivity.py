@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,8 +63,8 @@ class TargetSensitivity:
         """The stand-in's loss against exact targets, mean over levels."""
         return self._exact_loss / self._views
 
-    def document(self, name: str) -> dict[str, float]:
-        """What a precision changes.
+    def changes(self, name: str) -> dict[str, Any]:
+        """What a precision changes for the student.
 
         Returns:
             ``loss_change`` (relative, signed: above 0 where the loss grows) and ``gradient_change`` (norm of the

@@ -1,10 +1,11 @@
-"""Bytes of the cache that was asked for, and of its neighbours: every precision, several token subsets."""
+"""Bytes of the requested cache, and of the same cache in every precision and with other token subsets."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,22 @@ class PlannedSize:
     """Patches of a view that are stored."""
     bytes: CacheBytes
     chosen: bool
-    """Whether this is what was asked for."""
+    """Whether this is the requested one."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {
+            "precision": self.precision,
+            "tokens": self.tokens.document(),
+            "stored_patches": self.stored_patches,
+            "bytes_a_view": self.bytes.a_view,
+            "bytes": self.bytes.total,
+            "chosen": self.chosen,
+        }
 
 
 def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, str]) -> list[PlannedSize]:
-    """What each choice would take, all else as asked for; by precision, then token subset."""
+    """The size of each choice with all other settings as requested; by precision, then token subset."""
     config, asked = extraction.config, extraction.config.token_subset
     seeds = parse_seeds(config.seeds)
     subsets = [AllTokens(), VisibleTokens(mask=config.mask, mask_ratio=config.mask_ratio), TopTokens(share=0.5)]
@@ -58,7 +70,7 @@ def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, st
 
 
 def planned_manifest(extraction: Extraction, recipe: Recipe, precision: str, versions: dict[str, str]) -> Manifest:
-    """A manifest of the right size before there is a calibration: its parameters have shapes, and no meaning."""
+    """A manifest of the right size before calibration: its parameters have the right shapes and arbitrary values."""
     values = np.zeros((2, len(recipe.teacher.blocks), recipe.teacher.width), dtype=np.float32)
     encoding = Encoding(precision=precision, parameters=get_precision(precision).calibrate(values))
     return new_manifest(extraction, recipe, encoding, versions)

@@ -1,4 +1,4 @@
-"""The folder of a trained evaluation: what it is of, where it got to, what it found; made to be gone on with."""
+"""The folder of an evaluation that trains: its config, its checkpoints and its result; resumable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_i
 
 CONFIG, RESULTS, CHECKPOINTS = "config.json", "results.json", "checkpoints"
 FREE = ("settings", "evaluated.weights", "images.folder")
-"""Parts of a config that may differ between a run and its continuation: digests say what weights and images are."""
+"""Parts of a config that may differ when a run is resumed: weights and images are identified by digests."""
 
 
 class EvaluationFolder:
@@ -24,7 +24,7 @@ class EvaluationFolder:
 
     Args:
         root: the folder.
-        config: what is evaluated, on what, how; everything but the parts of ``FREE`` decides the numbers.
+        config: model, images and settings; all but the parts of ``FREE`` influence the result.
     """
 
     def __init__(self, root: Path, config: Mapping[str, Any]) -> None:
@@ -32,13 +32,13 @@ class EvaluationFolder:
         self.config: Mapping[str, Any] = json.loads(json.dumps(config))
 
     @contextlib.contextmanager
-    def held(self) -> Generator[None, None, None]:
-        """Hold the folder for this process, with its config written.
+    def exclusive(self) -> Generator[None, None, None]:
+        """Lock the folder for this process, and write its config.
 
         Raises:
-            UsageError: the folder is a file, or holds something else.
+            UsageError: the folder is a file, or contains something else.
             CheckpointError: it belongs to another evaluation; the fields that differ are named with both values.
-            BusyError: another process is at it.
+            BusyError: another process writes to it.
             StorageError: the operating system refused.
         """
         self._require_ours()
@@ -49,7 +49,7 @@ class EvaluationFolder:
             yield
 
     def results(self) -> dict[str, Any] | None:
-        """What the evaluation found, once it is done."""
+        """The content of ``results.json``; None while the evaluation is not finished."""
         try:
             results: dict[str, Any] = json.loads((self.root / RESULTS).read_bytes())
         except (OSError, ValueError):
@@ -57,7 +57,7 @@ class EvaluationFolder:
         return results
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint; None where there is none yet.
+        """The newest checkpoint; None if there is none.
 
         Raises:
             CheckpointError: it cannot be read, or belongs to another evaluation.
@@ -70,7 +70,7 @@ class EvaluationFolder:
         return checkpoint
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint by rename; the one before it stays as well.
+        """Write a checkpoint by rename; the newest two are kept.
 
         Raises:
             StorageError: the operating system refused; older checkpoints are untouched.

@@ -1,8 +1,9 @@
-"""Weighted k-nearest-neighbour classification of frozen features, as DINO does it (arXiv 2104.14294, appendix)."""
+"""Weighted k-nearest-neighbour classification of frozen features, as in DINO (arXiv 2104.14294, appendix)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.nn import functional
 from lookonce.shared.errors import UsageError
 from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
 from lookonce.train.evaluation.labelled_images import LabelledImages
+from lookonce.train.evaluation.result import EvaluationResult
 
 TEMPERATURE = 0.07
 CHUNK = 1024
-"""Test images compared at once; bounds the memory to CHUNK x training images."""
+"""Test images compared at once; limits the memory to CHUNK x training images."""
 
 # Shapes: M training images, T test images, D channels.
 
@@ -31,7 +33,7 @@ def knn_predict(
 ) -> Tensor:
     """Class of each test image: the k training images of highest cosine vote with weight exp(cosine / temperature).
 
-    All vote when there are fewer than k. Of classes with equal votes, the first one wins.
+    All training images vote if there are fewer than k. Of classes with equal votes, the first one wins.
 
     Args:
         train_features: float32 (M, D), M at least 1, of any length.
@@ -39,13 +41,13 @@ def knn_predict(
         test_features: float32 (T, D), T at least 1.
         k: neighbours, at least 1.
         classes: number of classes.
-        temperature: positive; the lower, the more the nearest decide.
+        temperature: positive; a lower one gives the nearest neighbours more weight.
 
     Returns:
         int64 (T,).
 
     Raises:
-        UsageError: k, temperature, or shapes are out of their range.
+        UsageError: k, temperature or shapes are out of range.
 
     >>> train = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> knn_predict(train, torch.tensor([0, 1]), torch.tensor([[3.0, 1.0]]), k=2, classes=2).tolist()
@@ -74,44 +76,70 @@ def _vote(cosines_BM: Tensor, train_labels: Tensor, k: int, classes: int, temper
     return votes_BC.argmax(dim=1)
 
 
-def evaluate_knn(encoder: Encoder, images: LabelledImages, *, k: Sequence[int], batch_size: int) -> dict[str, Any]:
-    """Top-1 accuracy on the test split, every training image being a possible neighbour.
+@dataclass(frozen=True, kw_only=True)
+class KnnResult(EvaluationResult):
+    """Accuracy of k-nearest neighbours."""
+
+    accuracy: Mapping[str, float]
+    """Share of the test images that is right, 0 to 1, by k."""
+    features: int
+    """Values of a feature."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {
+            "method": "knn",
+            "evaluated": dict(self.evaluated),
+            "accuracy": dict(self.accuracy),
+            "temperature": TEMPERATURE,
+            "features": self.features,
+            "classes": list(self.classes),
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+            "normalisation": self.normalisation.document(),
+        }
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [*self._common_lines(), self._features_line(self.features)]
+        return "\n".join([*lines, *(f"k = {k:<5} {accuracy:.2%} right" for k, accuracy in self.accuracy.items())])
+
+
+def evaluate_knn(encoder: Encoder, images: LabelledImages, *, k: Sequence[int], batch_size: int) -> KnnResult:
+    """Top-1 accuracy on the test images; every training image is a possible neighbour.
 
     Args:
-        encoder: what is evaluated.
+        encoder: the model.
         images: both splits.
         k: numbers of neighbours; an accuracy for each.
-        batch_size: images a forward pass.
-
-    Returns:
-        JSON-compatible: ``accuracy`` by k (share, 0 to 1), ``evaluated``, counts, classes and settings.
+        batch_size: images per forward pass.
 
     Raises:
         UsageError: fewer than two classes.
+        NumericalError: features are NaN or infinite.
+        SourceError: an image cannot be read.
     """
     if len(images.classes) < 2:
         found = ", ".join(images.classes)
         raise UsageError(
-            f"k-NN: expected at least 2 classes, found {len(images.classes)} ({found}): with one, every "
-            "answer is right; give a folder with a class folder for each class"
+            f"k-NN: expected at least 2 classes, found {len(images.classes)} ({found}): with one class "
+            "every answer is right; give a folder with a class folder for each class"
         )
     train_features = encode_split(encoder, images.train, batch_size)
     test_features = encode_split(encoder, images.test, batch_size)
     train_labels, test_labels = (
         torch.from_numpy(split.labels).to(train_features.device) for split in (images.train, images.test)
     )
-    evaluated: Mapping[str, Any] = encoder.document()
-    accuracy = {}
+    accuracy: dict[str, float] = {}
     for count in k:
         predicted = knn_predict(train_features, train_labels, test_features, k=count, classes=len(images.classes))
         accuracy[str(count)] = int((predicted == test_labels).sum()) / len(test_labels)
-    return {
-        "method": "knn",
-        "evaluated": dict(evaluated),
-        "accuracy": accuracy,
-        "temperature": TEMPERATURE,
-        "features": train_features.shape[1],
-        "classes": list(images.classes),
-        "train_images": len(images.train),
-        "test_images": len(images.test),
-    }
+    return KnnResult(
+        evaluated=encoder.document(),
+        normalisation=encoder.normalisation,
+        classes=list(images.classes),
+        train_images=len(images.train),
+        test_images=len(images.test),
+        accuracy=accuracy,
+        features=train_features.shape[1],
+    )

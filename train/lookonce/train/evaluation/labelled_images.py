@@ -129,8 +129,15 @@ class LabelledImages:
         """Class names by label, the same in both splits."""
         return self.train.listing.classes
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the listings: files left out, classes without an image."""
+        return [
+            f"{self.folder / split.name}: {note}" for split in (self.train, self.test) for note in split.listing.notes
+        ]
+
     def document(self) -> dict[str, Any]:
-        """JSON-compatible: where the images are, and which they are."""
+        """JSON-compatible: the folder, the classes and a digest of each listing."""
         return {
             "folder": str(self.folder),
             "classes": list(self.classes),

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
 from lookonce.shared.progress_bar import progress_bar
@@ -19,7 +18,6 @@ from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.trainer import OpenRun, Trainer
 from lookonce.train.records.wandb_run import require_wandb
 from lookonce.train.run import (
-    TrainingSummary,
     conclude_run,
     exclusive_run,
     open_log,
@@ -28,22 +26,8 @@ from lookonce.train.run import (
 )
 from lookonce.train.run_notes import notes, steps_phrase
 from lookonce.train.setup import open_run_caches, set_up
+from lookonce.train.summary import SweepSummary
 from lookonce.train.sweep.sweep_file import read_sweep
-
-
-@dataclass(frozen=True)
-class SweepSummary:
-    """What a sweep did."""
-
-    runs: dict[str, TrainingSummary]
-    """By name; those that diverged stand at the last step they reached."""
-    errors: dict[str, str]
-    """Why runs ended before their time, by name."""
-
-    def document(self) -> dict[str, Any]:
-        """JSON-compatible; the exit code is 1 when a run failed."""
-        runs = {name: {**run.document(), "error": self.errors.get(name)} for name, run in self.runs.items()}
-        return {"runs": runs, "exit_code": int(bool(self.errors))}
 
 
 @dataclass

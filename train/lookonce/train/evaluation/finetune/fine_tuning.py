@@ -1,9 +1,10 @@
-"""Fine-tuning a student end to end on labelled images, by MaskAlign's recipe out of timm's own parts."""
+"""Fine-tuning a student end to end on labelled images: MaskAlign's recipe, built from timm's parts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,66 @@ from lookonce.train.evaluation.fit import fit
 from lookonce.train.evaluation.fit_schedule import ORDER_VERSION, FitSchedule
 from lookonce.train.evaluation.labelled_images import LabelledImages
 from lookonce.train.evaluation.linear_probe.probe_file import MODEL
+from lookonce.train.evaluation.result import EvaluationResult, stored_result
 from lookonce.train.model.student_file import save_weights
 from lookonce.train.model.timm_description import description_metadata, leave_timm_folder, timm_description
 
 # Shapes: B images, C classes, s side of a view.
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult(EvaluationResult):
+    """Accuracy of a fine-tuned student."""
+
+    accuracy: float
+    """Share of the test images that is right after the last epoch, 0 to 1."""
+    train_accuracy: float
+    """Share that was right in the last epoch, of augmented and mixed images: the class of larger weight counts."""
+    loss: float
+    """Mean loss in the last epoch."""
+    recipe: Mapping[str, Any]
+    """Document of the recipe."""
+    steps: int
+    files: Mapping[str, Any]
+    """``model``: file name in ``out``; ``timm``: the arguments of ``timm.create_model`` for it."""
+    out: Path
+    """Folder of the run."""
+
+    def stored(self) -> dict[str, Any]:
+        """The content of ``results.json``."""
+        return {
+            "method": "finetune",
+            "evaluated": dict(self.evaluated),
+            "accuracy": self.accuracy,
+            "train_accuracy": self.train_accuracy,
+            "loss": self.loss,
+            "recipe": dict(self.recipe),
+            "steps": self.steps,
+            "classes": list(self.classes),
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+            "files": dict(self.files),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {**self.stored(), "out": str(self.out), "normalisation": self.normalisation.document()}
+
+    def text(self) -> str:
+        """Lines for people."""
+        evaluated = self.evaluated
+        return "\n".join(
+            [
+                *self._common_lines(),
+                (
+                    f"tuned     {self.recipe['epochs']} epochs, {self.steps} steps, views of {evaluated['view_size']} "
+                    f"px, pool {evaluated['pool']}"
+                ),
+                f"train     loss {self.loss:.4f} in the last epoch, on augmented images",
+                f"test      {self.accuracy:.2%} right",
+                f"run       {self.out}",
+            ]
+        )
 
 
 def finetune_student(
@@ -48,22 +105,18 @@ def finetune_student(
     batch_size: int = 64,
     workers: int = 2,
     checkpoint_seconds: float = 300.0,
-) -> dict[str, Any]:
+) -> FinetuneResult:
     """Fine-tune a student on the training images; top-1 accuracy on the test images after every epoch.
 
     Args:
-        evaluated: the student, where its weights are from, and where it runs; its own weights stay as they are.
+        evaluated: the student, with its device; its own weights do not change.
         images: both splits.
         config: the recipe.
-        out: folder of the run, gone on with when it holds an unfinished one.
-        pool: what the head looks at: the mean of the patch tokens, or the class token.
-        batch_size: test images a forward pass.
-        workers: processes that prepare images; they change no number.
-        checkpoint_seconds: least time between checkpoints.
-
-    Returns:
-        JSON-compatible: ``accuracy`` after the last epoch (share, 0 to 1), its ``loss`` and ``train_accuracy`` (on
-        augmented and mixed images: the heavier class counts), ``evaluated``, recipe, counts, classes and files.
+        out: folder of the run; an unfinished run in it is resumed.
+        pool: input of the head: the mean of the patch tokens, or the class token.
+        batch_size: test images per forward pass.
+        workers: processes that prepare images; their number changes no result.
+        checkpoint_seconds: shortest time between checkpoints.
 
     Raises:
         UsageError: fewer than two classes, or batches too small to mix.
@@ -80,11 +133,12 @@ def finetune_student(
     )
     _require_enough(images, schedule, mixes=config.mixes)
     half = config.precision == "bf16" or (config.precision == "auto" and evaluated.device.type == "cuda")
+    recipe = {**config.document(), "precision": "bf16" if half else "fp32"}
     document = {
         "evaluation": "finetune",
         "evaluated": {**evaluated.document(), "pool": pool},
         "images": images.document(),
-        "recipe": {**config.document(), "precision": "bf16" if half else "fp32"},
+        "recipe": recipe,
         "versions": {"order": ORDER_VERSION, "augmentation": AUGMENTATION_VERSION},
         "settings": {
             "batch_size": batch_size,
@@ -96,9 +150,11 @@ def finetune_student(
         },
     }
     folder = EvaluationFolder(out, document)
-    with folder.held():
+    with folder.exclusive():
         found = folder.results()
-        if found is None:
+        if found is not None:
+            result = stored_result(FinetuneResult, out / RESULTS, found, normalisation=evaluated.normalisation, out=out)
+        else:
             learner = _Finetuning(evaluated, images, config, pool, batch_size=batch_size, workers=workers, half=half)
             last = fit(learner, schedule, folder, checkpoint_seconds=checkpoint_seconds)
             arguments = classifier_arguments(evaluated.student, len(images.classes), pool)
@@ -113,19 +169,22 @@ def finetune_student(
             state = {name: value.detach().cpu().contiguous() for name, value in learner.module.state_dict().items()}
             save_weights(state, metadata, out / MODEL)
             leave_timm_folder(out / MODEL, description)
-            found = {
-                "method": "finetune",
-                "evaluated": document["evaluated"],
-                **{name: last[name] for name in ("accuracy", "train_accuracy", "loss")},
-                "recipe": document["recipe"],
-                "steps": schedule.total_steps,
-                "classes": list(images.classes),
-                "train_images": len(images.train),
-                "test_images": len(images.test),
-                "files": {"model": MODEL, "timm": arguments},
-            }
-            write_json(out / RESULTS, found)
-    return {**found, "out": str(out)}
+            result = FinetuneResult(
+                evaluated={**evaluated.document(), "pool": pool},
+                normalisation=evaluated.normalisation,
+                classes=list(images.classes),
+                train_images=len(images.train),
+                test_images=len(images.test),
+                accuracy=last["accuracy"],
+                train_accuracy=last["train_accuracy"],
+                loss=last["loss"],
+                recipe=recipe,
+                steps=schedule.total_steps,
+                files={"model": MODEL, "timm": arguments},
+                out=out,
+            )
+            write_json(out / RESULTS, result.stored())
+    return result
 
 
 def _require_enough(images: LabelledImages, schedule: FitSchedule, *, mixes: bool) -> None:
@@ -140,7 +199,7 @@ def _require_enough(images: LabelledImages, schedule: FitSchedule, *, mixes: boo
 
 
 class _Finetuning:
-    """The classifier as what ``fit`` trains."""
+    """The classifier as a ``Learner`` of ``fit``."""
 
     def __init__(
         self,
@@ -184,7 +243,7 @@ class _Finetuning:
         with seeded_generators("finetune step", AUGMENTATION_VERSION, self.config.seed, step):
             if self.mix is not None:
                 pixels_B3ss, targets = self.mix(pixels_B3ss, labels_B)
-                labels_B, smoothing = targets.argmax(dim=1), 0.0  # mixed targets are smoothed already
+                labels_B, smoothing = targets.argmax(dim=1), 0.0  # mixed targets are already smoothed
             scores_BC = self._scores(pixels_B3ss)
         loss = functional.cross_entropy(scores_BC, targets, label_smoothing=smoothing)
         right = int((scores_BC.argmax(dim=1) == labels_B).sum())

@@ -1,4 +1,4 @@
-"""Features of a split, kept in parts while an evaluation is under way: a killed one does not look at images again."""
+"""Features of a split, stored in parts during an evaluation, so that a killed one does not compute them again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 
 PART = 8192
-"""About how many images a part holds; parts end where a batch does."""
+"""About how many images a part contains; a part is a whole number of batches."""
 
 
 def encode_in_parts(encoder: Encoder, split: LabelledSplit, batch_size: int, folder: Path | None) -> Tensor:
-    """Features of a whole split as ``encode_split`` gives them, float32 (images, D).
+    """Features of all images of a split, as from ``encode_split``, float32 (images, D).
 
     Args:
         encoder: turns views into features.
         split: images.
-        batch_size: images a forward pass.
-        folder: holds the parts that are done, of this very encoder and split; None keeps nothing.
+        batch_size: images per forward pass.
+        folder: where the parts of this encoder and split are stored; None stores nothing.
 
     Raises:
         NumericalError: features are NaN or infinite.
@@ -37,7 +37,7 @@ def encode_in_parts(encoder: Encoder, split: LabelledSplit, batch_size: int, fol
     return torch.cat([_part(encoder, split.part(start, start + size), batch_size, folder, start) for start in starts])
 
 
-def forget_features(folder: Path) -> None:
+def delete_features(folder: Path) -> None:
     """Delete all parts."""
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -58,5 +58,5 @@ def _part(encoder: Encoder, part: LabelledSplit, batch_size: int, folder: Path |
 def _stored(path: Path) -> Tensor | None:
     try:
         return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):  # not there yet, or not whole: looked at (again)
+    except (OSError, SafetensorError, KeyError):  # missing or damaged: the part is computed again
         return None

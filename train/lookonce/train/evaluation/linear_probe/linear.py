@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,72 @@ from lookonce.train.evaluation.evaluation_folder import RESULTS, EvaluationFolde
 from lookonce.train.evaluation.fit import fit
 from lookonce.train.evaluation.fit_schedule import ORDER_VERSION, FitSchedule
 from lookonce.train.evaluation.labelled_images import LabelledImages
-from lookonce.train.evaluation.linear_probe.feature_store import encode_in_parts, forget_features
+from lookonce.train.evaluation.linear_probe.feature_store import delete_features, encode_in_parts
 from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig, ProbeRecipe
 from lookonce.train.evaluation.linear_probe.probe_file import save_probe
 from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe, probe_optimizer
+from lookonce.train.evaluation.result import EvaluationResult, stored_result
 
 CROP_SCALE = (0.08, 1.0)
-"""Share of the image that a training crop covers, torchvision's default, which the release takes for the probe."""
+"""Share of the image that a training crop covers, torchvision's default, which the release uses for the probe."""
 FEATURES = "features"
 
 # Shapes: B images, M training images, T test images, D channels, C classes.
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearResult(EvaluationResult):
+    """Accuracy of a linear probe."""
+
+    accuracy: float
+    """Share of the test images that is right, 0 to 1."""
+    train_accuracy: float
+    """Share of the training images that was right in the last epoch."""
+    loss: float
+    """Mean loss in the last epoch."""
+    recipe: Mapping[str, Any]
+    """Document of the complete recipe, with the seed."""
+    steps: int
+    features: int
+    """Values of a feature."""
+    files: Mapping[str, Any] | None = None
+    """Names of the files in ``out``, see ``save_probe``; None without ``out``."""
+    out: Path | None = None
+    """Folder of the run."""
+
+    def stored(self) -> dict[str, Any]:
+        """The content of ``results.json``."""
+        return {
+            "method": "linear",
+            "evaluated": dict(self.evaluated),
+            "accuracy": self.accuracy,
+            "train_accuracy": self.train_accuracy,
+            "loss": self.loss,
+            "recipe": dict(self.recipe),
+            "steps": self.steps,
+            "features": self.features,
+            "classes": list(self.classes),
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+            **({} if self.files is None else {"files": dict(self.files)}),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        out = None if self.out is None else str(self.out)
+        return {**self.stored(), "out": out, "normalisation": self.normalisation.document()}
+
+    def text(self) -> str:
+        """Lines for people."""
+        views = "fresh crops and flips" if self.recipe["augment"] == "crop-flip" else "centre views"
+        lines = [
+            *self._common_lines(),
+            self._features_line(self.features),
+            f"probe     {self.recipe['optimizer']}, {self.recipe['epochs']} epochs of {views}, {self.steps} steps",
+            f"train     {self.train_accuracy:.2%} right, loss {self.loss:.4f} in the last epoch",
+            f"test      {self.accuracy:.2%} right",
+        ]
+        return "\n".join(lines if self.out is None else [*lines, f"run       {self.out}"])
 
 
 def evaluate_linear(
@@ -39,20 +96,16 @@ def evaluate_linear(
     batch_size: int = 64,
     out: Path | None = None,
     checkpoint_seconds: float = 60.0,
-) -> dict[str, Any]:
+) -> LinearResult:
     """Train a linear probe on frozen features of the training images; top-1 accuracy on the test images.
 
     Args:
-        encoder: what is evaluated.
+        encoder: the model.
         images: both splits.
         config: the probe's recipe.
-        batch_size: images a forward pass of the encoder.
-        out: folder of the run, gone on with when it holds an unfinished one; None keeps nothing.
-        checkpoint_seconds: least time between checkpoints.
-
-    Returns:
-        JSON-compatible: ``accuracy`` (share, 0 to 1), the last epoch's ``loss`` and ``train_accuracy``, ``evaluated``,
-        the recipe, counts and classes.
+        batch_size: images per forward pass of the encoder.
+        out: folder of the run; an unfinished run in it is resumed. None keeps nothing.
+        checkpoint_seconds: shortest time between checkpoints.
 
     Raises:
         UsageError: fewer than two training images or classes, a step of a single image, or the warm-up is as long as
@@ -75,7 +128,7 @@ def evaluate_linear(
     )
     if schedule.images // schedule.steps_per_epoch < 2:
         raise UsageError(
-            f"--probe-batch-size {recipe.probe_batch_size}: batch norm needs at least 2 images a step, but steps of "
+            f"--probe-batch-size {recipe.probe_batch_size}: batch norm needs at least 2 images per step, but steps of "
             f"{schedule.images} training images would leave one alone; use another size"
         )
     document = {
@@ -87,13 +140,16 @@ def evaluate_linear(
         "settings": {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds},
     }
     folder = EvaluationFolder(out, document) if out else None
-    with folder.held() if folder else contextlib.nullcontext():
-        found = folder.results() if folder else None
-        if found is None:
-            found = _evaluate(encoder, images, recipe, schedule, batch_size, folder, checkpoint_seconds)
+    with folder.exclusive() if folder else contextlib.nullcontext():
+        if folder and (found := folder.results()) is not None:
+            result = stored_result(
+                LinearResult, folder.root / RESULTS, found, normalisation=encoder.normalisation, out=out
+            )
+        else:
+            result = _evaluate(encoder, images, recipe, schedule, batch_size, folder, checkpoint_seconds)
         if folder:
-            forget_features(folder.root / FEATURES)
-    return {**found, "out": str(out) if out else None}
+            delete_features(folder.root / FEATURES)
+    return result
 
 
 def _evaluate(
@@ -104,14 +160,15 @@ def _evaluate(
     batch_size: int,
     folder: EvaluationFolder | None,
     checkpoint_seconds: float,
-) -> dict[str, Any]:
+) -> LinearResult:
     seed = schedule.seed
     stored = folder.root / FEATURES if folder else None
     test_TD = encode_in_parts(encoder, images.test, batch_size, stored)
     probe = LinearProbe(test_TD.shape[1], len(images.classes), seed=seed).to(test_TD.device)
     if recipe.augment == "none":
-        whole_MD = encode_in_parts(encoder, images.train, batch_size, stored)
-        features: _CenterFeatures | _DrawnFeatures = _CenterFeatures(whole_MD)
+        features: _CenterFeatures | _DrawnFeatures = _CenterFeatures(
+            encode_in_parts(encoder, images.train, batch_size, stored)
+        )
     else:
         features = _DrawnFeatures(encoder, images, batch_size, seed)
     learner = _ProbeLearner(probe, recipe, features, torch.from_numpy(images.train.labels).to(test_TD.device))
@@ -119,27 +176,28 @@ def _evaluate(
     probe.eval()
     with torch.inference_mode():
         predicted = probe(test_TD).argmax(dim=1).cpu()
-    results = {
-        "method": "linear",
-        "evaluated": dict(encoder.document()),
-        "accuracy": int((predicted == torch.from_numpy(images.test.labels)).sum()) / len(images.test),
-        "train_accuracy": last["train_accuracy"],
-        "loss": last["loss"],
-        "recipe": {**recipe.document(), "seed": seed},
-        "steps": schedule.total_steps,
-        "features": test_TD.shape[1],
-        "classes": list(images.classes),
-        "train_images": len(images.train),
-        "test_images": len(images.test),
-    }
+    result = LinearResult(
+        evaluated=encoder.document(),
+        normalisation=encoder.normalisation,
+        classes=list(images.classes),
+        train_images=len(images.train),
+        test_images=len(images.test),
+        accuracy=int((predicted == torch.from_numpy(images.test.labels)).sum()) / len(images.test),
+        train_accuracy=last["train_accuracy"],
+        loss=last["loss"],
+        recipe={**recipe.document(), "seed": seed},
+        steps=schedule.total_steps,
+        features=test_TD.shape[1],
+        files=save_probe(probe, encoder, images.classes, folder.root) if folder else None,
+        out=folder.root if folder else None,
+    )
     if folder:
-        results["files"] = save_probe(probe, encoder, images.classes, folder.root)
-        write_json(folder.root / RESULTS, results)
-    return results
+        write_json(folder.root / RESULTS, result.stored())
+    return result
 
 
 class _CenterFeatures:
-    """Features of the centre views, looked at once."""
+    """Features of the centre views, computed once."""
 
     def __init__(self, features_MD: Tensor) -> None:
         self.features_MD = features_MD
@@ -165,7 +223,7 @@ class _DrawnFeatures:
 
 
 class _ProbeLearner:
-    """The probe as what ``fit`` trains."""
+    """The probe as a ``Learner`` of ``fit``."""
 
     def __init__(
         self, probe: LinearProbe, recipe: ProbeRecipe, features: _CenterFeatures | _DrawnFeatures, labels_M: Tensor
