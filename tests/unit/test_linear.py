@@ -43,6 +43,7 @@ class Colours:
 
     view_size = 16
     device = torch.device("cpu")
+    normalisation = IMAGENET
 
     def __init__(self, *, killed_after: int | None = None, digest: str = "sha256:0") -> None:
         self.looked_at, self.left, self.digest = 0, killed_after, digest
@@ -238,7 +239,7 @@ def test_too_little_to_learn_from_is_said(images: LabelledImages, folder: Path) 
 
 def test_steps_that_would_leave_one_image_alone_are_refused(images: LabelledImages, tmp_path: Path) -> None:
     """Batch norm has no spread of one image; 15 in twos are seven pairs and one alone, in threes none is."""
-    with pytest.raises(UsageError, match="--probe-batch-size 2: batch norm needs at least 2 images a step"):
+    with pytest.raises(UsageError, match="--probe-batch-size 2: batch norm needs at least 2 images per step"):
         evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=2), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert evaluate_linear(Colours(), images, LinearProbeConfig(epochs=1, probe_batch_size=3)).steps == 5

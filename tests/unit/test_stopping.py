@@ -18,7 +18,7 @@ from lookonce.shared.stopping import STOPPED, forget_signals, note_signal, wait_
 PROGRAM = """
 import ctypes, signal, threading, time
 from lookonce.commands.command import CommonOptions, finish
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 from lookonce.shared import stopping
 from lookonce.shared.stopping import unhurried, waiting
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from lookonce.shared.errors import EndedElsewhereError, Interrupted, LookonceError, UsageError
 from lookonce.shared.faults.machine_errors import machine_error
 from lookonce.shared.given_flags import flag_values, refuse_urls
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 from lookonce.shared.stopping import STOPPED, ending_on_signals
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2

@@ -13,7 +13,7 @@ from lookonce.commands.config_file import config_text, with_config
 from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.freed_memory import keep_freed_memory
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 DESCRIPTION = """Run a frozen teacher once per augmentation seed over a set of images and write its normalised features,
 importance maps and the views themselves to a cache that train-student streams. Run it again to resume."""

@@ -17,7 +17,7 @@ from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.early_checks import announce, check_training
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 from lookonce.train.config import TrainingConfig
 from lookonce.train.recipes import recipe_config
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lookonce.shared.quantities import bytes_text, count_text
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result, bytes_text, count_text
 
 BUSY_MACHINE = 0.1
 """Share of the teacher's time spent waiting for a CPU core above which the text mentions it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 
 @dataclass(frozen=True)

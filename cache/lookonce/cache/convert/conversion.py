@@ -26,7 +26,7 @@ from lookonce.cache.write.create import (
     remove_temporary_files,
 )
 from lookonce.shared.errors import CacheError, UsageError
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 from lookonce.storage_schemas.manifest import Manifest
 
 Progress = Callable[[int, int], None]

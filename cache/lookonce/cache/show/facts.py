@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 from lookonce.shared.view_recipe import view_sentence
 
 _FIRST_TOKEN = {"class": "the class token", "patch-mean": "the mean of the patches"}

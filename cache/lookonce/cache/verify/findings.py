@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lookonce.shared.quantities import count_text
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result, count_text
 
 Kind = Literal["damaged", "not readable"]
 """Bytes that are missing or wrong; or bytes that the operating system does not give out, which may be sound."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookonce.commands.command import CommonOptions
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 if TYPE_CHECKING:
     from lookonce.train.evaluation.encoders.encoder import Encoder

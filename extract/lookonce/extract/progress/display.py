@@ -28,8 +28,8 @@ from lookonce.extract.pipeline.events import ProgressEvent, ShardCommitted, View
 from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.extract.progress.worker_table import WorkerTable
 from lookonce.extract.sanity import ShardStatistics
+from lookonce.shared.printing import bytes_text
 from lookonce.shared.progress_bar import progress_bar
-from lookonce.shared.quantities import bytes_text
 from lookonce.shared.sources import Listing
 from lookonce.storage_schemas.manifest import Manifest
 

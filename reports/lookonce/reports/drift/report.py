@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.reports.drift.sampled_views import SampledView
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 FACTOR = 4.0
 """What a third run may differ by, in means of the difference of two."""

@@ -1,6 +1,6 @@
-"""``feature-cache fidelity``: what each precision costs in bytes, and what it loses.
+"""``feature-cache fidelity``: the bytes and the loss of each precision.
 
-Exact features come from a cache (``reference.py``) or a teacher (``teacher_reference.py``); ``measure.py`` passes over
-them once, with an ``error_meter.py`` per precision and a stand-in student (``student_sensitivity.py``). ``text.py`` and
-``plot.py`` show the document.
+Open ``measure.py`` first: it passes once over exact features of a cache (``reference.py``) or a teacher
+(``teacher_reference.py``), with an error meter per precision (``error_meter.py``) and a stand-in student
+(``student_sensitivity.py``), and returns a report (``report.py``), which ``plot.py`` draws.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookonce.reports.fidelity.error_meter import OutlierChannel
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 MOST_OUTLIERS = 12
 """Outlier channels that the text lists; ``--json`` has all."""

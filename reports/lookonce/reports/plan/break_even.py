@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lookonce.shared.quantities import bytes_text
+from lookonce.shared.printing import bytes_text
 
 
 @dataclass(frozen=True, kw_only=True)

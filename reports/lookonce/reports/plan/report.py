@@ -12,8 +12,7 @@ from lookonce.reports.plan.break_even import BreakEven
 from lookonce.reports.plan.planned_sizes import PlannedSize
 from lookonce.reports.plan.probe import Probe
 from lookonce.shared.config_values import parse_seeds
-from lookonce.shared.quantities import bytes_text, count_text, duration_text
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result, bytes_text, count_text, duration_text
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import TopTokens
 

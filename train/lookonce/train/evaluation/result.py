@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lookonce.shared.errors import CheckpointError
 from lookonce.shared.normalisation import Normalisation
-from lookonce.shared.result import Result
+from lookonce.shared.printing import Result
 
 R = TypeVar("R", bound="EvaluationResult")
 

@@ -1,11 +1,32 @@
-"""Quantities as people read them: three digits and a unit."""
+"""What commands print: results that print themselves, and quantities with three digits and a unit."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 _BYTE_UNITS = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 _TIME_UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
 _LEAST_OF_UNIT = {"days": 2.0, "h": 1.5, "min": 1.5}
 """Below that many, the next unit is easier to read."""
+
+
+class Result(Protocol):
+    """The result of a command."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 0, unless the work is done and found something wrong."""
+        return 0
+
+    @abstractmethod
+    def document(self) -> Mapping[str, Any]:
+        """The result as a JSON-compatible document: what ``--json`` prints."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """The result as lines for people."""
 
 
 def bytes_text(count: float) -> str:
