@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -97,11 +98,11 @@ def _from_earlier_cache(config: ExtractionConfig, view: ViewRecipe, earlier: Cac
     return Extraction(config, view, source, listing, dataset, reuse)
 
 
-def resolve_compute_precision(precision: str, device: torch.device) -> ComputePrecision:
+def resolve_compute_precision(precision: Literal["auto"] | ComputePrecision, device: torch.device) -> ComputePrecision:
     """``auto`` is fp32 on a CPU and fp16 on a GPU."""
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
-    return precision  # type: ignore[return-value]  # the config's Literal
+    return precision
 
 
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:

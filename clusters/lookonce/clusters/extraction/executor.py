@@ -55,7 +55,7 @@ class RayExecutor:
 
 
 def _views_ahead(config: ExtractionConfig, tasks: Sequence[ShardTask], *, on_gpu: bool) -> int:
-    """Views that fill a worker's pipeline: they are not reported yet when it has started to make the last ones."""
+    """Views in a full pipeline of a worker: started, but not reported yet."""
     being_made = PREFETCHED_WINDOWS * max(len(task.seeds) for task in tasks)
     teacher_threads = GPU_THREADS if on_gpu else MAX_CPU_THREADS
     batch_size = config.batch_size or BATCH_SIZES["cuda" if on_gpu else "cpu"]
