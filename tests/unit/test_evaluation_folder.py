@@ -64,14 +64,14 @@ def test_a_checkpoint_carried_here_from_another_evaluation_is_refused(tmp_path: 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds other files \(such as notes\.txt\)"):
+    with pytest.raises(UsageError, match=r"contains other files \(notes\.txt\) and no config\.json of an evaluation"):
         hold(tmp_path, CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "config.json").write_text('{"student": "vit"}')
-    with pytest.raises(UsageError, match="holds another kind of run"):
+    with pytest.raises(UsageError, match=r"no config\.json of an evaluation"):
         hold(tmp_path, CONFIG)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json: is damaged"):
         hold(tmp_path, CONFIG)
     with pytest.raises(UsageError, match="is a file; --out needs a folder"):
         hold(tmp_path / "notes.txt", CONFIG)

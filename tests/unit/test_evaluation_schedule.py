@@ -35,16 +35,16 @@ def test_the_order_is_pinned_and_follows_seed_and_epoch() -> None:
 
 def test_rates_warm_up_over_an_epoch_then_fall_by_half_a_cosine() -> None:
     plan = schedule()
-    assert plan.peak == pytest.approx(0.64 * 4 / 256)
-    rates = [plan.rate(step) / plan.peak for step in range(plan.total_steps)]
+    assert plan.steps.peak == pytest.approx(0.64 * 4 / 256)
+    rates = [plan.steps.learning_rate(step) / plan.steps.peak for step in range(plan.total_steps)]
     expected = [0, 1 / 3, 2 / 3, *(0.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6))]
     np.testing.assert_allclose(rates, expected, atol=1e-12)
 
 
 def test_the_peak_counts_the_images_there_are() -> None:
-    assert schedule(images=64, batch_size=16384).peak == pytest.approx(0.64 / 4)
+    assert schedule(images=64, batch_size=16384).steps.peak == pytest.approx(0.64 / 4)
 
 
 def test_a_warm_up_as_long_as_the_schedule_is_refused() -> None:
     with pytest.raises(UsageError, match="warm-up must be"):
-        schedule(warmup_epochs=3).rate(0)
+        schedule(warmup_epochs=3).steps.learning_rate(0)

@@ -121,7 +121,9 @@ def test_an_epochs_line_is_of_its_images_and_rates_are_scaled_by_group(tmp_path:
     assert [(line["step"], line["epoch"], line["extra"]) for line in written] == [(2, 1, 0), (5, 2, 10), (8, 3, 20)]
     assert written[-1] == last
     assert {round(line["train_accuracy"] * 10, 9) % 1 for line in written} == {0.0}
-    assert learner.rates == [[SCHEDULE.rate(step) / 2, SCHEDULE.rate(step)] for step in range(STEPS)]
+    assert learner.rates == [
+        [SCHEDULE.steps.learning_rate(step) / 2, SCHEDULE.steps.learning_rate(step)] for step in range(STEPS)
+    ]
 
 
 def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ from torch import nn
 from lookonce.shared.errors import UsageError
 from lookonce.train.loop.optimization import (
     adamw,
-    learning_rate,
     parameter_groups,
     scaled_learning_rate,
     set_learning_rate,
 )
+from lookonce.train.loop.schedule import StepSchedule
 from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
 from lookonce.train.model.student import Student
 
@@ -59,9 +59,7 @@ def test_adamw_moves_what_has_no_gradient_signal_only_by_decay(training_modules:
 
 def test_learning_rate_warms_up_linearly_then_follows_half_a_cosine() -> None:
     peak = scaled_learning_rate(1.5e-4, 1024)
-
-    def at(step: int) -> float:
-        return learning_rate(step, total_steps=110, warmup_steps=10, base_lr_scaled=peak, min_lr=1e-5)
+    at = StepSchedule(total_steps=110, warmup_steps=10, peak=peak, min_lr=1e-5).learning_rate
 
     assert [at(step) for step in (0, 5, 10)] == pytest.approx([0.0, peak / 2, peak])
     assert at(35) == pytest.approx(1e-5 + (peak - 1e-5) * 0.5 * (1 + math.cos(math.pi / 4)))
@@ -71,10 +69,10 @@ def test_learning_rate_warms_up_linearly_then_follows_half_a_cosine() -> None:
 
 
 def test_no_warm_up_starts_at_the_peak() -> None:
-    assert learning_rate(0, total_steps=1, warmup_steps=0, base_lr_scaled=0.3, min_lr=0.0) == 0.3
+    assert StepSchedule(total_steps=1, warmup_steps=0, peak=0.3, min_lr=0.0).learning_rate(0) == 0.3
 
 
 @pytest.mark.parametrize(("step", "total", "warmup"), [(0, 10, 10), (0, 0, 0), (0, 10, -1), (11, 10, 2), (-1, 10, 2)])
 def test_steps_that_do_not_fit_are_refused(step: int, total: int, warmup: int) -> None:
     with pytest.raises(UsageError, match="step"):
-        learning_rate(step, total_steps=total, warmup_steps=warmup, base_lr_scaled=1.0, min_lr=0.0)
+        StepSchedule(total_steps=total, warmup_steps=warmup, peak=1.0, min_lr=0.0).learning_rate(step)

@@ -8,9 +8,11 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lookonce.shared.errors import BusyError, CheckpointError, UsageError
-from lookonce.shared.files.atomic import TEMPORARY_MARK, write_json
-from lookonce.shared.files.lock import LOCK_FILES, exclusive_folder
+from lookonce.shared.errors import BusyError, CheckpointError
+from lookonce.shared.faults.os_errors import ABSENT, access_error
+from lookonce.shared.files.atomic import write_json
+from lookonce.shared.files.lock import exclusive_folder
+from lookonce.shared.files.own_folder import require_own_folder
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 
@@ -38,13 +40,14 @@ class EvaluationFolder:
         Raises:
             UsageError: the folder is a file, or contains something else.
             CheckpointError: it belongs to another evaluation; the fields that differ are named with both values.
+            AccessError: the operating system does not let us read it.
             BusyError: another process writes to it.
             StorageError: the operating system refused.
         """
-        self._require_ours()
+        self._require_own()
         busy = BusyError(f"{self.root}: another evaluation writes to this folder; wait for it, or choose another --out")
         with exclusive_folder(self.root, busy):
-            self._require_ours()
+            self._require_own()
             write_json(self.root / CONFIG, self.config)
             yield
 
@@ -77,37 +80,20 @@ class EvaluationFolder:
         """
         save_checkpoint(self.root / CHECKPOINTS, Checkpoint(step=step, config=self.config, data={}, state=state))
 
-    def _require_ours(self) -> None:
-        if not self.root.is_dir():
-            if self.root.exists():
-                raise UsageError(f"{self.root}: is a file; --out needs a folder")
-            return
-        foreign = [
-            path for path in self.root.iterdir() if TEMPORARY_MARK not in path.name and path.name not in LOCK_FILES
-        ]
+    def _require_own(self) -> None:
         path = self.root / CONFIG
-        if not path.exists():
-            if foreign:
-                raise UsageError(
-                    f"{self.root}: holds other files (such as {min(foreign).name}) and no {CONFIG} of an evaluation; "
-                    "choose a new or empty folder for --out"
-                )
+        if not require_own_folder(self.root, kind="an evaluation", marker=CONFIG, belongs=_is_of_an_evaluation):
             return
         try:
-            there = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); choose another --out for a new run") from error
-        if not isinstance(there, dict) or "evaluation" not in there:
-            raise UsageError(
-                f"{self.root}: holds another kind of run (its {CONFIG} is of no evaluation); "
-                "choose a new or empty folder for --out"
-            )
-        self._require_same(path, there)
+            stored = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: is damaged ({error}); choose another --out for a new run") from error
+        self._require_same(path, stored)
 
-    def _require_same(self, path: Path, there: Mapping[str, Any]) -> None:
+    def _require_same(self, path: Path, stored: Mapping[str, Any]) -> None:
         differences = [
             (field, old, new)
-            for field, old, new in document_differences(there, self.config)
+            for field, old, new in document_differences(stored, self.config)
             if not any(field == free or field.startswith(f"{free}.") for free in FREE)
         ]
         if differences:
@@ -116,3 +102,16 @@ class EvaluationFolder:
                 f"{path}: belongs to another evaluation ({listed}); use the run's own arguments, or another --out for "
                 "a new run"
             )
+
+
+def _is_of_an_evaluation(config: Path) -> bool:
+    """Runs of train-student and models of the hub also have a ``config.json``; a damaged one may be an evaluation's."""
+    try:
+        document = json.loads(config.read_bytes())
+    except ABSENT:
+        return False
+    except OSError as error:
+        raise access_error(error, config) from error
+    except ValueError:
+        return True
+    return isinstance(document, dict) and "evaluation" in document

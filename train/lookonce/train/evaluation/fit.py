@@ -140,7 +140,7 @@ class _Fit:
         return self.line
 
     def _one_step(self, batch: Any, bar: tqdm[Any]) -> None:
-        rate = self.schedule.rate(self.step)
+        rate = self.schedule.steps.learning_rate(self.step)
         optimizer = self.learner.optimizer
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get(RATE_SCALE, 1.0)
@@ -173,7 +173,7 @@ class _Fit:
             "epoch": epoch + 1,
             "loss": self.tally.loss / self.tally.seen,
             "train_accuracy": self.tally.right / self.tally.seen,
-            "lr": self.schedule.rate(self.step - 1),
+            "lr": self.schedule.steps.learning_rate(self.step - 1),
             **found,
         }
         self.tally, self.saved_step = Tally(), -1  # what is kept of this step, if anything, is of before

@@ -1,15 +1,13 @@
-"""AdamW with decay on weight matrices alone, and the learning rate of every step (recipe of MaskAlign's release)."""
+"""AdamW with decay on weight matrices alone (recipe of MaskAlign's release)."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lookonce.shared.errors import UsageError
 from lookonce.train.model.adapters import StackedLinear
 
 ADAMW_BETAS = (0.9, 0.95)
@@ -64,32 +62,3 @@ def scaled_learning_rate(base_lr: float, batch_size: int) -> float:
     0.0006
     """
     return base_lr * batch_size / 256
-
-
-def learning_rate(step: int, *, total_steps: int, warmup_steps: int, base_lr_scaled: float, min_lr: float) -> float:
-    """Learning rate of one step: linear from 0 during warm-up, then half a cosine down towards ``min_lr``.
-
-    Args:
-        step: 0-based, 0 to ``total_steps``; the last one is reached only after training.
-        total_steps: optimizer steps of the whole run, at least 1.
-        warmup_steps: 0 or more, fewer than ``total_steps``.
-        base_lr_scaled: peak, from :func:`scaled_learning_rate`.
-        min_lr: value at the end of the cosine.
-
-    Raises:
-        UsageError: steps do not fit one another.
-
-    >>> [learning_rate(s, total_steps=6, warmup_steps=2, base_lr_scaled=1.0, min_lr=0.0) for s in (0, 1, 2, 4)]
-    [0.0, 0.5, 1.0, 0.5]
-    """
-    if not 0 <= warmup_steps < total_steps:
-        raise UsageError(
-            f"warm-up must be 0 or more steps and shorter than the run: found {warmup_steps} of {total_steps} steps; "
-            "train for more epochs or warm up for fewer"
-        )
-    if not 0 <= step <= total_steps:
-        raise UsageError(f"step must be 0 to {total_steps}, found {step}")
-    if step < warmup_steps:
-        return base_lr_scaled * step / warmup_steps
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    return min_lr + (base_lr_scaled - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -37,7 +37,7 @@ from lookonce.train.distributed.world import SINGLE_PROCESS, World, exchanging
 from lookonce.train.loop.diagnosis import FirstBadLoss, blame_step, diverged_at, require_finite_parameters
 from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.optimization import set_learning_rate
-from lookonce.train.loop.schedule import Schedule
+from lookonce.train.loop.schedule import RunSchedule
 from lookonce.train.loop.training_state import TrainingState
 from lookonce.train.records.metrics import MetricsLog
 from lookonce.train.records.mixtures import mixture_images
@@ -103,7 +103,7 @@ class Trainer:
         self.document = config_document
         self._forward = shared_forward(setup.model, config, setup.device, world)
         self.state = TrainingState(config, setup, world)
-        self.schedule = Schedule.of(config, setup.input.order)
+        self.schedule = RunSchedule.of(config, setup.input.order)
         self.step = 0
         """Steps done, which is also the number of the next one."""
         self._saved_step = 0
