@@ -18,6 +18,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python -p tests
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed  ## the documentation, into site/; warnings are errors, and so is anything loaded from another host

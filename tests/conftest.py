@@ -102,8 +102,8 @@ def make_manifest() -> Callable[..., Manifest]:
 
 
 @pytest.fixture(scope="session")
-def fill_cache() -> Callable[..., dict[str, Any]]:
-    """Write a whole synthetic cache at a path; returns the encoded arrays it holds, by name."""
+def fill_cache() -> Callable[..., dict[int, dict[str, Any]]]:
+    """Write a complete synthetic cache at a path; return the encoded arrays by seed and name."""
 
     def fill(
         root: Path,

@@ -90,9 +90,10 @@ def test_stored_values_are_what_the_other_device_sees(
 ) -> None:
     poison()
     cache = extract(tmp_path / "cache", device, **kind)
-    looking: tuple[tuple[Path, Literal["cpu", "cuda"]], ...] = ((cache, "cpu"),)
+    here: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    looking: list[tuple[Path, Literal["cpu", "cuda"]]] = [(cache, "cpu")]
     if kind["precision"] in ("fp16", "int8"):
-        looking += ((extract(tmp_path / "of-cpu", CPU, **kind), "cuda" if device.type == "cuda" else "cpu"),)
+        looking.append((extract(tmp_path / "of-cpu", CPU, **kind), here))
     for root, looks_on in looking:
         report = check_drift(
             DriftRequest(

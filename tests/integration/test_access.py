@@ -15,8 +15,22 @@ from typing import Any
 import pytest
 
 TINY = ["--student=test_vit", "--layer-weights=top2", "--epochs=2", "--batch-size=4", "--device=cpu", "--log-steps=1"]
-ERRNOS = ("ENODEV", "EACCES", "EPERM", "ESTALE", "EIO", "ETIMEDOUT", "ENOTCONN")
-LOCKLESS = ("ENOLCK", "ENOSYS", "EOPNOTSUPP")
+ERRNOS = (
+    "EACCES",
+    "ESTALE",
+    # quick tests of these numbers: unit/test_machine_errors.py, and other objects below
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("ENODEV", "EPERM", "EIO", "ETIMEDOUT", "ENOTCONN")),
+)
+LOCKLESS = ("ENOLCK", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ENOSYS", "EOPNOTSUPP")))
+UNMAPPED = (
+    ("zarr", "ENODEV"),
+    ("webdataset", "EACCES"),
+    # the others differ from these by the number or the container alone
+    *(
+        pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in (("zarr", "EACCES"), ("zarr", "EINVAL"), ("webdataset", "ENODEV"), ("webdataset", "EINVAL"))
+    ),
+)
 
 
 def refuses(name: str, path: str, *, call: str = "OPEN") -> dict[str, str]:
@@ -62,7 +76,7 @@ class TestReading:
         assert list((run / "checkpoints").iterdir()), "the steps before it are kept"
         assert faulty(*arguments).code == 0
 
-    @pytest.mark.parametrize("name", ["EIO", "ENOTCONN"])
+    @pytest.mark.parametrize("name", ["EIO", pytest.param("ENOTCONN", marks=pytest.mark.slow)])
     def test_bytes_of_an_object(
         self, faulty: Callable[..., Any], training_cache: Callable[..., Path], tmp_path: Path, name: str
     ) -> None:
@@ -169,8 +183,7 @@ class TestExtraction:
 
 
 class TestWithoutMaps:
-    @pytest.mark.parametrize("name", ["ENODEV", "EACCES", "EINVAL"])
-    @pytest.mark.parametrize("container", ["zarr", "webdataset"])
+    @pytest.mark.parametrize(("container", "name"), UNMAPPED)
     def test_everything_is_read_instead(
         self, faulty: Callable[..., Any], training_cache: Callable[..., Path], tmp_path: Path, name: str, container: str
     ) -> None:

@@ -76,7 +76,7 @@ def assert_same_but_for_rounding(one: Path, other: Path) -> None:
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("accumulate", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulation_changes_nothing_but_rounding(
     training_cache: Callable[..., Path], tmp_path: Path, accumulate: int
 ) -> None:

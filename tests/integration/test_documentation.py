@@ -3,6 +3,9 @@
 A block that is not executed has a comment above it, ``<!-- skip: next "reason" -->``, which readers of the page do not
 see. What a page needs before its first block stands in an ``<!-- invisible-code-block: bash ... -->``.
 
+The README, the first page and the pages of sharing and of your own trainer run in ``make test``. The long guides (SLOW)
+run in ``make test-slow``; in ``make test`` their commands are parsed, which the others' are too.
+
 Commands run as they are written, but small: SMALL lists the flags that are replaced, and the images, weights and model
 names that stand for those of the page. Every flag and name of a page is parsed by the command that it is for.
 """
@@ -30,6 +33,9 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from lookonce import api
+from lookonce.commands import evaluate_student, extract_features, feature_cache, train_student
+from lookonce.commands.command import parse_arguments
+from lookonce.commands.recipe_arguments import with_recipe
 from lookonce.shared import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +75,16 @@ STAND_INS = {
 """What Python blocks hold, and what is executed in its place."""
 
 OURS = ("extract-features", "train-student", "feature-cache", "evaluate-student")
+
+SLOW = {"docs/train.md", "docs/extract.md", "docs/evaluate.md"}
+"""Guides whose commands the README has too, for the most part: they are executed by ``make test-slow``."""
+
+PROGRAMS: dict[str, Any] = {
+    "extract-features": extract_features.Options,
+    "train-student": train_student.Options,
+    "evaluate-student": evaluate_student._measures(),
+    "feature-cache": feature_cache._any_options(),
+}
 
 TOLD = {"text", "math", "json", "toml"}
 """Languages of blocks in which there is nothing to execute."""
@@ -141,7 +157,14 @@ class Page:
 
 
 @pytest.mark.filterwarnings("default")  # of libraries that readers use
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for page in PAGES
+        if (name := str(page.relative_to(ROOT)))
+    ],
+)
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, scene: Path, forks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +182,21 @@ def test_the_code_of_a_page_runs(
     for example in document:
         with contextlib.suppress(unittest.SkipTest):
             example.evaluate()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of lookonce on a page, as typed; those with ``...`` are sketches."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    typed = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in typed if words and words[0] in PROGRAMS and "..." not in words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_command_of_a_page_is_parsed(page: Path) -> None:
+    for command, *arguments in commands(page):
+        expand = with_recipe if command == "train-student" else list
+        assert parse_arguments(PROGRAMS[command], prog=command, description="", arguments=arguments, expand=expand)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -66,7 +66,9 @@ def test_a_fresh_cache_has_none(drift, whole_cache: Path) -> None:
     assert not result["drifted"]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp8-e4m3", "int2"])
+@pytest.mark.parametrize(
+    "precision", ["int2", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "fp8-e4m3"))]
+)
 def test_quantisation_is_no_drift(drift, extract_tiny, tmp_path: Path, precision: str) -> None:
     assert extract_tiny(tmp_path / "c", precision=precision, seeds="0").code == 0
     code, out, _ = drift(tmp_path / "c", "--json")
@@ -190,7 +192,14 @@ def test_altered_importance_is_found(drift, altered) -> None:
     assert (worst["seed"], worst["row"]) == (1, 10)
 
 
-@pytest.mark.parametrize("flags", [{"pixels": "none"}, {"tokens": "visible"}, {"tokens": "top:0.5", "pixels": "none"}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tokens": "top:0.5", "pixels": "none"},  # both reasons at once; each alone is slow
+        pytest.param({"pixels": "none"}, marks=pytest.mark.slow),
+        pytest.param({"tokens": "visible"}, marks=pytest.mark.slow),
+    ],
+)
 def test_views_that_are_not_stored_whole_are_replayed(
     drift, extract_tiny, tiny_images: Path, other_weights: Path, tmp_path: Path, flags: dict[str, str]
 ) -> None:

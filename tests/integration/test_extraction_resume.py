@@ -67,7 +67,7 @@ def kill_and_resume(forks, tiny_arguments, extract_tiny, root, ready, pause, **c
     assert ended.code == 0, ended.err
 
 
-@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] if m > 2 else []) for m in range(10)])
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] if m else []) for m in range(10)])
 def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path, whole_cache, files, receipts, moment):
     chance = random.Random(moment)
     root = tmp_path / "cache"
@@ -83,7 +83,7 @@ def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path
     assert files(root) == files(whole_cache)  # and with it: no temporary files
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # one handler
 def test_a_stop_that_is_asked_for(forks, tiny_arguments, extract_tiny, tmp_path, whole_cache, files, receipts, number):
     root = tmp_path / "cache"
     running = forks.start(tiny_arguments(root))

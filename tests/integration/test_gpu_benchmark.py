@@ -27,9 +27,10 @@ def read(out: Path, stage: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow  # quick: the stages extract and step below; test_studies.py runs the parts of the stage study
 @pytest.mark.timeout(1900)
 def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
-    """In a minute on two idle cores; the limits are for machines with other work."""
+    """Takes a minute on two idle cores; the limits are for machines with other work."""
     done = subprocess.run(command(tmp_path, "--minutes", "30"), capture_output=True, text=True, check=False)
     log = (tmp_path / "gpu.log").read_text()
     assert done.returncode == 0, done.stdout + log[-6000:]

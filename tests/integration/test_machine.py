@@ -89,7 +89,7 @@ def test_an_address_that_nobody_knows(train: Callable[..., Any]) -> None:
     is_the_machines(ended.sentence, "MASTER_ADDR=no-such.invalid: this machine knows no such host", "--master-addr")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # one handler
 def test_a_signal_ends_the_wait_for_other_processes(train: Callable[..., Any], number: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -69,9 +69,8 @@ def uninterrupted(trained_once: tuple[Path, Path], tmp_path: Path) -> tuple[Path
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
-        ({}, 11),
-        ({"epochs": 2, "accumulate": 3, "workers": 0}, 6),
-        ({"epochs": 2, "shuffle": "block", "shuffle_shards": 2}, 6),
+        ({"epochs": 2, "accumulate": 3, "workers": 0, "shuffle": "block", "shuffle_shards": 2}, 6),
+        pytest.param({}, 11, marks=pytest.mark.slow),  # quick: the test of one run that stops before every step
     ],
 )
 def test_state_saved_before_every_step_restores_it(

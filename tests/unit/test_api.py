@@ -166,6 +166,7 @@ def test_importing_costs_next_to_nothing() -> None:
     assert min(float(seconds) for _, seconds in found) < 0.3
 
 
+@pytest.mark.slow  # quick: `make check` types the examples, which import lookonce.api alone
 @pytest.mark.timeout(900)  # the first run checks all of lookonce; later ones take what has changed
 def test_a_program_outside_of_the_repository_is_type_checked(tmp_path: Path) -> None:
     pytest.importorskip("mypy")

@@ -175,6 +175,7 @@ def test_shown_samples_are_those_of_the_cache(make_manifest, fill_cache, tmp_pat
     assert [title.split("  ·  ") for title in shown.titles] == [
         [f"c0/näme-{row:03d}.jpg", f"seed {seed}", "a"] for seed, row in at
     ]
+    assert shown.views is not None
     for position, (seed, row) in enumerate(at):
         np.testing.assert_array_equal(shown.views[position], unpatchify(written[seed]["pixels"][row], 8))
         importance = written[seed]["importance"][row].reshape(4, 4)

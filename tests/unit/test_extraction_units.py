@@ -60,7 +60,7 @@ def test_ray_takes_a_task_apart_and_puts_it_together(manifest, listing, tmp_path
     from ray import cloudpickle
 
     (task, *_) = remaining_tasks(tmp_path, manifest, (0,), listing)
-    there = cloudpickle.loads(cloudpickle.dumps(task))
+    there = cloudpickle.loads(cloudpickle.dumps(task))  # pyright: ignore[reportPrivateImportUsage]
     assert (there.rows, list(there.entries)) == (task.rows, list(task.entries))
 
 

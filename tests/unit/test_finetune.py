@@ -465,7 +465,8 @@ def test_the_arguments_name_the_pooling(student: Student) -> None:
 SMALL_SHARED_MEMORY = "mount -t tmpfs -o size={size} none /dev/shm && exec {python} -c 'from lookonce.commands.evaluate_student import main; main()' {arguments}"  # noqa: E501
 
 
-@pytest.mark.parametrize("size", ["8k", "160k"])  # too small for semaphores; for batches
+# too small for batches; for semaphores, which fails earlier and is slow with the run that the advice leads to
+@pytest.mark.parametrize("size", ["160k", pytest.param("8k", marks=pytest.mark.slow)])
 def test_shared_memory_that_is_too_small_is_a_sentence(
     student: Student, folder: Path, tmp_path: Path, size: str
 ) -> None:
@@ -490,6 +491,8 @@ def test_shared_memory_that_is_too_small_is_a_sentence(
     assert (ended.returncode, len(errors)) == (1, 1), ended.stderr
     for part in ("shared memory is too small", "/dev/shm has", "--workers 0", "--shm-size"):
         assert part in errors[0]
+    if size == "160k":
+        return
     small = small.replace("finetune", "finetune --workers=0", 1)
     ended = subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr

@@ -249,7 +249,7 @@ def test_a_float_is_no_integer(manifest_document, receipt: Receipt, name: str) -
     elif name == "sample_shape":
         manifest_document["arrays"][0]["sample_shape"] = [17.0, 2, 6]
     else:
-        receipt_document["first_sample"] = 2.0
+        receipt_document["first_sample"] = 2.0  # type: ignore[typeddict-item]
     problems = validate_manifest(sealed(manifest_document)) + validate_receipt(sealed(receipt_document))
     assert [problem.kind for problem in problems] == ["type"]
 

@@ -155,7 +155,7 @@ def _field_missing(document: dict[str, Any]) -> None:
 def test_a_manifest_that_contradicts_its_subset_is_not_valid(
     make_manifest: Callable[..., Manifest], damage: Callable[[dict[str, Any]], None], found: str
 ) -> None:
-    document = make_manifest().document()
+    document: dict[str, Any] = {**make_manifest().document()}
     damage(document)
     del document["digest"]
     problems = "\n".join(map(str, validate_manifest(sealed(document))))
