@@ -35,7 +35,7 @@ def filled(memory: HostMemory, number: int, samples: int) -> Batch:
     )
     return Batch(
         visible_pixels=gathered((samples, 16, 768), "uint8"),
-        visible_ids=memory.holding(np.sort(generator.permuted(np.tile(np.arange(49), (samples, 1)), axis=1)[:, :16])),
+        visible_ids=memory.tensor(np.sort(generator.permuted(np.tile(np.arange(49), (samples, 1)), axis=1)[:, :16])),
         targets=(targets,),
         branch_scales=gathered((12, 2, samples), "float32"),
         share=number / 100,

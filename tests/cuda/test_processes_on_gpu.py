@@ -14,7 +14,7 @@ from golden_curve import CACHE, fixed_numbers, golden_config
 from torch import Tensor
 
 from lookonce.train.config import TrainingConfig
-from lookonce.train.distributed.parallel import DdpForward, Forward, FsdpForward, shared_forward
+from lookonce.train.distributed.parallel import DdpForward, Forward, FsdpForward, parallel_forward
 from lookonce.train.distributed.world import SINGLE_PROCESS
 from lookonce.train.loop.training_state import TrainingState
 from lookonce.train.setup import TrainingSetup, set_up
@@ -68,7 +68,7 @@ def test_one_process_of_many_computes_what_one_alone_does(
     config = golden_config(cache, tmp_path / "run", device=device.type, parallel=kind.partition("-")[0])
 
     def alone(setup: TrainingSetup) -> Forward:
-        return shared_forward(setup.model, config, device, SINGLE_PROCESS)
+        return parallel_forward(setup.model, config, device, SINGLE_PROCESS)
 
     def shared(setup: TrainingSetup) -> Forward:
         if kind == "ddp":

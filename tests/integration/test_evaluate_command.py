@@ -219,7 +219,7 @@ def test_the_normalisation_in_use_is_said(capsys: pytest.CaptureFixture[str], im
     code, out, err = run(capsys, "knn", "--images", images, "--weights", weights, "--json")
     assert (code, json.loads(out)["normalisation"]["mean"]) == (0, [0.485, 0.456, 0.406])
     assert err.splitlines()[-1] == (
-        "test_vit: pixels normalised by mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (as the file says)"
+        "test_vit: pixels normalised by mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (as the file records)"
     )
     halves = ("--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5)
     code, out, err = run(capsys, "knn", "--images", images, "--weights", weights, "--json", *halves)

@@ -86,7 +86,7 @@ def test_an_address_that_nobody_knows(train: Callable[..., Any]) -> None:
     }
     ended = train(**place).wait()
     assert ended.code == 2
-    is_the_machines(ended.sentence, "MASTER_ADDR=no-such.invalid: this machine knows no such host", "--master-addr")
+    is_the_machines(ended.sentence, "MASTER_ADDR=no-such.invalid: this host name does not resolve", "--master-addr")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # one handler

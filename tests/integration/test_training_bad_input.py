@@ -229,7 +229,7 @@ class TestOut:
         arguments = ("--shards", training_cache(), "--out", tmp_path / "run", *TINY)
         assert command(*arguments, "--resume=never")[0] == 0
         before = snapshot(tmp_path / "run")
-        fails(command(*arguments, "--resume=never"), "holds a run already", code=2)
+        fails(command(*arguments, "--resume=never"), "contains a run already", code=2)
         assert snapshot(tmp_path / "run") == before
 
 
@@ -282,7 +282,7 @@ class TestCheckpoints:
         else:
             del content["state"][lost]
         torch.save(content, newest)
-        fails(command(*arguments), str(newest), "does not hold the parameters of this run")
+        fails(command(*arguments), str(newest), "does not contain the parameters of this run")
 
     def test_that_is_something_else(self, command, training_cache, tmp_path):
         """Nobody is advised to delete it: it may be the finished student."""
@@ -300,7 +300,7 @@ class TestCheckpoints:
         torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
         before = snapshot(tmp_path)
         for path, named in {
-            run / "student.safetensors": "the student that a run has left, weights alone",
+            run / "student.safetensors": "the student of a finished run, weights alone",
             run: f"the folder of a run, whose newest checkpoint is {run}/checkpoints/step-000000006.pt",
             run / "config.json": "JSON text",
             cache: "a feature cache",

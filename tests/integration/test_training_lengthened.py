@@ -89,11 +89,11 @@ def test_what_cannot_be_lengthened_is_refused_and_left_alone(finished: tuple[Pat
         train(cache, run, epochs=3)
     with pytest.raises(CheckpointError, match=r"belongs to another run \(base_lr"):
         train(cache, run, epochs=8, lengthen=True, base_lr=0.1)
-    with pytest.raises(UsageError, match="holds no run yet; leave --lengthen out"):
+    with pytest.raises(UsageError, match="contains no run yet; leave --lengthen out"):
         train(cache, tmp_path / "new", epochs=8, lengthen=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(UsageError, match="holds a student but no checkpoint"):
+    with pytest.raises(UsageError, match="contains a student but no checkpoint"):
         train(cache, run, epochs=8, lengthen=True)
 
 
@@ -134,6 +134,9 @@ def test_max_steps_may_be_raised_and_is_told_where_it_ends_nothing(
         in capsys.readouterr().err
     )
     train_student(config(cache, run, max_steps=50))
-    assert "note: --max-steps 50 is more than the 11 steps of --epochs 4, where the run ends" in capsys.readouterr().err
+    assert (
+        "note: --max-steps 50 is more than the 11 steps of --epochs 4, after which the run ends"
+        in capsys.readouterr().err
+    )
     train(cache, tmp_path / "whole")
     check_same(student_run(run), student_run(tmp_path / "whole"))

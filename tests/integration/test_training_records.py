@@ -134,6 +134,6 @@ def test_a_running_average_over_too_few_steps_is_told(
     train_student(TrainingConfig(out=tmp_path / "long", ema=0.9999, **shared))
     said = capsys.readouterr().err
     assert "--ema 0.9999 averages over about 10,000 steps and the run has 6: 100.0% of student-ema" in said
-    assert "--ema 0.46 would leave 1% of it" in said
+    assert "with --ema 0.46 it would be 1%" in said
     train_student(TrainingConfig(out=tmp_path / "short", ema=0.46, **shared))
     assert "--ema" not in capsys.readouterr().err

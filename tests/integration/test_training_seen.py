@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lookonce.shared.errors import NumericalError, UsageError
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in, load_checkpoint
 from lookonce.train.config import TrainingConfig
-from lookonce.train.loop.diagnosis import blame
+from lookonce.train.loop.diagnosis import BadValue, find_bad_value
 from lookonce.train.run import train_student
 from lookonce.train.setup import set_up
 
@@ -146,8 +146,8 @@ def test_a_bad_stored_target_is_named_by_sample_seed_and_block(
     with pytest.raises(NumericalError) as raised:
         train(cache, tmp_path / "run", log_steps=100)  # found at once, though no step but the first is logged
     sentence = str(raised.value)
-    assert "is not finite (teacher blocks 4); first in sample 'c1/näme-007.jpg', seed 1" in sentence
-    assert f"({cache}), whose stored targets of block 4 hold it" in sentence
+    place = f"in the stored targets of block 4 of sample 'c1/näme-007.jpg', seed 1 ({cache})"
+    assert f"is not finite (teacher blocks 4); first {place}" in sentence
     assert "feature-cache verify --full" in sentence
     assert "--base-lr" not in sentence
 
@@ -156,17 +156,18 @@ def test_a_student_to_blame_is_named_by_block_and_sample(training_cache: Callabl
     setup = set_up(config(training_cache(), tmp_path / "run", drop_path=0.3))
     batch = setup.input.batches.batch(setup.input.order.step(0))
     names = setup.input.batches.names(setup.input.order.step(0))
-    assert blame(setup.model, batch, names, setup.level_names) is None
+    assert find_bad_value(setup.model, batch, names, setup.level_names) is None
     assert batch.branch_scales is not None
     batch.branch_scales[3, 0, 2] = float("inf")  # one sample, in the student's fourth block
-    found = f"in sample {names[2]}, behind block 4 of the student (targets are finite)"
-    assert blame(setup.model, batch, names, setup.level_names) == (found, False)
+    found = f"in sample {names[2]}, after block 4 of the student (targets are finite)"
+    assert find_bad_value(setup.model, batch, names, setup.level_names) == BadValue(found)
     batch.branch_scales[3, 0, 2] = 1.0
     weight = setup.model.alignments[0].weight
     assert weight is not None
     with torch.no_grad():
         weight[1] = float("nan")
-    phrase, stored = blame(setup.model, batch, names, setup.level_names) or ("", True)
-    assert phrase.startswith("in every sample, such as ")
-    assert "in the prediction of block 4" in phrase
-    assert not stored
+    bad = find_bad_value(setup.model, batch, names, setup.level_names)
+    assert bad is not None
+    assert bad.place.startswith("in every sample, such as ")
+    assert "in the prediction of block 4" in bad.place
+    assert not bad.stored

@@ -160,7 +160,7 @@ def test_one_view_with_other_pixels_is_refused_by_name(two: tuple[Path, Path], v
 
 def test_another_view_recipe_is_refused_by_what_differs(two: tuple[Path, Path], views_cache: MakeCache) -> None:
     third = views_cache("larger", range(11), view_size=96)
-    with pytest.raises(CacheMismatchError, match=r"hold different views \(view\.size: 64 and 96\)"):
+    with pytest.raises(CacheMismatchError, match=r"contain different views \(view\.size: 64 and 96\)"):
         set_up(config(third.parent / "run", *two, third))
 
 
@@ -184,7 +184,7 @@ def test_a_cache_of_visible_tokens_leads_or_is_refused(two: tuple[Path, Path], v
     assert np.isfinite(float(setup.model(batch).loss.detach()))
     with pytest.raises(CacheMismatchError) as raised:
         set_up(config(visible.parent / "run", two[0], visible))
-    assert str(raised.value).startswith(f"{visible}: it holds 4 of 16 patches a view")
+    assert str(raised.value).startswith(f"{visible}: it stores 4 of 16 patches per view")
     assert f"name {visible} first" in str(raised.value)
 
 
@@ -192,5 +192,5 @@ def test_two_caches_of_other_visible_tokens_are_refused_at_the_first_view(views_
     tokens = VisibleTokens(mask="attentive", mask_ratio=0.7)
     one, other = (views_cache(name, range(11), tokens=tokens, width=width) for name, width in (("a", 6), ("bb", 8)))
     setup = set_up(config(one.parent / "run", one, other))
-    with pytest.raises(CacheMismatchError, match="is visible to the student but not stored there"):
+    with pytest.raises(CacheMismatchError, match="is visible to the student but not stored in this cache"):
         same_batch(setup)

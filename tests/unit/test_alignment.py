@@ -80,7 +80,7 @@ def test_layerwise_takes_each_level_from_its_own_block(adapter: str) -> None:
     torch.testing.assert_close(alignment.predict(student)[0], _single(alignment.adapters, 0)(student[2]))
     assert alignment.blocks_needed == 3 < S
     assert torch.equal(alignment.predict(student[:3]), alignment.predict(student))
-    with pytest.raises(UsageError, match="needs the first 3, found 2"):
+    with pytest.raises(UsageError, match="the first 3 of 4 student blocks, found 2"):
         alignment.predict(student[:2])
 
 
@@ -177,7 +177,7 @@ def test_layerwise_with_differing_depth_is_refused() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     alignment = _alignment()
-    with pytest.raises(UsageError, match="made for 4 student blocks and needs the first 4, found 3"):
+    with pytest.raises(UsageError, match="the first 4 of 4 student blocks, found 3"):
         alignment(_features(3, B, N, D), _features(B, N, 3, C))
     with pytest.raises(UsageError, match=r"expected shape \(3, 5, 3, 12\).*found \(3, 5, 4, 12\)"):
         alignment(_features(S, B, N, D), _features(B, N, 4, C))

@@ -110,7 +110,7 @@ def test_a_file_says_which_student_it_holds(weights: Path) -> None:
 
 def test_a_file_without_metadata_needs_a_name_and_tells_its_view_size(weights: Path) -> None:
     anonymous = rewritten(weights, {})
-    with pytest.raises(UsageError, match=r"rewritten\.safetensors does not say which model .* --student"):
+    with pytest.raises(UsageError, match=r"rewritten\.safetensors: the file does not name its model.* --student"):
         load_student(anonymous)
     assert load_student(anonymous, name=NAME).img_size == SIZE
 

@@ -114,14 +114,14 @@ def test_the_folder_takes_no_space_and_follows_the_file(file: Path, monkeypatch:
 def test_the_normalisation_is_the_files_or_the_given(file: Path, student: Student) -> None:
     found, notes = read(file)
     assert found.normalisation == HALVES
-    assert notes == [f"{NAME}: pixels normalised by {HALVES} (as the file says)"]
+    assert notes == [f"{NAME}: pixels normalised by {HALVES} (as the file records)"]
     views = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     own = StudentEncoder(student, pool="mean")
     assert torch.equal(StudentEncoder(found, pool="mean")(views), own(views))
     assert own.document()["mean"] == [0.5] * 3
     given, notes = read(file, mean=IMAGENET.mean, std=IMAGENET.std)
     assert given.normalisation == IMAGENET
-    assert notes == [f"{NAME}: pixels normalised by {IMAGENET} (as given, not {HALVES}, as the file says)"]
+    assert notes == [f"{NAME}: pixels normalised by {IMAGENET} (as given, not {HALVES}, as the file records)"]
     assert not torch.equal(StudentEncoder(given, pool="mean")(views), own(views))
     assert "mean" not in StudentEncoder(given, pool="mean").document()
 
@@ -131,11 +131,11 @@ def test_files_that_do_not_say_are_taken_as_imagenets_and_it_is_said(student: St
     save_file(state, tmp_path / "old.safetensors", metadata={"student": NAME, "view_size": "32"})
     found, notes = read(tmp_path / "old.safetensors")
     assert found.normalisation == IMAGENET
-    assert "(ImageNet's, by which lookonce trained when files did not say so)" in notes[0]
+    assert "(ImageNet's, which lookonce used before files recorded it)" in notes[0]
     torch.save({"model": state}, tmp_path / "foreign.pth")
     found, notes = read(tmp_path / "foreign.pth", name=NAME)
     assert found.normalisation == IMAGENET
-    assert notes[0].startswith(f"{NAME}: pixels normalised by {IMAGENET} (ImageNet's, as the file does not say")
+    assert notes[0].startswith(f"{NAME}: pixels normalised by {IMAGENET} (ImageNet's, because the file records none")
     assert notes[1].endswith("the weights are those under 'model'")
     torch.save(Student("vit_tiny_patch16_224", img_size=SIZE).export_state(), tmp_path / "tiny.pth")
     _, (note,) = read(tmp_path / "tiny.pth", name="vit_tiny_patch16_224")
@@ -162,7 +162,7 @@ def test_a_fine_tuned_model_is_a_student(pool: Any, student: Student, tmp_path: 
         if key not in ("norm.weight", "norm.bias"):
             assert torch.equal(found.export_state()[key], value), key
     heads = "fc_norm., head.*" if pool == "mean" else "head.*"
-    assert f"its classifier ({heads}) is left out, features are taken before it" in notes[-1]
+    assert f"its classifier ({heads}) is dropped, features are taken before it" in notes[-1]
 
 
 def test_positions_are_interpolated_to_another_view_size(file: Path, student: Student) -> None:
@@ -185,6 +185,6 @@ def test_training_starts_from_weights_whose_normalisation_fits(file: Path, stude
     assert "interpolated from views of 32 px to 64" in start_from_weights(larger, file)[-1]
     save_file(load_file(file), tmp_path / "unknown.safetensors")
     notes = start_from_weights(fresh, tmp_path / "unknown.safetensors")
-    assert f"does not say what its pixels were normalised by, this run takes {HALVES}" in notes[-1]
+    assert f"does not record the normalisation of its pixels, this run uses {HALVES}" in notes[-1]
     with pytest.raises(CheckpointError, match="does not fit vit_tiny_patch16_224"):
         start_from_weights(Student("vit_tiny_patch16_224", img_size=SIZE, normalisation=HALVES), file)

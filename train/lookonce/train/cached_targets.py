@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
-from lookonce.train.checkpoints.resuming import LATER_NOTED
+from lookonce.train.checkpoints.resuming import LATER_RECORDED
 from lookonce.train.data.batch import Batch
 from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.joined_caches import open_caches
@@ -198,8 +198,8 @@ class CachedTargets(IterableDataset[TargetBatch]):
             raise CheckpointError(
                 f"state of CachedTargets: version {state.get('version')!r}, this lookonce reads version {STATE_VERSION}"
             )
-        unnoted = {name: self._identity[name] for name in LATER_NOTED}
-        differences = document_differences({**unnoted, **state["data"]}, self._identity)
+        implied = {name: self._identity[name] for name in LATER_RECORDED}
+        differences = document_differences({**implied, **state["data"]}, self._identity)
         if differences:
             listed = "; ".join(f"{name}: the state has {old!r}, now {new!r}" for name, old, new in differences)
             raise CheckpointError(f"state of CachedTargets: it belongs to other batches ({listed})")

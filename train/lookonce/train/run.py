@@ -22,7 +22,7 @@ from lookonce.train.checkpoints.checkpoint_file import Checkpoint, load_checkpoi
 from lookonce.train.checkpoints.lengthening import lengthened_document, require_checkpoint_to_lengthen
 from lookonce.train.checkpoints.resuming import check_continues, check_replaceable, find_checkpoint, resume_again
 from lookonce.train.config import TrainingConfig
-from lookonce.train.distributed.world import SINGLE_PROCESS, World, joined_world, started_again
+from lookonce.train.distributed.world import SINGLE_PROCESS, World, is_restart, joined_world
 from lookonce.train.loop.trainer import Trainer
 from lookonce.train.model.student import Student
 from lookonce.train.model.student_file import save_student
@@ -59,7 +59,7 @@ def train_student(
     """
     started = time.perf_counter()
     run = config.out
-    if started_again():
+    if is_restart():
         config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
         # before the folder is made: a run that is refused leaves nothing behind

@@ -72,7 +72,7 @@ class TrainingSetup:
         notes = [*self.weights_notes, *([self.input.masks.note] if self.input.masks.note else [])]
         notes += [
             f"{count} samples of {reader.root} are not in every cache and are left out"
-            for reader, count in zip(self.input.caches.readers, self.input.caches.left_out, strict=True)
+            for reader, count in zip(self.input.caches.readers, self.input.caches.missing_elsewhere, strict=True)
             if count
         ]
         images, batch_size = len(self.input.caches.rows), self.input.order.batch_size

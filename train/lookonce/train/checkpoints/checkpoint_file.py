@@ -1,4 +1,4 @@
-"""Checkpoints: written by rename, read without running code, refused when they belong to another run."""
+"""Checkpoint files: written by rename, read without running code."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from lookonce.weights.kinds import foreign_kind, is_safetensors
 
 VERSION = 2
 KEPT = 2
-"""How many checkpoints stay; older ones are deleted once a newer one is whole."""
+"""Number of checkpoints that are kept; older ones are deleted once a newer one is complete."""
 
 _NAME = re.compile(r"step-(\d{9})(\.pt)?")
 _DESCRIPTION = "checkpoint.json"
-"""In a checkpoint that is a folder of pieces: all but the state."""
+"""File of a sharded checkpoint that contains everything except the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that decides the rest of a run; random numbers are functions of the step and need no state."""
+    """Everything that the rest of a run depends on; random numbers are functions of the step and need no state."""
 
     step: int
     """Steps done."""
     config: Mapping[str, Any]
     """The run's config document."""
     data: Mapping[str, Any]
-    """What decides the samples of every step: cache, rows, versions of order and masks."""
+    """What the samples of every step depend on: caches, rows, versions of order and masks."""
     state: Mapping[str, Any]
-    """State dicts of student, alignment and optimizer; empty where the checkpoint is a folder of pieces."""
+    """State dicts of student, alignments and optimizer; empty for a sharded checkpoint."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``step-000000123.pt`` by rename, then delete all before it but one, and what crashed writers left.
+    """Write ``step-000000123.pt`` by rename, then delete what it supersedes (see ``delete_superseded``).
 
     Raises:
         StorageError: the operating system refused; older checkpoints are untouched.
@@ -56,9 +56,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def delete_superseded(newest: Path) -> None:
-    """Delete all checkpoints before the one just written but one, and what crashed writers left."""
+    """Keep the newest two checkpoints up to the one just written; delete older ones and temporary files."""
     here = checkpoints_in(newest.parent)
-    superseded = here[: max(0, here.index(newest) + 1 - KEPT)]  # later ones stay, where an older one was resumed
+    superseded = here[: max(0, here.index(newest) + 1 - KEPT)]  # later ones stay if an older one was resumed
     for old in [*superseded, *newest.parent.glob(f"step-*{TEMPORARY_MARK}*")]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -67,26 +67,26 @@ def delete_superseded(newest: Path) -> None:
 
 
 def write_description(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write what a folder of pieces needs beside them.
+    """Write everything of a sharded checkpoint except its state.
 
     Raises:
         StorageError: the operating system refused.
     """
-    described = {"step": checkpoint.step, "config": dict(checkpoint.config), "data": dict(checkpoint.data)}
-    write_json(folder / _DESCRIPTION, {"version": VERSION, **described})
+    description = {"step": checkpoint.step, "config": dict(checkpoint.config), "data": dict(checkpoint.data)}
+    write_json(folder / _DESCRIPTION, {"version": VERSION, **description})
 
 
 def _save_or_os_error(content: Mapping[str, Any], handle: BinaryIO) -> None:
     try:
         torch.save(content, handle)
-    except RuntimeError as error:  # torch's writer hides the operating system's reason behind its own bookkeeping
+    except RuntimeError as error:  # torch raises its own error while it handles the OSError
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints of a run, files or folders of pieces, oldest first."""
+    """Checkpoints of a run, files or folders, oldest first."""
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -94,12 +94,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU, of a folder of pieces all but the state; only plain values are accepted.
+    """Read a checkpoint onto the CPU, without the state for a sharded one; only plain values are accepted.
 
     Raises:
-        CheckpointError: there is none, it is something else (which is named) or damaged, or was written by another
-            version.
-        AccessError: the operating system does not give it out.
+        CheckpointError: it is missing, damaged, of another version, or something else, which the message names.
+        AccessError: the operating system does not let it be read.
     """
     try:
         content = _content(path)
@@ -114,19 +113,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (CheckpointError, MemoryError):
         raise
     except OSError as error:
-        if (
-            isinstance(error, ABSENT) or error.errno == errno.EINVAL
-        ):  # torch looks before the start of what is cut short
+        if isinstance(error, ABSENT) or error.errno == errno.EINVAL:  # torch seeks before the start of a short file
             raise _unusable(path, error) from error
         raise access_error(error, path) from error
-    except Exception as error:  # torch.load raises many kinds for damaged or foreign files
+    except Exception as error:  # torch.load raises many types for damaged and foreign files
         raise _unusable(path, error) from error
 
 
 def _content(path: Path) -> dict[str, Any]:
     if path.is_dir():
         content = {**json.loads((path / _DESCRIPTION).read_text("utf-8")), "state": {}}
-        (path / ".metadata").stat()  # torch misses it with two tracebacks on standard error
+        (path / ".metadata").stat()  # without it, torch prints two tracebacks
         return content
     with path.open("rb") as file:
         loaded: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -136,20 +133,20 @@ def _content(path: Path) -> dict[str, Any]:
 def _unusable(path: Path, error: Exception) -> CheckpointError:
     if not path.exists():
         return CheckpointError(f"{path}: no such checkpoint; check --resume")
-    if _NAME.fullmatch(path.name):  # a name that only checkpoints have
+    if _NAME.fullmatch(path.name):  # only checkpoints have such a name
         reason = " ".join(str(error).split())[:200]
         return CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}): it is damaged or incomplete; move it elsewhere to go "
-            "on from the one before (or, with train-student, give that one by --resume FILE)"
+            f"{path}: cannot be read as a checkpoint ({reason}): it is damaged or incomplete; move it elsewhere to "
+            "resume from the one before it (or, with train-student, give that one with --resume FILE)"
         )
     return CheckpointError(
         f"{path}: is no checkpoint of train-student: it is {_what_it_is(path)}; give --resume a file or folder of "
-        "RUN/checkpoints, such as step-000000100.pt, or leave it out: the newest of --out is taken"
+        "RUN/checkpoints, such as step-000000100.pt, or leave it out to resume from the newest in --out"
     )
 
 
 def _what_it_is(path: Path) -> str:
-    """What an existing file or folder is that was given as a checkpoint."""
+    """Describe an existing file or folder that is no checkpoint."""
     if path.is_dir():
         return _what_folder(path)
     foreign = foreign_kind(path)
@@ -161,7 +158,7 @@ def _what_it_is(path: Path) -> str:
     if header is None:
         return "a file of torch.save by another program, or weights alone"
     if b'"student"' in header:
-        return "the student that a run has left, weights alone (to start another run from them is not resuming)"
+        return "the student of a finished run, weights alone (--init-weights starts a new run from them)"
     return "a safetensors file, weights alone"
 
 

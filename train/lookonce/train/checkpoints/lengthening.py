@@ -1,9 +1,9 @@
-"""``--lengthen``: a run trained further than it was planned, from its last checkpoint on, and what is said about it.
+"""``--lengthen``: trains a run further than planned, from its last checkpoint on.
 
-The learning rate of a step is a function of the run's length. A run of 10 epochs that is lengthened to 20 has come down
-to the end of its cosine; from there on it follows the cosine of 20 epochs, which stands at half its height there. That
-is useful (a warm restart) and not the same as 20 epochs from the start. The last step of the shorter run, if it was of
-a smaller batch, stays as it was.
+The learning rate of a step is a function of the run's length. A run of 10 epochs ends at the minimum of its cosine.
+Lengthened to 20 epochs, it continues on the cosine of 20 epochs, which is at half its height at that step: a warm
+restart, not the same as 20 epochs from the start. The last step of the shorter run, which may have a smaller batch, is
+not repeated.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lookonce.shared.errors import CheckpointError, UsageError
 
 
 def lengthened_document(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The config document of a run that goes on from a checkpoint: with what was lengthened so far, if anything was.
+    """The config document of a resumed run, with the history of ``--lengthen``.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the checkpoint, for messages.
         old: the checkpoint's config document.
-        new: the document of the run as it is wanted now.
+        new: the config document of this start.
         step: steps done.
 
     Returns:
-        ``new``, with ``lengthened``: a list of ``{"at_step": ..., "epochs": ..., "to_epochs": ...}``.
+        ``new``; for a lengthened run with ``lengthened``: a list of ``at_step``, ``epochs`` and ``to_epochs``.
 
     Raises:
         CheckpointError: the epochs differ and ``--lengthen`` is not given.
-        UsageError: ``--epochs`` would make the run shorter.
+        UsageError: ``--epochs`` is lower than before.
     """
     before, now, history = old["epochs"], new["epochs"], list(old.get("lengthened", ()))
     if now != before and not new["lengthen"]:
@@ -47,27 +47,27 @@ def lengthened_document(path: Path, old: Mapping[str, Any], new: Mapping[str, An
 
 
 def require_checkpoint_to_lengthen(run: Path) -> None:
-    """Refuse to lengthen a run of which no checkpoint is there.
+    """Refuse to lengthen a run that has no checkpoint.
 
     Raises:
-        UsageError: always; it says whether a run is there at all.
+        UsageError: always; the message says whether the folder contains a run.
     """
     if (run / "student.safetensors").exists():
         raise UsageError(
-            f"--lengthen: {run} holds a student but no checkpoint, so the run cannot go on; choose another --out for a "
-            "new run"
+            f"--lengthen: {run} contains a student but no checkpoint, so the run cannot resume; choose another --out "
+            "for a new run"
         )
-    raise UsageError(f"--lengthen: {run} holds no run yet; leave --lengthen out to begin one")
+    raise UsageError(f"--lengthen: {run} contains no run yet; leave --lengthen out to start one")
 
 
 def lengthening_note(document: Mapping[str, Any], step: int, last_rate: float, next_rate: float) -> str | None:
-    """What the user should know of a run that is lengthened at the step where it stands; None for any other.
+    """Note for the user on a run that this start lengthens; None for other runs.
 
     Args:
         document: from :func:`lengthened_document`.
         step: steps done.
-        last_rate: learning rate of the last of them.
-        next_rate: learning rate of the step to come.
+        last_rate: learning rate of the last step done.
+        next_rate: learning rate of the next step.
     """
     history = document.get("lengthened", ())
     if not history or history[-1]["at_step"] != step:

@@ -1,7 +1,7 @@
-"""A checkpoint as a folder: every process writes the pieces that it holds, by torch's distributed checkpoints.
+"""Sharded checkpoints: a folder to which every process writes its part, with torch.distributed.checkpoint.
 
-The folder appears by rename, whole or not at all. Any number of processes, of either kind, can go on from it.
-torch reads such folders by pickle, which runs code: go on from folders of your own only.
+The folder appears by rename, complete or not at all. Any number of processes, with DDP or FSDP, can resume from it.
+torch reads such folders with pickle, which runs code: resume from your own folders only.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def save_sharded(
 
     Args:
         folder: the run's checkpoints.
-        checkpoint: its state is not looked at.
-        module: what is optimised.
+        checkpoint: step, config and data; its state is not used.
+        module: the module that is optimised.
         optimizer: over the module's parameters.
-        world: the processes.
+        world: processes of the run.
 
     Raises:
         StorageError: the operating system refused; older checkpoints are untouched.
@@ -54,7 +54,7 @@ def save_sharded(
 
 
 def load_sharded(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
-    """Put back what was saved, however many processes saved it; every process has to call it.
+    """Restore parameters and moments, saved by any number of processes; every process has to call it.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -63,10 +63,10 @@ def load_sharded(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
     state: dict[str, Any] = {"module": parameters, "optimizer": moments}
 
     def read() -> None:
-        with _in_our_words(
+        with _torch_errors_as(
             lambda reason: CheckpointError(
                 f"{path}: cannot be read as a checkpoint ({reason}); give another one with --resume FILE, "
-                "or delete it to go on from the one before"
+                "or move it elsewhere to resume from the one before it"
             )
         ):
             load(state, checkpoint_id=path, no_dist=world.size == 1)
@@ -84,7 +84,7 @@ def _prepare(temporary: Path) -> None:
 
 
 def _write(state: dict[str, Any], temporary: Path, world: World) -> None:
-    with _in_our_words(
+    with _torch_errors_as(
         lambda reason: StorageError(
             f"{temporary}: writing failed: {reason} (check the path and the disk, then run the same command again)"
         )
@@ -95,7 +95,7 @@ def _write(state: dict[str, Any], temporary: Path, world: World) -> None:
 def _commit(temporary: Path, path: Path, checkpoint: Checkpoint) -> None:
     write_description(temporary, checkpoint)
     try:
-        if path.exists():  # of the same step: written before an older one was gone on from
+        if path.exists():  # of the same step, if an older checkpoint was resumed
             shutil.rmtree(path)
         temporary.replace(path)
         sync_directory(path.parent)
@@ -105,13 +105,13 @@ def _commit(temporary: Path, path: Path, checkpoint: Checkpoint) -> None:
 
 
 @contextlib.contextmanager
-def _in_our_words(error: Callable[[str], StorageError | CheckpointError]) -> Generator[None, None, None]:
-    """Without a warning that there is one process; what went wrong, in whichever, as an error of ours."""
+def _torch_errors_as(error: Callable[[str], StorageError | CheckpointError]) -> Generator[None, None, None]:
+    """Suppress the warning about a single process; raise torch's errors, of any process, as an error of lookonce."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
-    except CheckpointException as failed:  # no Exception: torch means it to pass all handlers
+    except CheckpointException as failed:  # a BaseException in torch
         first, _ = next(iter(failed.failures.values()))
         raise error(" ".join(str(first).split())[:200]) from failed
     except (OSError, RuntimeError, ValueError, KeyError) as failed:

@@ -1,6 +1,6 @@
-"""What one forward pass takes: visible patches of views, and what each teacher saw at them."""
+"""The input of one forward pass: visible patches of views, and each teacher's features of them."""
 
-# Shapes: B samples, n = 1 + k tokens (CLS, then visible patches), L layers that a cache holds.
+# Shapes: B samples, n = 1 + k tokens (CLS, then visible patches), L layers that a cache stores.
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class StoredTargets:
     elements: Tensor
     """Encoded elements (B, n, L, stored channels); token 0 is the class token."""
     token_mean: Tensor | None = None
-    """float32 (B, n, L), what LayerNorm took away; None when the target norm does not need it."""
+    """float32 (B, n, L), the mean that LayerNorm subtracted; None if the target norm does not need it."""
     token_std: Tensor | None = None
     """float32 (B, n, L)."""
     statistics: LevelStatistics | None = None
-    """Moments (L,) over all tokens of the whole global batch, for the target norm "bn"."""
+    """Moments (L,) over all tokens of the global batch, for the target norm "bn"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The input of one forward pass; nothing of masked patches is in it."""
+    """The input of one forward pass; it contains nothing of masked patches."""
 
     visible_pixels: Tensor
     """uint8 (B, k, patch size squared * 3)."""
     visible_ids: Tensor
     """int64 (B, k), ascending patch numbers."""
     targets: tuple[StoredTargets, ...]
-    """One for each cache."""
+    """One per cache."""
     branch_scales: Tensor | None = None
-    """Stochastic depth: float32 (student blocks, 2, B), factors on residual branches; None for none."""
+    """Stochastic depth: float32 (student blocks, 2, B), factors on residual branches; None without stochastic depth."""
     share: float = 1.0
-    """Part of the global batch's samples that this batch holds: its weight in the step's loss."""
+    """Share of the global batch's samples in this batch: its weight in the step's loss."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from page-locked memory to a GPU the copies are only enqueued."""
+        """The batch on a device; copies from page-locked memory to a GPU are asynchronous."""
         moved: Batch = _moved(self, device)
         return moved
 

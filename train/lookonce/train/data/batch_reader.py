@@ -1,4 +1,4 @@
-"""One forward pass's input from the caches: masks from stored importance, visible pixels, visible tokens' targets."""
+"""Reads the input of a forward pass: draws masks from stored importance, gathers visible pixels and targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lookonce.train.names import TargetNorm
 
 
 class PixelSource(Protocol):
-    """Where visible patches come from; thread-safe."""
+    """Source of visible patches; thread-safe."""
 
     def visible_pixels(
         self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
@@ -33,7 +33,7 @@ class PixelSource(Protocol):
 
 
 class StoredPixels:
-    """Views as the cache stores them."""
+    """Views that the cache stores."""
 
     def __init__(self, reader: CacheReader) -> None:
         self._reader = reader
@@ -41,23 +41,23 @@ class StoredPixels:
     def visible_pixels(
         self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
     ) -> None:
-        """Gathered from the ``pixels`` array."""
+        """Gather them from the ``pixels`` array."""
         self._reader.read("pixels", seeds, rows, visible.positions, out=out)
 
 
 class BatchReader:
-    """Reads batches; thread-safe, a pure function of the samples asked for.
+    """Reads batches; thread-safe. A batch is a pure function of its samples.
 
     Args:
-        caches: the open caches, one a teacher.
-        pixels: where visible patches come from.
+        caches: the open caches, one per teacher.
+        pixels: source of visible patches.
         mask: kind of mask (see ``shared.masking``).
-        mask_ratio: share of hidden patches; ``masks.choose_masks`` says which masks a cache allows.
+        mask_ratio: share of hidden patches; see ``choose_masks`` for the masks that a cache allows.
         run_seed: seed of masks and stochastic depth.
         target_norm: decides which of the tokens' moments are read.
         drop_path: stochastic depth of the last student block, 0 up to 1.
-        student_depth: blocks of the student; of no use without stochastic depth.
-        memory: where batches are gathered; None for ordinary memory.
+        student_depth: blocks of the student; unused without stochastic depth.
+        memory: memory for batches; None for ordinary memory.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class BatchReader:
         self._announced = ("targets", *moments), ("targets", *pixel_arrays, *moments)
 
     def visible(self, samples: SamplesOfStep) -> VisiblePatches:
-        """Visible patches of each sample: drawn from (run seed, epoch, key, its seed) inside what is stored."""
+        """Visible patches of each sample, drawn from the stored ones by (run seed, epoch, key, augmentation seed)."""
         reader = self._caches.first
         stored_ids = self._stored_ids(0, samples)
         stored = reader.manifest.recipe.stored_patches
-        if self._visible == stored:  # all that there is: nothing to draw
+        if self._visible == stored:  # every stored patch is visible: nothing to draw
             everything = np.broadcast_to(np.arange(stored), (len(samples.rows), stored))
             return VisiblePatches(ids=everything if stored_ids is None else stored_ids, positions=everything)
         importance = reader.read("importance", samples.seeds, samples.rows)
@@ -106,12 +106,12 @@ class BatchReader:
 
         Args:
             samples: all samples of a step.
-            part: which of them this pass is for; an empty part gives the first sample with a share of 0, as every
-                process has to take part in each step.
+            part: samples of this pass; an empty part gives the first sample with a share of 0, because every process
+                takes part in each step.
 
         Raises:
-            IntegrityError: an object of a cache is missing or damaged; names it.
-            CacheMismatchError: caches of the same views saw different pixels.
+            IntegrityError: an object of a cache is missing or damaged; the message names it.
+            CacheMismatchError: the caches were made from different pixels.
         """
         count = len(range(*part.indices(len(samples.rows))))
         part = part if count else slice(0, 1)
@@ -122,24 +122,24 @@ class BatchReader:
         self._pixels.visible_pixels(here.seeds, here.rows, visible, pixels.numpy())
         return Batch(
             visible_pixels=pixels,
-            visible_ids=self._memory.holding(visible.ids),
+            visible_ids=self._memory.tensor(visible.ids),
             targets=tuple(self._targets(number, samples, part, visible) for number in range(len(self._caches.readers))),
             branch_scales=self._branch_scales(samples, part),
             share=count / len(samples.rows),
         )
 
     def announce(self, samples: SamplesOfStep) -> None:
-        """Tell the kernel which samples ``batch`` will read soon; see ``CacheReader.prefetch``."""
+        """Announce to the kernel what ``batch`` will read soon; see ``CacheReader.prefetch``."""
         for number, reader in enumerate(self._caches.readers):
             names = self._announced[number == 0]
             reader.prefetch(names, samples.seeds, self._caches.rows_in(number, samples.rows))
 
     def keys(self, samples: SamplesOfStep) -> list[str]:
-        """Each sample's key."""
+        """Key of each sample."""
         return [self._caches.keys[row] for row in samples.rows.tolist()]
 
     def names(self, samples: SamplesOfStep) -> list[str]:
-        """Each sample for people: ``'a/b.jpg', seed 3 (CACHE)``."""
+        """Name of each sample for messages: ``'a/b.jpg', seed 3 (CACHE)``."""
         pairs = zip(self.keys(samples), samples.seeds.tolist(), strict=True)
         return [f"{key!r}, seed {seed} ({self._caches.first.root})" for key, seed in pairs]
 
@@ -173,29 +173,29 @@ class BatchReader:
         return gathered
 
     def _statistics(self, number: int, samples: SamplesOfStep) -> LevelStatistics:
-        """Moments over the whole global batch, whatever part of it is read here: eight bytes a token and layer."""
+        """Moments over the global batch, also if only a part of it is read here: 8 bytes per token and layer."""
         reader, rows = self._caches.readers[number], self._caches.rows_in(number, samples.rows)
         mean, std = (
             torch.from_numpy(reader.read(name, samples.seeds, rows)).double() for name in ("target_mean", "target_std")
         )
-        found = level_statistics(mean, std, reader.manifest.recipe.teacher.width)
-        return LevelStatistics(mean=found.mean.float(), variance=found.variance.float())
+        moments = level_statistics(mean, std, reader.manifest.recipe.teacher.width)
+        return LevelStatistics(mean=moments.mean.float(), variance=moments.variance.float())
 
     def _positions(self, number: int, samples: SamplesOfStep, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the visible patches lie among those that another cache stores."""
+        """Positions of the visible patches among those that another cache stores."""
         stored = self._stored_ids(number, samples)
         if stored is None:
             return ids
-        held = stored[:, None, :] == ids[:, :, None]
-        if not held.any(axis=2).all():
+        equal = stored[:, None, :] == ids[:, :, None]
+        if not equal.any(axis=2).all():
             reader = self._caches.readers[number]
-            row, patch = (int(value) for value in np.argwhere(~held.any(axis=2))[0])
+            row, patch = (int(value) for value in np.argwhere(~equal.any(axis=2))[0])
             raise CacheMismatchError(
                 f"{reader.root}: patch {int(ids[row, patch])} of {self._caches.keys[int(samples.rows[row])]!r}, seed "
-                f"{int(samples.seeds[row])}, is visible to the student but not stored there; give a cache of "
-                "all tokens, or name this one first in --shards, so that masks are drawn inside it"
+                f"{int(samples.seeds[row])}, is visible to the student but not stored in this cache; give a "
+                "cache of all tokens, or name this one first in --shards: masks are drawn inside the first one"
             )
-        return np.asarray(held.argmax(axis=2), dtype=np.int64)
+        return np.asarray(equal.argmax(axis=2), dtype=np.int64)
 
     def _stored_ids(self, number: int, samples: SamplesOfStep) -> NDArray[np.int64] | None:
         reader = self._caches.readers[number]
@@ -223,7 +223,7 @@ class BatchReader:
     def _branch_scales(self, samples: SamplesOfStep, part: slice) -> Tensor | None:
         if not self._drop_path:
             return None
-        return self._memory.holding(
+        return self._memory.tensor(
             branch_scales(
                 self._drop_path,
                 depth=self._student_depth,

@@ -1,4 +1,4 @@
-"""Copying batches to a GPU on a stream of their own, beside the step that runs there."""
+"""Copies batches to a GPU on a separate stream, while the GPU computes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from lookonce.train.data.batch import Batch
 
 PASSES_AHEAD = 2
-"""Forward passes that may be enqueued on a GPU before the next batch is copied: bounds the memory of batches there."""
+"""Forward passes that may be enqueued on a GPU before the next batch is copied; bounds the GPU memory of batches."""
 
 
 class DeviceCopies:
-    """Brings batches to where they are computed on.
+    """Copies batches to the device that computes on them; copies nothing on a CPU.
 
-    The trainer enqueues a step and asks for the next batch while the GPU still computes: with a stream of their own,
-    its copies run then and there; only the kernels that read them wait for them. On a CPU nothing is copied.
+    The trainer enqueues a step and takes the next batch while the GPU still computes. Copies on a separate stream run
+    at once, and only the kernels that read a batch wait for its copy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class DeviceCopies:
 
 
 def _used_on(value: Any, stream: torch.cuda.Stream) -> None:
-    """Keep the memory of tensors from being handed out again on the copying stream while ``stream`` reads it."""
+    """Keep torch from reusing the memory of tensors on the copying stream while ``stream`` reads it."""
     if isinstance(value, Tensor):
         value.record_stream(stream)
     elif isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Several caches over the same views, as one: joined by (key, seed); a view that differs between two is an error."""
+"""Joins several caches over the same views by (key, seed); a view that differs between two is an error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from numpy.typing import NDArray
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
+from lookonce.train.names import CheckName, ReadaheadName
 
 CHECKED_AT_START = 256
-"""Views of each seed whose pixel digests are compared when caches are joined; all others as they are read."""
+"""Views per seed whose pixel digests are compared when caches are joined; the others are compared when read."""
 
 
 class JoinedCaches:
-    """The samples that every cache holds, for the seeds that are wanted; thread-safe.
+    """The samples that every cache contains, for the wanted seeds; thread-safe.
 
-    The first cache leads: its rows name the samples, its importance decides masks, its pixels are what students see.
+    The first cache leads: its rows number the samples, its importance decides masks, students see its pixels.
 
     Args:
         readers: open caches, at least one.
 
     Raises:
-        CacheMismatchError: the caches hold different views, no sample is in all of them, or the first one stores more
-            patches of a view than another.
+        CacheMismatchError: the caches contain different views, no sample is in all of them, or the first one stores
+            more patches per view than another.
     """
 
     def __init__(self, readers: Sequence[CacheReader]) -> None:
@@ -53,15 +54,15 @@ class JoinedCaches:
                 f"seed ({', '.join(map(str, self.seeds))}); join caches of the same images"
             )
         self.rows: NDArray[np.int64] = rows
-        """Rows of the first cache that can be trained on, int64 ascending."""
-        self.left_out = [len(_rows_of_all_seeds(reader)) - len(rows) for reader in self.readers]
+        """Rows of the first cache that every cache contains, int64 ascending."""
+        self.missing_elsewhere = [len(_rows_of_all_seeds(reader)) - len(rows) for reader in self.readers]
         """Samples of each cache that another lacks."""
         for seed in self.seeds:
             some = rows[:: max(1, len(rows) // CHECKED_AT_START)]
             self.require_same_pixels(np.full(len(some), seed), some)
 
     def rows_in(self, cache: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of a cache, for rows of the first one."""
+        """Rows of a cache that match rows of the first one."""
         mapping = self._rows_in[cache]
         return rows if mapping is None else mapping[rows]
 
@@ -69,11 +70,11 @@ class JoinedCaches:
         """Compare the pixel digests of views between the caches.
 
         Args:
-            seeds: seed of each view, (B,).
-            rows: its row in the first cache, (B,).
+            seeds: augmentation seed of each view, (B,).
+            rows: row of each view in the first cache, (B,).
 
         Raises:
-            CacheMismatchError: two caches saw different pixels; names the view.
+            CacheMismatchError: two caches have different pixels; the message names the view.
         """
         if len(self.readers) == 1:
             return
@@ -85,12 +86,12 @@ class JoinedCaches:
                 key, seed = self.keys[int(rows[wrong[0]])], int(seeds[wrong[0]])
                 raise CacheMismatchError(
                     f"{other.root}: the view of {key!r}, seed {seed}, has other pixels than in {self.first.root} (the "
-                    "image was replaced, or another image library resized it); make one of them from the other's "
+                    "image was replaced, or another image library resized it); extract one of them from the other's "
                     f"views: extract-features --reuse {self.first.root}"
                 )
 
     def _mapping(self, other: CacheReader) -> NDArray[np.int64] | None:
-        """Row in ``other`` of each row of the first cache, -1 where it has none; None where the listings are equal."""
+        """Row in ``other`` of each row of the first cache, -1 for none; None if the listings are equal."""
         if other.manifest.recipe.dataset == self.first.manifest.recipe.dataset:
             return None
         theirs = {key: row for row, key in enumerate(other.column("key", self.seeds[0]))}
@@ -98,13 +99,17 @@ class JoinedCaches:
 
 
 def open_caches(
-    roots: Sequence[Path], *, seeds: Sequence[int] | None, check: str = "first-use", readahead: str = "auto"
+    roots: Sequence[Path],
+    *,
+    seeds: Sequence[int] | None,
+    check: CheckName = "first-use",
+    readahead: ReadaheadName = "auto",
 ) -> JoinedCaches:
     """Open and join caches.
 
     Args:
         roots: cache folders.
-        seeds: augmentation seeds to use; None for those that every cache holds whole.
+        seeds: augmentation seeds to use; None for those that are complete in every cache.
         check: see ``CacheReader``.
         readahead: see ``CacheReader``.
 
@@ -113,12 +118,12 @@ def open_caches(
         CacheError: see ``CacheReader`` and ``JoinedCaches``.
     """
     if seeds is None and len(roots) > 1:
-        held = [CacheReader(root, check=check, readahead=readahead).seeds for root in roots]  # type: ignore[arg-type]
-        seeds = sorted(set.intersection(*map(set, held)))
+        complete = [CacheReader(root, check=check, readahead=readahead).seeds for root in roots]
+        seeds = sorted(set.intersection(*map(set, complete)))
         if not seeds:
-            listed = "; ".join(f"{root}: {', '.join(map(str, own))}" for root, own in zip(roots, held, strict=True))
+            listed = "; ".join(f"{root}: {', '.join(map(str, own))}" for root, own in zip(roots, complete, strict=True))
             raise UsageError(f"--shards: the caches have no augmentation seed in common ({listed})")
-    return JoinedCaches([CacheReader(root, seeds=seeds, check=check, readahead=readahead) for root in roots])  # type: ignore[arg-type]
+    return JoinedCaches([CacheReader(root, seeds=seeds, check=check, readahead=readahead) for root in roots])
 
 
 def _require_same_views(first: CacheReader, other: CacheReader) -> None:
@@ -130,19 +135,19 @@ def _require_same_views(first: CacheReader, other: CacheReader) -> None:
     if differences:
         listed = "; ".join(f"{name}: {mine!r} and {yours!r}" for name, mine, yours in differences)
         raise CacheMismatchError(
-            f"{first.root} and {other.root} hold different views ({listed}); only caches of the same view recipe and "
+            f"{first.root} and {other.root} contain different views ({listed}); only caches of one view recipe and "
             "patch size can be aligned together"
         )
 
 
 def _require_drawn_patches(first: CacheReader, other: CacheReader) -> None:
-    """Masks are drawn inside what the first cache stores; whether each draw is stored elsewhere is seen by batch."""
+    """Masks are drawn from the patches of the first cache; whether another cache has them is checked per batch."""
     drawn_from, stored = first.manifest.recipe.stored_patches, other.manifest.recipe.stored_patches
     if drawn_from > stored:
         raise CacheMismatchError(
-            f"{other.root}: it holds {stored} of {other.manifest.recipe.patches} patches a view, and masks are drawn "
-            f"from the {drawn_from} of {first.root}, the first of --shards; name {other.root} first, or extract it "
-            "with --tokens all"
+            f"{other.root}: it stores {stored} of {other.manifest.recipe.patches} patches per view, and masks are "
+            f"drawn from the {drawn_from} of {first.root}, the first of --shards; name {other.root} first, or extract "
+            "it with --tokens all"
         )
 
 

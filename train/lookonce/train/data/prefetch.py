@@ -1,4 +1,4 @@
-"""Batches read ahead by threads, handed out in order; an error in a thread ends the run, it never hangs it."""
+"""Threads read batches ahead and yield them in order; an error in a thread ends the run and never hangs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lookonce.train.data.input_watch import InputWatch
 from lookonce.train.data.sample_order import SampleOrder, batch_parts
 
 UNTHREADED_PATIENCE = 60.0
-"""Seconds from a signal in which a batch that is read in the step itself must be there."""
+"""Seconds after a signal within which a batch that is read without threads must be complete."""
 
 
 def prefetched_batches(
@@ -31,11 +31,22 @@ def prefetched_batches(
 ) -> Generator[Batch, None, None]:
     """Batches of steps ``first`` to ``last - 1``, in order, up to ``threads + 1`` of them read ahead.
 
-    Without threads each batch is read when it is asked for.
+    Each step's global batch is split into ``parts``, and those numbered ``mine`` are yielded. The batch after the one
+    that is read is announced to the kernel, which matters on cold disks only. Reading gathers mapped memory without
+    the GIL, so threads are enough; worker processes would copy every batch.
 
-    Each step's global batch is cut into ``parts``, of which those numbered ``mine`` are handed out. The batch after
-    each is announced to the reader before it is read, which matters on cold disks only. Reading gathers mapped memory
-    without the GIL, so threads are enough; worker processes would copy every batch.
+    Args:
+        reader: reads one part of a batch.
+        order: samples of each step.
+        first: first step.
+        last: step after the last one.
+        threads: reading threads; 0 reads each batch when it is asked for.
+        parts: parts of a global batch, over all processes and forward passes.
+        mine: numbers of this process's parts.
+        watch: measures the cost of reading.
+
+    Raises:
+        LookonceError: as ``BatchReader.batch``.
     """
 
     def read(step: int, number: int) -> Batch:
@@ -51,7 +62,7 @@ def prefetched_batches(
     def announce(step: int) -> None:
         samples = order.step(step)
         for number in mine:
-            with contextlib.suppress(CacheError, AccessError):  # trouble ends the run when its batch is read
+            with contextlib.suppress(CacheError, AccessError):  # an error ends the run when the batch is read
                 reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
 
     if threads == 0:
@@ -63,7 +74,7 @@ def prefetched_batches(
         return
     queue: collections.deque[Future[Batch]] = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
-    stuck = False  # a thread that reads from a dead disk never ends
+    stuck = False  # a thread that reads from a dead disk never returns
     try:
         for step in range(first, last):
             for number in mine:

@@ -1,4 +1,4 @@
-"""Visible patches of a cache without stored pixels, out of replayed views."""
+"""Visible patches of a cache without pixels: its views are replayed from the images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lookonce.cache.read.replayed_views import ReplayedViews
 from lookonce.train.data.mask_choice import VisiblePatches
 
 CHECKED_BEFORE_TRAINING = 16
-"""Views replayed and compared before the first step; every later one is compared as it is used."""
+"""Views replayed and compared before the first step; the others are compared when they are used."""
 
 
 class ReplayedPixels:
@@ -22,7 +22,7 @@ class ReplayedPixels:
 
     Raises:
         SourceError: images of the cache are not in the source.
-        CacheMismatchError: a replayed view has other pixels than the teacher saw.
+        CacheMismatchError: a replayed view differs from the one that the teacher saw.
     """
 
     def __init__(self, reader: CacheReader, images: str) -> None:
@@ -38,7 +38,7 @@ class ReplayedPixels:
         """Visible patches of the replayed views.
 
         Raises:
-            CacheMismatchError: a replayed view has other pixels than the teacher saw.
+            CacheMismatchError: a replayed view differs from the one that the teacher saw.
         """
         for position, (seed, row) in enumerate(zip(seeds.tolist(), rows.tolist(), strict=True)):
             out[position] = self._views.patches(seed, row)[visible.ids[position]]

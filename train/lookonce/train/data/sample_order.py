@@ -1,4 +1,4 @@
-"""Which sample of which augmentation seed is seen when: a pure function of (run seed, step)."""
+"""The samples and augmentation seeds of each step: a pure function of (run seed, step)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.randomness import random_permutation, random_uniform
 
 ORDER_VERSION = 1
-"""Part of the stream's name; a change of order is a new version and a note in the changelog."""
+"""Part of the random stream's name; another order needs a new version and a note in the changelog."""
 
 BLOCK_ORDER_VERSION = 1
-"""The same, of the order within a window of shards."""
+"""Version of the order within a window of shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWindow:
-    """What a block shuffle needs to know: samples are drawn from a few shards at a time, each shard once an epoch."""
+    """The window of a block shuffle, which draws from a few shards at a time and opens each shard once per epoch."""
 
     shards: int
-    """Shards that are open at a time, at least 1."""
+    """Shards open at a time, at least 1."""
     shard_size: int
-    """Samples a shard of the cache."""
+    """Samples per shard of the cache."""
 
     def document(self) -> dict[str, int]:
         """JSON-compatible, with the version of the order."""
@@ -41,35 +41,34 @@ class SamplesOfStep:
     step: int
     """0-based."""
     epochs: NDArray[np.int64]
-    """0-based epoch of each sample, shape (B,); a batch may lie across the border of two."""
+    """0-based epoch of each sample, shape (B,); a batch may cross the border of two epochs."""
     rows: NDArray[np.int64]
     """Row in the cache, shape (B,)."""
     seeds: NDArray[np.int64]
     """Augmentation seed, shape (B,)."""
 
     def part(self, part: slice) -> SamplesOfStep:
-        """Some of them, of the same step."""
+        """A part of the samples."""
         return SamplesOfStep(step=self.step, epochs=self.epochs[part], rows=self.rows[part], seeds=self.seeds[part])
 
 
 class SampleOrder:
-    """Every sample once an epoch, shuffled anew each epoch; epoch e sees augmentation seed number e modulo seeds.
+    """Every sample once per epoch, in a new order; epoch e uses augmentation seed number e modulo the number of seeds.
 
-    The epochs are one endless line cut into batches, so that no sample is dropped; only the very last batch of the
-    run may be smaller.
+    Batches are cut from the concatenated epochs, so no sample is dropped; only the last batch of the run may be
+    smaller.
 
-    With a window of w shards, shards are shuffled, and each sample of the shard in place p (0, 1, ...) stands at
-    p + w u with a uniform u of its own; samples come in the order of where they stand. So a window slides over the
-    shards: at any sample at most w of them are open, one is opened whenever one is done, and none is opened twice
-    in an epoch. A window of all shards or more is the global shuffle.
+    A block shuffle with a window of w shards shuffles the shards, and gives each sample of the shard in place p (0,
+    1, ...) the sort key p + w u, with u uniform in [0, 1). So at most w shards are open at any sample, one opens when
+    one is done, and none opens twice in an epoch. A window of all shards or more is the global shuffle.
 
     Args:
-        rows: rows that can be trained on, int64 (n,), ascending.
-        seeds: augmentation seeds, in the order in which epochs take them.
+        rows: rows of the samples, int64 (n,), ascending.
+        seeds: augmentation seeds, in the order of epochs.
         run_seed: the run's seed.
-        batch_size: samples a step, over all processes.
+        batch_size: samples per step, over all processes.
         epochs: length of the run.
-        window: shuffle within a window of shards; None for all samples.
+        window: window of a block shuffle; None shuffles over all samples.
 
     Raises:
         UsageError: there are no rows or no seeds.
@@ -86,7 +85,9 @@ class SampleOrder:
         window: ShardWindow | None = None,
     ) -> None:
         if not len(rows) or not seeds:
-            raise UsageError("nothing to train on: the cache has no readable sample for the chosen seeds")
+            raise UsageError(
+                "nothing to train on: the cache has no readable sample for these seeds; give others with --seeds"
+            )
         self.rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
         self._run_seed, self.batch_size = run_seed, batch_size
         self.samples_per_epoch = len(rows)
@@ -100,7 +101,7 @@ class SampleOrder:
         return -(-self._total // self.batch_size)
 
     def step(self, step: int) -> SamplesOfStep:
-        """The samples of a 0-based step.
+        """Samples of a 0-based step.
 
         Raises:
             IndexError: the run has no such step.
@@ -122,13 +123,13 @@ class SampleOrder:
             if window.shards < len(shards):
                 purpose = ("block-order", BLOCK_ORDER_VERSION, self._run_seed, epoch)
                 places = random_permutation(len(shards), *purpose, "shards")
-                stands = places[shard_of_sample] + window.shards * random_uniform(samples, *purpose, "samples")
-                return np.argsort(stands, kind="stable").astype(np.int64)
+                sort_keys = places[shard_of_sample] + window.shards * random_uniform(samples, *purpose, "samples")
+                return np.argsort(sort_keys, kind="stable").astype(np.int64)
         return random_permutation(samples, "order", ORDER_VERSION, self._run_seed, epoch)
 
 
 def batch_parts(samples: int, parts: int) -> list[slice]:
-    """A global batch cut into consecutive parts of nearly equal size; some are empty where samples are few.
+    """Split a global batch into consecutive parts of nearly equal size; some are empty if there are few samples.
 
     >>> batch_parts(7, 3)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]

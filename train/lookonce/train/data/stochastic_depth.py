@@ -1,7 +1,7 @@
-"""Stochastic depth as numbers that belong to a sample of a step, not to a process: any split of a batch draws alike.
+"""Stochastic depth per sample of a step, the same for any split of a batch over processes.
 
 Each residual branch of each sample is dropped with a probability that grows linearly from 0 at the first block to the
-drop path rate at the last (Huang et al., arXiv 1603.09382); what is kept is scaled by 1 / (1 - probability).
+drop path rate at the last (Huang et al., arXiv 1603.09382). Kept branches are scaled by 1 / (1 - probability).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lookonce.shared.randomness import random_uniform
 
 STOCHASTIC_DEPTH_VERSION = 1
-"""Raised whenever the same run seed and step would drop other branches."""
+"""Increases whenever the same run seed and step would drop other branches."""
 
 BRANCHES = 2
 """Residual branches of a block: attention, then MLP."""
@@ -21,15 +21,15 @@ BRANCHES = 2
 def branch_scales(
     drop_path: float, *, depth: int, run_seed: int, step: int, samples: int, part: slice = slice(None)
 ) -> NDArray[np.float32]:
-    """Factors on the residual branches of some samples of a global batch: 0 where dropped.
+    """Factors on the residual branches of samples of a global batch: 0 for a dropped branch.
 
     Args:
         drop_path: probability at the last block, 0 <= p < 1.
         depth: blocks of the student.
         run_seed: the run's seed.
         step: 0-based.
-        samples: samples of the whole global batch.
-        part: which of them are wanted.
+        samples: samples of the global batch.
+        part: the wanted samples.
 
     Returns:
         float32 (depth, 2, B).

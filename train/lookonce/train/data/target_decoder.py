@@ -1,4 +1,4 @@
-"""Stored target elements to floats, where the student runs: one fused expression a batch."""
+"""Decodes stored targets to floats of the wanted norm, on the student's device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookonce.train.names import TargetNorm
 
 
 class TargetDecoder(nn.Module):
-    """Decodes the aligned levels of a cache's targets; computes what the precision's numpy reference does.
+    """Decodes the aligned levels of a cache's targets; equal to the precision's numpy reference.
 
     Args:
         encoding: precision and calibration of the cache.
@@ -39,7 +39,7 @@ class TargetDecoder(nn.Module):
         for name, values in (("scale", plan.scale), ("offset", plan.offset)):
             self.register_buffer(name, None if values is None else torch.from_numpy(values), persistent=False)
         table = None
-        if plan.levels is not None:  # every byte's levels at once, so that unpacking is one look-up
+        if plan.levels is not None:  # the levels of every byte, so that unpacking is one look-up
             table = torch.from_numpy(plan.levels[unpack(np.arange(256, dtype=np.uint8)[:, None], plan.bits)])
         self.register_buffer("byte_levels", table, persistent=False)
 
@@ -50,7 +50,7 @@ class TargetDecoder(nn.Module):
             stored: elements as read, (B, n, cache layers, stored channels).
 
         Returns:
-            float32 (B, n, L, C), the layers this decoder was made for.
+            float32 (B, n, L, C), the layers of this decoder.
         """
         if self._layers != list(range(stored.shape[2])):
             stored = stored[:, :, self._layers]
@@ -66,20 +66,20 @@ class TargetDecoder(nn.Module):
 
 
 def recovered_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
-    """A cache's targets as floats.
+    """Targets of a cache, decoded, in the wanted norm.
 
     Args:
-        decoder: of the aligned levels.
-        layers: their positions on the cache's layer axis.
+        decoder: decodes the aligned levels.
+        layers: positions of these levels on the cache's layer axis.
         norm: the wanted target norm.
-        stored: as read, on the decoder's device.
+        stored: targets as read, on the decoder's device.
 
     Returns:
         float32 (B, n, L, C).
     """
     with torch.autocast(stored.elements.device.type, enabled=False):
         whitened: Tensor = decoder(stored.elements)
-        if stored.token_mean is None or stored.token_std is None:  # only "whiten" is read without them
+        if stored.token_mean is None or stored.token_std is None:  # only "whiten" needs none of them
             return whitened
         statistics = stored.statistics
         if statistics is not None:

@@ -1,13 +1,13 @@
-"""Target norms other than the cached one, recovered from what the cache keeps beside the normalised features.
+"""Target norms other than the cached one, recovered from the cached features and their moments.
 
 The cache stores each token's features LayerNormed over channels ("whitened", no affine), its mean, and
 ``std = sqrt(variance + 1e-5)`` with LayerNorm's biased variance, so that ``raw = whitened * std + mean`` exactly.
 
-What the released code's "bn" is (read from the golden numbers, which it reproduces exactly):
-``(y - mean) / sqrt(variance + 1e-6)`` with one mean and one *unbiased* variance for each teacher level, taken over the
-batch, ALL tokens (CLS, visible and masked alike) and all channels. It is per level, not per channel, and not over
-the visible tokens alone. A trainer that reads features of visible tokens only still has those numbers: the mean and
-the std of all tokens are small (8 bytes a token and level), and the moments follow from them without any feature.
+The released code's "bn" is ``(y - mean) / sqrt(variance + 1e-6)`` with one mean and one *unbiased* variance per
+teacher level, over the batch, ALL tokens (CLS, visible and masked) and all channels; this reproduces the golden numbers
+exactly. It is per level, not per channel, and not over the visible tokens alone. A trainer that reads features of
+visible tokens only can compute it: mean and std of all tokens are small (8 bytes per token and level), and the moments
+follow from them.
 """
 
 # Shapes: B samples, n tokens read (CLS, then visible patches), N all tokens, L aligned levels, C channels.
@@ -25,9 +25,9 @@ from lookonce.shared.errors import UsageError
 from lookonce.train.names import TargetNorm, require_known
 
 LAYER_NORM_EPS = 1e-5
-"""What LayerNorm added to each token's variance before the cached std was taken."""
+"""Epsilon of the teacher's LayerNorm, contained in the cached std."""
 BATCH_NORM_EPS = 1e-6
-"""What the released code's "bn" adds to the batch variance."""
+"""Epsilon that the released code's "bn" adds to the batch variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class LevelStatistics:
 
 
 def level_statistics(mean_BNL: Tensor, std_BNL: Tensor, channels: int) -> LevelStatistics:
-    """Moments of raw features from the per-token mean and std that the cache keeps; no feature is read.
+    """Moments of raw features, from the cached mean and std of each token; reads no feature.
 
     Total variance is the variance within tokens plus that of the token means, which does not cancel in float32.
 
@@ -70,8 +70,8 @@ def recover_targets(
     Args:
         kind: "whiten" (as cached), "none" (raw), "l2" (raw, unit length over channels) or "bn" (module docstring).
         whitened: cached targets, float32 (B, n, L, C).
-        mean: what LayerNorm took away from these tokens, float32 (B, n, L); unused for "whiten".
-        std: what LayerNorm divided these tokens by, float32 (B, n, L); unused for "whiten".
+        mean: mean of these tokens before LayerNorm, float32 (B, n, L); unused for "whiten".
+        std: std of these tokens before LayerNorm, float32 (B, n, L); unused for "whiten".
         statistics: :func:`level_statistics` over all tokens of the batch; needed for "bn", unused otherwise.
 
     Returns:

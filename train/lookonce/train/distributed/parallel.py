@@ -1,4 +1,4 @@
-"""How processes share a model: a whole copy in each (DDP), or each a piece of every parameter (FSDP2)."""
+"""The forward pass over several processes: replicated parameters (DDP), or sharded ones (FSDP2)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookonce.train.config import TrainingConfig
 from lookonce.train.data.batch import Batch
-from lookonce.train.distributed.world import World, exchanging
+from lookonce.train.distributed.world import World, gradient_exchange
 from lookonce.train.model.alignment_step import AlignmentStep, StepOutput
 
 
 class Forward(Protocol):
-    """From a batch to the loss; the backward pass averages gradients over the processes."""
+    """Computes the loss of a batch; the backward pass averages gradients over the processes."""
 
     def __call__(self, batch: Batch) -> StepOutput:
         """Loss of one batch."""
         ...
 
     def local(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, gradients are added up here and not exchanged yet."""
+        """Within it, gradients accumulate in this process and are not exchanged."""
         ...
 
 
 class SingleForward:
-    """One process: nothing to exchange."""
+    """One process, without an exchange."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -39,16 +39,16 @@ class SingleForward:
         return output
 
     def local(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to hold back."""
+        """There is no exchange to defer."""
         return contextlib.nullcontext()
 
 
 class DdpForward:
-    """DDP: gradients are exchanged while the backward pass goes on.
+    """DDP: gradients are exchanged during the backward pass.
 
     Args:
         model: the same in every process.
-        device: of this process.
+        device: device of this process.
         unused: whether some parameters get no gradient.
     """
 
@@ -62,21 +62,21 @@ class DdpForward:
         return output
 
     def local(self) -> contextlib.AbstractContextManager[None]:
-        """Exchanged once, behind the last pass of a step."""
+        """Defer the exchange to the last pass of a step."""
         return self._model.no_sync()
 
 
 class FsdpForward:
-    """FSDP2: a block's parameters are gathered when it computes; its gradients are averaged into pieces at once.
+    """FSDP2: a block's parameters are gathered when it computes; its gradients are reduced to shards at once.
 
-    Cut are the student's blocks, the adapters, and all the rest together. Make the optimizer afterwards: the
-    module's parameters are other objects then.
+    Each student block, each teacher's adapters, and all other parameters together are sharded units. Create the
+    optimizer afterwards: sharding replaces the module's parameters.
 
     Args:
         model: the same in every process; changed in place.
-        device: of this process.
-        world: the processes.
-        compile_blocks: compile each student block.
+        device: device of this process.
+        world: processes of the run.
+        compile_blocks: whether to compile each student block.
     """
 
     def __init__(self, model: AlignmentStep, device: torch.device, world: World, *, compile_blocks: bool) -> None:
@@ -99,12 +99,12 @@ class FsdpForward:
         return StepOutput(loss=loss, level_losses=level_losses)
 
     def local(self) -> contextlib.AbstractContextManager[None]:
-        """Every pass is exchanged: keeping whole gradients would cost the memory that pieces save."""
+        """Every pass is exchanged: full gradients would need the memory that sharding saves."""
         return contextlib.nullcontext()
 
 
 class _Tensors(nn.Module):
-    """FSDP finds its way back through tensors alone."""
+    """Returns tensors only: FSDP attaches its backward hooks to tensors, not to dataclasses."""
 
     def __init__(self, step: AlignmentStep) -> None:
         super().__init__()
@@ -115,17 +115,17 @@ class _Tensors(nn.Module):
         return output.loss, output.level_losses
 
 
-def shared_forward(model: AlignmentStep, config: TrainingConfig, device: torch.device, world: World) -> Forward:
-    """The forward pass of one of the run's processes.
+def parallel_forward(model: AlignmentStep, config: TrainingConfig, device: torch.device, world: World) -> Forward:
+    """The forward pass for one of the run's processes.
 
     Raises:
         DistributedError: another process is gone.
     """
     if world.size > 1 and config.parallel == "fsdp":
-        with exchanging("joining the run"):
+        with gradient_exchange("joining the run"):
             return FsdpForward(model, device, world, compile_blocks=config.compile)
     compiled: nn.Module = torch.compile(model, fullgraph=True) if config.compile else model  # type: ignore[assignment]
     if world.size == 1:
         return SingleForward(compiled)
-    with exchanging("joining the run"):
+    with gradient_exchange("joining the run"):
         return DdpForward(compiled, device, unused=config.alignment == "layerwise")

@@ -1,9 +1,9 @@
-"""The processes of one run: who is who, and the few words they exchange beside gradients.
+"""The processes of one run: their ranks, and the few messages they exchange beside gradients.
 
-A run is the same whatever their number: each process computes a part of every global batch (``batch_parts``), and
-gradients and losses are sums over parts. What may go wrong in one process alone (a signal, a damaged shard) is told to
-all before each step over a group of its own on the CPU, so that none waits for a process that has given up. A process
-that dies without a word closes its connections, which the others notice at once.
+A run does not depend on their number: each process computes a part of every global batch (``batch_parts``), and
+gradients and losses are sums over parts. Before each step, a separate process group on the CPU spreads errors that one
+process alone has (a signal, a damaged shard), so that no process waits for one that has ended. A process that is killed
+closes its connections, which the others notice at once.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from lookonce.shared.faults.machine_errors import machine_error
 from lookonce.shared.stopping import waiting
 
 TIMEOUT = datetime.timedelta(minutes=10)
-"""How long a process waits for one that lives and does not answer, before it gives up with an error."""
+"""Time after which a process gives up on another one that lives and does not answer."""
 
 STEP_PATIENCE = 60.0
-"""Seconds from a signal in which arithmetic that exchanges numbers with other processes must be over."""
+"""Seconds after a signal within which a forward and backward pass over several processes must end."""
 
 RESTART_COUNT = "LOOKONCE_RESTART_COUNT"
-"""Environment: how often a launcher other than torchrun has started the run again."""
+"""Environment variable: number of restarts by a launcher other than torchrun."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, from the view of one of them."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Number among the processes of this machine: its GPU."""
+    """Rank among the processes of this machine; also the number of its GPU."""
     control: Any = None
-    """Process group of the words exchanged on the CPU; None for a single process."""
+    """Process group for messages on the CPU; None for a single process."""
 
     @property
     def is_leader(self) -> bool:
@@ -55,7 +55,11 @@ class World:
         return self.rank == 0
 
     def parts(self, passes: int = 1) -> tuple[int, range]:
-        """How many parts a global batch is cut into, and which are this process's, for some forward passes a step.
+        """Number of parts of a global batch, and the numbers of this process's parts.
+
+        Args:
+            passes: forward passes per step in each process.
+
 
         >>> World(rank=1, size=3).parts(2)
         (6, range(2, 4))
@@ -63,7 +67,7 @@ class World:
         return self.size * passes, range(self.rank * passes, (self.rank + 1) * passes)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, exchanged on the CPU, back where the values were; every process has to call it."""
+        """Sum over all processes, exchanged on the CPU, on the device of the values; every process has to call it."""
         if self.size == 1:
             return values
         summed = values.detach().to("cpu", copy=True)
@@ -72,31 +76,31 @@ class World:
         return summed.to(values.device)
 
     def agree(self, error: LookonceError | None = None) -> LookonceError | None:
-        """Go on together or end together; every process has to call it, each with its own trouble or None.
+        """Agree to continue or to end; every process has to call it, with its own error or None.
 
-        Trouble goes before a stop that was asked for; of several processes in trouble, the first one speaks.
+        Errors take precedence over interrupts; of several processes with an error, the lowest rank reports.
 
         Returns:
-            None: go on. Else what to raise here: its own error in the process that speaks for the run,
-            :class:`EndedElsewhereError` in all others.
+            None if all continue. Otherwise the error to raise: in the reporting process its own, in all others an
+            :class:`EndedElsewhereError`.
         """
         if self.size == 1:
             return error
         kind = 0 if error is None else 1 if isinstance(error, Interrupted) else 2
         with _exchange_errors("agreeing on the next step"):
-            word = torch.tensor(kind * self.size + self.size - 1 - self.rank)
-            dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
-            worst, speaker = int(word) // self.size, self.size - 1 - int(word) % self.size
+            code = torch.tensor(kind * self.size + self.size - 1 - self.rank)
+            dist.all_reduce(code, op=dist.ReduceOp.MAX, group=self.control)
+            worst, reporter = int(code) // self.size, self.size - 1 - int(code) % self.size
             if worst == 0:
                 return None
-            said: list[Any] = [error]
-            dist.broadcast_object_list(said, src=speaker, group=self.control)
-        if speaker == self.rank:
+            errors: list[Any] = [error]
+            dist.broadcast_object_list(errors, src=reporter, group=self.control)
+        if reporter == self.rank:
             return error
-        return EndedElsewhereError(f"ended with process {speaker} of this run, which said: {said[0]}", said[0])
+        return EndedElsewhereError(f"ended with process {reporter} of this run, which reports: {errors[0]}", errors[0])
 
     def raise_on_all(self, work: Callable[[], Result]) -> Result:
-        """Do something that may fail in one process alone; where it does, all end with it.
+        """Call ``work``, which may fail in one process alone; if it fails anywhere, all processes raise.
 
         Raises:
             LookonceError: as ``work`` raises; see :meth:`agree`.
@@ -112,16 +116,16 @@ class World:
         return cast("Result", result)
 
     def from_leader(self, ask: Callable[[], Any]) -> Any:
-        """What the leading process finds, told to all, so that a shared folder is looked at once.
+        """Result of ``ask`` in the leader, broadcast to all, so that one process alone reads a shared folder.
 
         Raises:
             LookonceError: as ``ask`` raises; see :meth:`agree`.
         """
-        said: list[Any] = [self.raise_on_all(lambda: ask() if self.is_leader else None)]
+        results: list[Any] = [self.raise_on_all(lambda: ask() if self.is_leader else None)]
         if self.size > 1:
             with _exchange_errors("agreeing on a checkpoint"):
-                dist.broadcast_object_list(said, src=0, group=self.control)
-        return said[0]
+                dist.broadcast_object_list(results, src=0, group=self.control)
+        return results[0]
 
 
 SINGLE_PROCESS = World()
@@ -130,17 +134,17 @@ SINGLE_PROCESS = World()
 
 @contextlib.contextmanager
 def joined_world(*, cuda: bool) -> Generator[World, None, None]:
-    """Join the processes that ``torchrun`` (or another launcher that sets its environment) has started.
+    """Join the processes that ``torchrun`` (or another launcher with its environment variables) has started.
 
     Args:
-        cuda: NCCL beside gloo; else gloo alone.
+        cuda: use NCCL beside gloo, otherwise gloo only.
 
     Yields:
-        ``SINGLE_PROCESS`` where there is one process.
+        The processes of the run; ``SINGLE_PROCESS`` for a run of one.
 
     Raises:
         DistributedError: the others do not answer.
-        UsageError: the launcher has not said who is who, or this process finds no GPU of its own.
+        UsageError: the launcher's environment is incomplete, or this process has no GPU of its own.
     """
     size = world_size()
     if size == 1:
@@ -164,14 +168,14 @@ def joined_world(*, cuda: bool) -> Generator[World, None, None]:
 
 
 def world_size() -> int:
-    """How many processes this run has, as a launcher has told this one by ``WORLD_SIZE``; 1 without a launcher.
+    """Number of processes of this run, from the launcher's ``WORLD_SIZE``; 1 without a launcher.
 
     Raises:
         UsageError: it is not a number of processes.
     """
     size = _environment_number("WORLD_SIZE", otherwise=1)
     if size < 1:
-        raise UsageError(f"the environment says WORLD_SIZE={size}; expected at least 1 process: unset it")
+        raise UsageError(f"WORLD_SIZE={size} in the environment: expected at least 1 process; unset it")
     return size
 
 
@@ -181,15 +185,16 @@ def _environment_number(name: str, *, otherwise: int) -> int:
         return int(value)
     except ValueError as error:
         raise UsageError(
-            f"the environment says {name}={value}; expected a whole number, as torchrun sets it, or unset"
+            f"{name}={value} in the environment: expected an integer, as torchrun sets it; unset it"
         ) from error
 
 
 def _join(backend: str) -> None:
     """Join the default group.
 
-    torchrun keeps one store for all its starts, with the addresses of those that died in it. On one machine they are
-    told apart by its count; machines count each for itself, so README tells a run of several to have a store a start.
+    torchrun has one store for all restarts, which still contains the addresses of dead processes. On one machine its
+    restart count separates them. Each machine counts for itself, so a run over several machines needs a new store per
+    start, as the documentation says.
     """
     _require_known_address()
     try:
@@ -197,8 +202,8 @@ def _join(backend: str) -> None:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"WORLD_SIZE says that this is one of several processes, but not which and where ({reason}); start them by "
-            "torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE asks for several processes, but the environment lacks rank or address ({reason}); start them "
+            "with torchrun, or unset WORLD_SIZE"
         ) from error
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -206,7 +211,7 @@ def _join(backend: str) -> None:
 
 
 def _require_known_address() -> None:
-    """Refuse a MASTER_ADDR that no name server knows: torch would look for it for minutes, in silence."""
+    """Refuse a MASTER_ADDR that does not resolve: torch would retry silently for minutes."""
     address = os.environ.get("MASTER_ADDR")
     if address is None:
         return
@@ -214,7 +219,7 @@ def _require_known_address() -> None:
         socket.getaddrinfo(address, None)
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"MASTER_ADDR={address}: this machine knows no such host ({error}); give all processes the address of "
+            f"MASTER_ADDR={address}: this host name does not resolve ({error}); give all processes the address of "
             "process 0's machine (torchrun --master-addr, or --rdzv-endpoint HOST:PORT)"
         ) from error
 
@@ -223,22 +228,22 @@ def _require_own_gpu(local_rank: int) -> None:
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:
         raise UsageError(
-            f"process {local_rank} (from 0) of this machine finds no GPU of its own, of {gpus} that torch sees; start "
+            f"process {local_rank} (from 0) of this machine has no GPU of its own, torch finds {gpus}; start "
             f"at most {gpus} processes (torchrun --nproc-per-node={gpus}), or give --device cpu"
         )
 
 
-def started_again() -> bool:
-    """Whether a launcher has started this process in place of one that died: the run goes on, whatever was asked."""
+def is_restart() -> bool:
+    """Whether a launcher has restarted this process in place of one that died; such a run always resumes."""
     return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", RESTART_COUNT))
 
 
 @contextlib.contextmanager
-def exchanging(doing: str) -> Generator[None, None, None]:
-    """Around arithmetic that also exchanges numbers (a backward pass): tells a lost process from an error of our own.
+def gradient_exchange(doing: str) -> Generator[None, None, None]:
+    """Around a pass that also exchanges gradients: raises DistributedError for a lost process.
 
     Raises:
-        DistributedError: the connection to another process is gone. All other errors pass as they are.
+        DistributedError: the connection to another process is gone. Other errors pass unchanged.
     """
     try:
         with waiting(STEP_PATIENCE) if dist.is_initialized() else contextlib.nullcontext():
@@ -250,12 +255,12 @@ def exchanging(doing: str) -> Generator[None, None, None]:
 
 
 _NETWORK = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
-"""What torch's bare RuntimeError says when an exchange fails; gloo's names its own source file."""
+"""Parts of the messages of torch's RuntimeError for a failed exchange; gloo's contains the path of its source."""
 
 
 @contextlib.contextmanager
 def _exchange_errors(doing: str) -> Generator[None, None, None]:
-    """Around an exchange alone: torch says that another process is gone with a bare RuntimeError."""
+    """Around an exchange only: torch raises a bare RuntimeError if another process is gone."""
     try:
         with waiting():
             yield
@@ -264,11 +269,11 @@ def _exchange_errors(doing: str) -> Generator[None, None, None]:
 
 
 def _lost(doing: str, error: RuntimeError) -> LookonceError:
-    known = machine_error(error)  # a port that is taken, an address that is not there
+    known = machine_error(error)  # a port in use, an unknown address
     if known is not None:
         return known
     reason = " ".join(str(error).split())[:200]
     return DistributedError(
-        f"{doing}: another process of this run does not answer ({reason}); look for its own error above, then "
-        "start the run again: it goes on from the newest checkpoint"
+        f"{doing}: another process of this run does not answer ({reason}); see its own error above, then "
+        "start the run again: it resumes from the newest checkpoint"
     )

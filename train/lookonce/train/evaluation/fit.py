@@ -126,7 +126,7 @@ class _Fit:
                 self._end_epoch(log)
             while self.step < self.schedule.total_steps:
                 try:
-                    interrupts.raise_noted()
+                    interrupts.raise_pending()
                     batch = next(batches)
                 except (Interrupted, SourceError, StorageError, MachineError):
                     self._save()

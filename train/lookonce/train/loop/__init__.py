@@ -1,4 +1,4 @@
 """The training loop: steps, learning rates, interrupts, and the diagnosis of runs that diverge.
 
-Open ``trainer.py`` first; ``training_state.py`` is what a step changes: parameters, moments, moving average.
+Open ``trainer.py`` first; ``training_state.py`` contains what a step changes: parameters, moments, moving average.
 """

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM held back until a step is whole: a half-updated student is never saved."""
+"""Defers Ctrl-C and SIGTERM to the end of a step, so that a half-updated student is never saved."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from lookonce.shared.errors import Interrupted
 from lookonce.shared.stopping import forget_signals, note_signal, unhurried
 
 REPEATED_AFTER = 1.0
-"""Seconds after which another signal is meant as one more."""
+"""Seconds after the first signal, from which on another one counts as a second."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DeferredInterrupts:
-    """While entered, a first Ctrl-C or SIGTERM is only noted; a second one, over a second later, raises at once.
+    """Within it, the first Ctrl-C or SIGTERM is recorded; a second one, over a second later, raises at once.
 
-    torchrun hands on the Ctrl-C that the terminal has already sent to all of its processes: that is not a second one.
-    Handles no signals outside the main thread, where Python has none, nor one that is being ignored.
+    torchrun forwards the Ctrl-C that the terminal has already sent to all of its processes; the delay keeps that from
+    counting as a second one. Outside the main thread Python delivers no signals, and ignored signals stay ignored.
 
     Args:
-        stop_asked: another way to ask for a stop, looked at between two steps.
+        stop_asked: another way to ask for a stop, called between two steps.
     """
 
     def __init__(self, stop_asked: Callable[[], bool] = lambda: False) -> None:
         self._stop_asked = stop_asked
-        self._noted: signal.Signals | None = None
-        self._noted_at = 0.0
+        self._received: signal.Signals | None = None
+        self._received_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
         self._unhurried = unhurried()
 
-    def raise_noted(self) -> None:
+    def raise_pending(self) -> None:
         """Call between two steps.
 
         Raises:
-            Interrupted: a signal came, or a stop was asked for.
+            Interrupted: a signal came, or ``stop_asked`` returned True.
         """
-        if self._noted is not None:
-            raise Interrupted(f"stopped by {self._noted.name}")
+        if self._received is not None:
+            raise Interrupted(f"stopped by {self._received.name}")
         if self._stop_asked():
             raise Interrupted("stopped")
 
@@ -52,7 +52,7 @@ class DeferredInterrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._note)
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -62,9 +62,9 @@ class DeferredInterrupts:
             signal.signal(number, handler)
         self._unhurried.__exit__(None, None, None)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
         note_signal()
-        if self._noted is None:
-            self._noted, self._noted_at = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - self._noted_at > REPEATED_AFTER:
-            self.raise_noted()
+        if self._received is None:
+            self._received, self._received_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._received_at > REPEATED_AFTER:
+            self.raise_pending()

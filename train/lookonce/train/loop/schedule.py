@@ -11,9 +11,10 @@ from lookonce.train.data.sample_order import SampleOrder
 from lookonce.train.loop.optimization import scaled_learning_rate
 
 LEAST_CHECKPOINT_STEPS = 50
+"""Steps between checkpoints by default, at least."""
 
 EMA_START_AT_MOST = 0.1
-"""Share of the student after the first step in the moving average at the end of a run above which a note says so."""
+"""Share of the first step's student in the final moving average, above which the user gets a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class StepSchedule:
         """Learning rate of one step.
 
         Args:
-            step: 0-based, 0 to ``total_steps``; the last one is reached only after training.
+            step: 0-based, 0 to ``total_steps``; ``total_steps`` is reached after training only.
 
         Raises:
             UsageError: the step or the warm-up does not fit the schedule.
@@ -87,12 +88,12 @@ class RunSchedule(StepSchedule):
         if config.max_steps is not None and config.max_steps > self.total_steps:
             notes.append(
                 f"--max-steps {config.max_steps} is more than the {self.total_steps} steps of --epochs "
-                f"{config.epochs}, where the run ends; more --epochs make it longer"
+                f"{config.epochs}, after which the run ends; give more --epochs for a longer run"
             )
         if config.ema is not None and (share := config.ema ** (self.total_steps - 1)) > EMA_START_AT_MOST:
             notes.append(
                 f"--ema {config.ema} averages over about {round(1 / (1 - config.ema)):,} steps and the run has "
-                f"{self.total_steps:,}: {share:.1%} of student-ema.safetensors will be the student as it was after the "
-                f"first step; --ema {0.01 ** (1 / self.total_steps):.2g} would leave 1% of it"
+                f"{self.total_steps:,}: {share:.1%} of student-ema.safetensors will be the student of the first step; "
+                f"with --ema {0.01 ** (1 / self.total_steps):.2g} it would be 1%"
             )
         return notes

@@ -1,4 +1,4 @@
-"""Whether a step fits a CPU's memory, asked before the first: the system ends what takes more, without a word."""
+"""Warns before the first step if it does not fit a CPU's memory: the system kills such a process silently."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lookonce.train.setup import TrainingSetup
 
 
 def memory_note(config: TrainingConfig, setup: TrainingSetup) -> str | None:
-    """What to change where a step on a CPU would not fit; None where it does, and on GPUs, which say so themselves.
+    """What to change if a step does not fit a CPU's memory; None if it fits, and on GPUs, which raise an error.
 
     Args:
-        config: of the run, in one process.
-        setup: of the run.
+        config: configuration of a run in one process.
+        setup: the run.
     """
     if setup.device.type != "cpu":
         return None
@@ -33,37 +33,37 @@ def memory_note(config: TrainingConfig, setup: TrainingSetup) -> str | None:
         parts *= 2
     needed_gb, available_gb, advised = needed / 1e9, available / 1e9, min(parts, config.batch_size)
     return (
-        f"a step's activations of {part} views take {needed_gb:.0f} GB at least, and {available_gb:.0f} GB are "
-        f"free: the system may end this run without a word. --accumulate {advised} makes the same steps of smaller "
-        "parts; --activation-checkpointing or a smaller --batch-size take less too"
+        f"a step's activations of {part} views need at least {needed_gb:.0f} GB and {available_gb:.0f} GB are free: "
+        f"the system may kill this run. --accumulate {advised} makes the same steps of smaller parts; "
+        "--activation-checkpointing or a smaller --batch-size need less memory too"
     )
 
 
 def activation_bytes(student: Student, visible: int, *, half: bool = False) -> int:
-    """Bytes that the student's forward keeps for the gradients, a view; measured on views of zeros.
+    """Bytes per view that the student's forward pass stores for the gradients; measured on views of zeros.
 
     Args:
         student: on a CPU.
-        visible: patches that it sees.
+        visible: number of visible patches.
         half: whether it computes in bf16.
     """
-    one, two = (_kept_bytes(student, views, visible, half=half) for views in (1, 2))
-    return two - one  # without weights and their copies
+    one, two = (_stored_bytes(student, views, visible, half=half) for views in (1, 2))
+    return two - one  # weights and their copies cancel
 
 
-def _kept_bytes(student: Student, views: int, visible: int, *, half: bool) -> int:
-    kept: dict[int, int] = {}
+def _stored_bytes(student: Student, views: int, visible: int, *, half: bool) -> int:
+    stored: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     pixels = torch.zeros(views, visible, student.patch_size**2 * 3, dtype=torch.uint8)
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
-        outputs = student(pixels, torch.arange(visible).expand(views, -1))  # held, so that no address is used twice
+        outputs = student(pixels, torch.arange(visible).expand(views, -1))  # alive: no address twice
     del outputs
-    return sum(kept.values())
+    return sum(stored.values())

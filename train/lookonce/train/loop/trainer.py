@@ -1,4 +1,4 @@
-"""The training loop: exact, resumable, the same on any number of processes, and honest about where its time goes."""
+"""The training loop: exact, resumable, and the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from lookonce.train.data.batch import Batch
 from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.input_watch import InputWatch
 from lookonce.train.data.prefetch import prefetched_batches
-from lookonce.train.distributed.parallel import shared_forward
-from lookonce.train.distributed.world import SINGLE_PROCESS, World, exchanging
-from lookonce.train.loop.diagnosis import FirstBadLoss, blame_step, diverged_at, require_finite_parameters
+from lookonce.train.distributed.parallel import parallel_forward
+from lookonce.train.distributed.world import SINGLE_PROCESS, World, gradient_exchange
+from lookonce.train.loop.diagnosis import FirstBadLoss, diverged_at, find_bad_value_in_step, require_finite_parameters
 from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.optimization import set_learning_rate
 from lookonce.train.loop.schedule import RunSchedule
@@ -44,14 +44,14 @@ from lookonce.train.records.mixtures import mixture_images
 from lookonce.train.setup import TrainingSetup
 
 PICTURE_SECONDS = 30.0
-"""Least time between two pictures of W in TensorBoard: one takes 0.2 s of a core."""
+"""Seconds between two pictures of W in TensorBoard, at least; drawing one takes 0.2 s."""
 SHOW_SECONDS = 0.9
-"""Between two losses on the progress bar, where steps are not logged."""
+"""Seconds between two losses on the progress bar, between logged steps."""
 
 
 @dataclass
 class _Clock:
-    """Where the time since the last logged step went, seconds."""
+    """Seconds and samples since the last logged step."""
 
     started: float
     waited: float = 0.0
@@ -60,7 +60,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Losses:
-    """A step's losses over the parts computed here, each times its share of the global batch."""
+    """A step's losses, summed over this process's parts, each times its share of the global batch."""
 
     loss: Tensor
     level_losses: Tensor
@@ -68,7 +68,7 @@ class _Losses:
 
 @dataclass
 class OpenRun:
-    """What a run has open while it steps."""
+    """Resources that are open while a run steps."""
 
     batches: Generator[Batch]
     bar: tqdm[None]
@@ -77,9 +77,9 @@ class OpenRun:
     clock: _Clock
     watch: InputWatch
     pictured: float
-    """When W was drawn last, by ``time.monotonic``."""
+    """Time of the last picture of W, seconds of ``time.monotonic``."""
     shown: float = 0.0
-    """When the bar was last told a loss between logged steps, seconds of ``time.perf_counter``."""
+    """Time of the bar's last loss between logged steps, seconds of ``time.perf_counter``."""
 
 
 class Trainer:
@@ -87,9 +87,9 @@ class Trainer:
 
     Args:
         config: the run.
-        setup: caches, model and order.
-        config_document: ``config.json``'s content, kept in checkpoints.
-        world: the processes of the run.
+        setup: input and model.
+        config_document: content of ``config.json``, stored in checkpoints.
+        world: processes of the run.
     """
 
     def __init__(
@@ -101,31 +101,31 @@ class Trainer:
     ) -> None:
         self.config, self.setup, self.world = config, setup, world
         self.document = config_document
-        self._forward = shared_forward(setup.model, config, setup.device, world)
+        self._forward = parallel_forward(setup.model, config, setup.device, world)
         self.state = TrainingState(config, setup, world)
         self.schedule = RunSchedule.of(config, setup.input.order)
         self.step = 0
-        """Steps done, which is also the number of the next one."""
+        """Steps done, and number of the next step."""
         self._saved_step = 0
-        self._bad = FirstBadLoss()
+        self._bad_loss = FirstBadLoss()
         self._copies = DeviceCopies(setup.device)
-        self._trouble: LookonceError | None = None
-        """What went wrong here since the processes last agreed to go on."""
+        self._pending_error: LookonceError | None = None
+        """Error of this process that the others do not know yet."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether steps are left to make in this call."""
+        """Whether this call has steps left."""
         return self.step < self.schedule.last_step
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Go on from a checkpoint of this run; every process has to call it.
+        """Resume from a checkpoint of this run; every process has to call it.
 
         Args:
-            checkpoint: what was loaded.
-            path: where from.
+            checkpoint: the loaded checkpoint.
+            path: its file or folder.
 
         Raises:
-            CheckpointError: it holds other parameters than the run's.
+            CheckpointError: it contains other parameters than the run's.
         """
         self.state.restore(checkpoint, path)
         self.step = self._saved_step = checkpoint.step
@@ -138,20 +138,20 @@ class Trainer:
         show_progress: bool,
         stop_asked: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Run the remaining steps; a stop that was asked for, or a damaged cache, comes after a checkpoint.
+        """Run the remaining steps; before an interrupt or a damaged cache ends the run, a checkpoint is saved.
 
         Args:
-            log: where logged steps go; None in a process that does not lead.
-            checkpoints: folder.
-            show_progress: whether a progress bar is drawn.
-            stop_asked: looked at before each step, beside signals.
+            log: takes logged steps; None in all processes but the leader.
+            checkpoints: folder for checkpoints.
+            show_progress: whether to draw a progress bar.
+            stop_asked: called before each step; True stops the run, as a signal does.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM.
             NumericalError: the loss is not finite; the last good checkpoint is kept.
-            IntegrityError: a cache is damaged; names the object.
-            DistributedError: another process of the run is gone; the steps before are kept.
-            EndedElsewhereError: another process says why the run ends.
+            IntegrityError: a cache is damaged; the message names the object.
+            DistributedError: another process of the run is gone; the steps before are saved.
+            EndedElsewhereError: another process reports why the run ends.
             StorageError: a checkpoint or the metrics could not be written.
         """
         with (
@@ -170,7 +170,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def opened(self, log: MetricsLog | None, checkpoints: Path, *, show_progress: bool) -> Generator[OpenRun]:
-        """What :meth:`advance` and :meth:`finish` work on; arguments as for :meth:`train`."""
+        """Open the batches and the progress bar for :meth:`advance` and :meth:`finish`; arguments as :meth:`train`."""
         self.state.module.train()
         parts, mine = self.world.parts(self.config.accumulate)
         watch = InputWatch(self.config.workers, replays=not self.setup.input.caches.first.manifest.stores_pixels)
@@ -189,7 +189,7 @@ class Trainer:
             yield OpenRun(batches, bar, log, checkpoints, _Clock(time.perf_counter()), watch, time.monotonic())
 
     def advance(self, run: OpenRun, interrupts: DeferredInterrupts) -> None:
-        """One step: gradients of this process's parts of the global batch, one update, perhaps a checkpoint and a log.
+        """One step: gradients of this process's parts of the global batch, one update; saves and logs if it is due.
 
         Raises:
             LookonceError: as :meth:`train`.
@@ -204,10 +204,10 @@ class Trainer:
         saved = self.step > 0 and self.step % self.schedule.checkpoint_steps == 0
         if logged or saved:
             losses = _Losses(self.world.sum(losses.loss), self.world.sum(losses.level_losses))
-        self._bad.note(self.step, losses.loss, losses.level_losses)
-        if logged or saved or (self.world.size == 1 and losses.loss.device.type == "cpu"):  # a GPU is not waited for
+        self._bad_loss.record(self.step, losses.loss, losses.level_losses)
+        if logged or saved or (self.world.size == 1 and losses.loss.device.type == "cpu"):  # does not wait for a GPU
             self.world.raise_on_all(lambda: self._require_finite_loss(losses))
-        if saved:  # before the update: what is saved has just been seen to give a finite loss
+        if saved:  # before the update: these parameters have just given a finite loss
             self._save(run)
         self.state.update()
         if logged:
@@ -218,7 +218,7 @@ class Trainer:
         run.bar.update()
 
     def _show(self, run: OpenRun, losses: _Losses) -> None:
-        """Between logged steps the bar tells loss and rate about once a second; a GPU is waited for that often."""
+        """Show loss and rate between logged steps, about once per second; this waits for a GPU."""
         now = time.perf_counter()
         if run.bar.disable or now - run.shown < SHOW_SECONDS:
             return
@@ -228,24 +228,24 @@ class Trainer:
         run.bar.set_postfix_str(f"loss {loss:.4f}, {pace:.0f} images/s", refresh=False)
 
     def finish(self, run: OpenRun) -> None:
-        """Leave the last checkpoint."""
+        """Save the last checkpoint."""
         self.world.raise_on_all(lambda: require_finite_parameters(self.config.out, self.step, self.state.module))
         self._save(run)
-        error = self.world.agree(self._trouble)
+        error = self.world.agree(self._pending_error)
         if error is not None:
             raise error
 
     def _input(self, run: OpenRun, interrupts: DeferredInterrupts) -> list[Batch]:
-        """This process's batches of the step, on the device, once every process has its own."""
+        """This process's batches of the step, on the device; returns when every process has its own."""
         waiting, batches = time.perf_counter(), []
         try:
-            interrupts.raise_noted()
+            interrupts.raise_pending()
             batches = [next(run.batches) for _ in range(self.config.accumulate)]
         except (Interrupted, CacheError, SourceError, AccessError) as stopped:
-            self._trouble = self._trouble or stopped
+            self._pending_error = self._pending_error or stopped
         run.clock.waited += time.perf_counter() - waiting
         run.clock.samples += sum(len(batch.visible_ids) for batch in batches)
-        error, self._trouble = self.world.agree(self._trouble), None
+        error, self._pending_error = self.world.agree(self._pending_error), None
         if error is not None:
             with contextlib.suppress(NumericalError, StorageError, EndedElsewhereError):
                 self.finish(run)
@@ -253,30 +253,30 @@ class Trainer:
         return [self._copies.take(batch) for batch in batches]
 
     def _gradients(self, batches: list[Batch]) -> _Losses:
-        """Sum up gradients; exchange them with the other processes once, behind the last part."""
+        """Sum the gradients over parts; exchange them with other processes once, after the last part."""
         losses = []
         for number, batch in enumerate(batches):
-            behind = number + 1 == len(batches)
-            held_back = contextlib.nullcontext() if behind else self._forward.local()
-            with held_back, exchanging(f"step {self.step}"):
+            is_last = number + 1 == len(batches)
+            synchronised = contextlib.nullcontext() if is_last else self._forward.local()
+            with synchronised, gradient_exchange(f"step {self.step}"):
                 output = self._forward(batch)
-                # processes' gradients are averaged: their number makes the average of shares a sum
+                # gradients are averaged over processes: the factor turns the average into a sum
                 (output.loss * (batch.share * self.world.size)).backward()  # type: ignore[no-untyped-call]
             losses.append((output.loss.detach() * batch.share, output.level_losses.detach() * batch.share))
         loss, level_losses = (torch.stack(parts).sum(dim=0) for parts in zip(*losses, strict=True))
         return _Losses(loss, level_losses)
 
     def _require_finite_loss(self, losses: _Losses) -> None:
-        """Told by what is known here: a step whose loss other processes found bad may be fine in this one's part."""
-        step = self._bad.step
+        """Raise for the first bad loss that this process knows; its own part of a bad step may be finite."""
+        step = self._bad_loss.step
         if step is None and bool(torch.isfinite(losses.loss)):
             return
-        blamed = None
-        # the parameters are still those that gave it, and this process can compute by itself
+        bad = None
+        # the parameters are still those of that loss, and this process can compute without the others
         if step is not None and step == self.step and self.config.parallel == "ddp":
-            blamed = blame_step(self.setup, step, *self.world.parts(self.config.accumulate))
+            bad = find_bad_value_in_step(self.setup, step, *self.world.parts(self.config.accumulate))
         found = self.step if step is None else step
-        raise diverged_at(self.config.out, found, self._bad.bad_levels(self.setup.level_names), blamed)
+        raise diverged_at(self.config.out, found, self._bad_loss.bad_levels(self.setup.level_names), bad)
 
     def _save(self, run: OpenRun) -> None:
         if self.step == self._saved_step:
@@ -295,12 +295,12 @@ class Trainer:
                 run.pictured = time.monotonic()
                 run.log.write_images(self.step, mixture_images(self.setup, mixtures))
         except StorageError as error:
-            self._trouble = error
+            self._pending_error = error
 
     def _save_alone(self, run: OpenRun) -> None:
-        """Keep the whole steps though another process is gone; the run ends all the same.
+        """Save the complete steps before the run ends because another process is gone.
 
-        Not on a GPU, where numbers may wait for an exchange that never ends, nor where each holds only pieces.
+        Not on a GPU, where tensors may wait for an exchange that never ends, nor if the parameters are sharded.
         """
         if self.setup.device.type != "cpu" or self.config.parallel == "fsdp" or self.config.checkpoint == "sharded":
             return
@@ -331,14 +331,14 @@ class Trainer:
         try:
             run.log.write(metrics)
         except StorageError as error:
-            self._trouble = error
+            self._pending_error = error
         run.bar.set_postfix_str(
             f"loss {float(losses.loss):.4f}, {pace:.0f} images/s, input wait {wait:.0%}", refresh=False
         )
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:
-    """The most that tensors have taken so far, GiB; nothing on a CPU."""
+    """Peak memory of tensors so far, GiB; empty on a CPU."""
     if device.type != "cuda":
         return {}
     return {"gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}

@@ -1,4 +1,4 @@
-"""What a run changes as it goes: parameters, moments, moving average; to and from checkpoints."""
+"""The state of a run: parameters, moments, moving average; saved to and restored from checkpoints."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lookonce.train.setup import TrainingSetup, trainable
 
 
 class TrainingState:
-    """Of one run, seen from one of its processes; where each holds pieces of a parameter, after it was cut.
+    """State of one run in one of its processes; with FSDP, create it after the model is sharded.
 
     Attributes:
-        module: what is optimised.
-        optimizer: over its parameters.
-        average: of the student's parameters, or None.
+        module: student and alignments, which are optimised.
+        optimizer: over the parameters of ``module``.
+        average: moving average of the student, or None.
 
     Args:
         config: the run.
-        setup: its model.
-        world: its processes.
+        setup: contains the model.
+        world: processes of the run.
     """
 
     def __init__(self, config: TrainingConfig, setup: TrainingSetup, world: World) -> None:
@@ -38,18 +38,18 @@ class TrainingState:
         self.average = None if config.ema is None else moving_average(setup.model.student, config.ema)
 
     def update(self) -> None:
-        """One step of the optimizer, by the gradients that are there."""
+        """One step of the optimizer, and of the moving average."""
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self._model.student)
 
     def mixtures(self) -> list[Tensor | None]:
-        """W of each teacher's alignment, whole, or None where there is none; every process has to call it."""
+        """W of each teacher's alignment as a full tensor, or None without W; every process has to call it."""
         weights = [alignment.weight for alignment in self._model.alignments]
         return [None if weight is None else full_tensor(weight.detach()) for weight in weights]
 
     def full_state(self) -> dict[str, Any] | None:
-        """State dicts for a checkpoint in one file; every process has to call it, None in those that do not lead."""
+        """State dicts for a checkpoint file; every process has to call it, all but the leader get None."""
         if not self._world.is_leader and self._config.parallel != "fsdp":
             return None
         state = full_state(self.module, self.optimizer, keep=self._world.is_leader)
@@ -58,27 +58,25 @@ class TrainingState:
         return state if self._world.is_leader else None
 
     def save_sharded(self, folder: Path, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint that is a folder; every process has to call it.
+        """Write a checkpoint folder; every process has to call it.
 
         Raises:
             StorageError: the operating system refused.
             EndedElsewhereError: it refused another process.
         """
-        from lookonce.train.checkpoints.sharded_checkpoint import (
-            save_sharded,  # torch takes its time to import what that needs
-        )
+        from lookonce.train.checkpoints.sharded_checkpoint import save_sharded  # slow to import
 
         save_sharded(folder, checkpoint, self.module, self.optimizer, self._world)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Put back what a checkpoint of this run holds; every process has to call it.
+        """Restore the state from a checkpoint of this run; every process has to call it.
 
         Args:
-            checkpoint: what was loaded.
-            path: where from.
+            checkpoint: the loaded checkpoint.
+            path: its file or folder.
 
         Raises:
-            CheckpointError: it holds other parameters than the run's.
+            CheckpointError: it contains other parameters than the run's.
         """
         if path.is_dir():
             from lookonce.train.checkpoints.sharded_checkpoint import load_sharded
@@ -92,9 +90,9 @@ class TrainingState:
             restore_full_state(state, self.module, self.optimizer)
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
-        except (KeyError, RuntimeError, ValueError) as error:  # torch's own sentences go on over all parameters
+        except (KeyError, RuntimeError, ValueError) as error:  # torch lists all parameters
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{path}: does not hold the parameters of this run ({reason}): it is damaged, or was written with "
-                "another version of timm; give another one with --resume FILE, or delete it"
+                f"{path}: does not contain the parameters of this run ({reason}): it is damaged, or was written with "
+                "another version of timm; give another one with --resume FILE"
             ) from error

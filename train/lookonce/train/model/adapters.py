@@ -1,7 +1,7 @@
-"""Adapters from the student's width to the teacher's: many of one kind, evaluated as one batched product.
+"""Adapters from the student's width to the teacher's: several of one kind, evaluated as one batched product.
 
-``count`` adapters with parameters of their own are kept stacked along a first axis, so that one ``baddbmm`` evaluates
-them all. Adapter ``a`` alone is the usual module with the slices ``weight[a]`` and ``bias[a]``.
+The parameters of ``count`` adapters are stacked along a first axis, so that one ``baddbmm`` evaluates them all. Adapter
+``a`` is the usual module with the slices ``weight[a]`` and ``bias[a]``.
 """
 
 # Shapes: A adapters, B samples, n tokens, I channels in, O channels out.
@@ -26,7 +26,7 @@ class StackedLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(count, out_dim, in_dim))
         self.bias = nn.Parameter(torch.zeros(count, out_dim))
-        for matrix in self.weight.detach():  # one by one: the fan of a stack is not the fan of a layer
+        for matrix in self.weight.detach():  # one by one: Xavier needs the fan of a layer, not of the stack
             nn.init.xavier_uniform_(matrix, generator=generator)
 
     def forward(self, x_ABnI: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class StackedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count, dim))
 
     def forward(self, x_ABnI: Tensor) -> Tensor:
-        """Norm ``a`` of ``x[a]``, over channels: shape kept."""
+        """Norm ``a`` of ``x[a]`` over channels; keeps the shape."""
         normed_ABnI = functional.layer_norm(x_ABnI, x_ABnI.shape[-1:], eps=ADAPTER_NORM_EPS)
         return torch.addcmul(self.bias[:, None, None], normed_ABnI, self.weight[:, None, None])
 
@@ -92,7 +92,7 @@ def build_adapters(name: str, *, count: int, in_dim: int, out_dim: int, generato
         count: number of adapters.
         in_dim: width of the student.
         out_dim: width of the teacher.
-        generator: CPU generator that the weights are drawn from.
+        generator: CPU generator for the weights.
 
     Raises:
         UsageError: unknown name.

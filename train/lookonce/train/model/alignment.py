@@ -3,7 +3,8 @@
 Paper (``adapt-then-mix``):          y_hat_j = sum_i W_ji A_i(x_i), one adapter per student block.
 Released code (``mix-then-adapt``):  y_hat_j = A_j(sum_i W_ji x_i), one adapter per aligned teacher level.
 
-Only levels with non-zero weight are computed: the others would get no gradient. Dropped after pre-training.
+Only levels with non-zero weight are computed, because the others get no gradient. The alignment is dropped after
+pre-training.
 """
 
 # Shapes: S student blocks, B samples, n tokens (CLS, then visible patches), D student channels,
@@ -28,7 +29,7 @@ __all__ = ["AlignmentConfig", "AlignmentOutput", "DynamicAlignment"]
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentOutput:
-    """What one alignment step gives."""
+    """Output of one alignment step."""
 
     loss: Tensor
     """Scalar: ``loss_scale`` times the weighted sum of ``level_losses``."""
@@ -39,15 +40,15 @@ class AlignmentOutput:
 
 
 class DynamicAlignment(nn.Module):
-    """Predicts teacher features from student blocks and measures the distance; holds W and the adapters.
+    """Predicts teacher features from student blocks and measures the distance; W and the adapters are its parameters.
 
     Args:
-        config: kind of alignment.
+        config: kind of alignment, loss and adapters.
         student_blocks: number S of blocks of the student.
         student_dim: width of the student.
-        teacher_levels: number of blocks of the teacher, all of them, not the aligned ones alone.
+        teacher_levels: number of all blocks of the teacher, not of the aligned ones alone.
         teacher_dim: width of the teacher.
-        seed: seed of the adapters' weights; the global random state is left alone.
+        seed: seed of the adapters' weights; the global random state is not used.
 
     Raises:
         UsageError: layer weights do not fit the teacher; "layerwise" with differing numbers of blocks.
@@ -73,7 +74,7 @@ class DynamicAlignment(nn.Module):
         self.teacher_blocks = aligned_blocks(config.layer_weights, teacher_levels)
         """1-based numbers of the aligned teacher blocks, in the order of targets, predictions and W's rows."""
         self.blocks_needed = max(self.teacher_blocks) if config.alignment == "layerwise" else student_blocks
-        """How many of the student's blocks, first ones first, the loss depends on."""
+        """Number of the student's blocks, from the first, that the loss depends on."""
         weights = layer_weights(config.layer_weights, teacher_levels)
         rows = [block - 1 for block in self.teacher_blocks]
         self.register_buffer("level_weights", torch.tensor([weights[r] for r in rows]), persistent=False)
@@ -103,12 +104,12 @@ class DynamicAlignment(nn.Module):
                 ``blocks_needed`` of them are enough.
 
         Raises:
-            UsageError: another number of blocks than this alignment was made for.
+            UsageError: too few or too many blocks.
         """
         if not self.blocks_needed <= len(student_blocks) <= self.student_blocks:
             raise UsageError(
-                f"alignment was made for {self.student_blocks} student blocks and needs the first "
-                f"{self.blocks_needed}, found {len(student_blocks)}"
+                f"alignment: needs the outputs of the first {self.blocks_needed} of {self.student_blocks} student "
+                f"blocks, found {len(student_blocks)}; give those of the student that the alignment was built for"
             )
         if self.weight is None:
             paired_LBnD = torch.stack([student_blocks[block - 1] for block in self.teacher_blocks])
@@ -119,14 +120,14 @@ class DynamicAlignment(nn.Module):
         return self._adapt(_mix(self.weight, student_SBnD))
 
     def forward(self, student_blocks: Sequence[Tensor] | Tensor, targets: Tensor) -> AlignmentOutput:
-        """Loss of the student's features against the teacher's on the tokens that the student saw.
+        """Loss of the student's features against the teacher's, on the tokens that the student sees.
 
         Args:
             student_blocks: as for :meth:`predict`.
             targets: teacher features of the same tokens at ``teacher_blocks``, float32 (B, n, L, C).
 
         Raises:
-            UsageError: shape of the targets is not that of the predictions.
+            UsageError: the targets have another shape than the predictions.
         """
         predictions_LBnC = self.predict(student_blocks)
         expected = tuple(predictions_LBnC.movedim(0, 2).shape)

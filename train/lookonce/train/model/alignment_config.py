@@ -1,4 +1,4 @@
-"""How the student's features are compared with the teacher's: one frozen configuration."""
+"""Configuration of the alignment; imports no torch, so that ``train-student --help`` answers at once."""
 
 from __future__ import annotations
 

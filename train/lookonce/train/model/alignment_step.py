@@ -1,4 +1,4 @@
-"""The arithmetic of one forward pass: decode, student, one alignment a teacher; the part that is compiled."""
+"""The forward pass of a step: decode, student, one alignment per teacher; ``--compile`` compiles this."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lookonce.train.model.student import Student
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutput:
-    """What one forward pass gives."""
+    """Output of one forward pass."""
 
     loss: Tensor
-    """Scalar: the teachers' losses, each times its weight."""
+    """Scalar: weighted sum of the teachers' losses."""
     level_losses: Tensor
-    """Loss of each aligned level of each teacher in turn, neither weighted nor scaled, (levels of all teachers,)."""
+    """Loss of each aligned level, teacher after teacher, neither weighted nor scaled, (levels of all teachers,)."""
 
 
 class TeacherAlignment(nn.Module):
@@ -29,7 +29,7 @@ class TeacherAlignment(nn.Module):
 
     Args:
         alignment: predicts teacher features from the student's.
-        decoder: of the cache's targets, for the aligned levels.
+        decoder: decodes the aligned levels of the cache's targets.
         layers: positions of the aligned levels on the cache's layer axis.
     """
 
@@ -49,11 +49,11 @@ class TeacherAlignment(nn.Module):
 
 
 class AlignmentStep(nn.Module):
-    """From a batch of the caches to the loss.
+    """From a batch to the loss.
 
     Args:
         student: the student.
-        teachers: one alignment for each cache, in the order of a batch's targets.
+        teachers: one alignment per cache, in the order of a batch's targets.
         weights: each teacher's weight in the loss.
         autocast: dtype of the student's matrix products, or None for float32.
     """
@@ -73,11 +73,11 @@ class AlignmentStep(nn.Module):
 
     @property
     def alignments(self) -> list[DynamicAlignment]:
-        """The trained part of each teacher's alignment."""
+        """The alignment of each teacher, whose parameters are trained."""
         return [teacher.alignment for teacher in self.teachers]  # type: ignore[misc]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Loss of one batch, which is on the module's device."""
+        """Loss of one batch on the module's device."""
         with torch.autocast(batch.visible_ids.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             features = self.student(batch.visible_pixels, batch.visible_ids, batch.branch_scales, self._blocks)
             outputs = [teacher(features, stored) for teacher, stored in zip(self.teachers, batch.targets, strict=True)]

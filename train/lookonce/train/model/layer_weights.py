@@ -1,4 +1,4 @@
-"""Which teacher blocks are aligned, and how much each counts in the loss."""
+"""The aligned teacher blocks and their weights in the loss."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.names import unknown_name
 
 KNOWN_LAYER_WEIGHTS = ("topK", "midK", "mean", "out", "linear-decay")
-"""Forms of name that :func:`layer_weights` knows; K is any number, e.g. ``top5``, ``mid2``."""
+"""Names that :func:`layer_weights` accepts; K is a number, e.g. ``top5``, ``mid2``."""
 
 
 def layer_weights(name: str, levels: int) -> tuple[float, ...]:
     """Weight of every teacher block in the loss, first block first; they sum to 1.
 
-    ``topK``: the last K blocks alike; ``mean``: all alike; ``out``: the last alone; ``midK``: 0-based block K
-    alone; ``linear-decay``: 0-based block i weighs i / sum, so the first one is left out.
+    ``topK``: the last K blocks equally; ``mean``: all blocks equally; ``out``: the last block; ``midK``: 0-based block
+    K; ``linear-decay``: 0-based block i weighs i / sum, so the first block has no weight.
 
     Args:
-        name: one of the above; ``_`` may stand for ``-``.
+        name: one of these; ``_`` stands for ``-`` as well.
         levels: number of blocks of the teacher, at least 1.
 
     Returns:
@@ -40,7 +40,7 @@ def layer_weights(name: str, levels: int) -> tuple[float, ...]:
 
 
 def aligned_blocks(name: str, levels: int) -> tuple[int, ...]:
-    """1-based numbers of the teacher blocks with non-zero weight, ascending: those that the cache must hold.
+    """1-based numbers of the teacher blocks with non-zero weight, ascending: those that the cache must contain.
 
     Args and errors are those of :func:`layer_weights`.
 
@@ -51,12 +51,12 @@ def aligned_blocks(name: str, levels: int) -> tuple[int, ...]:
 
 
 def validate_layer_weights_name(name: str) -> None:
-    """Raise UsageError unless ``name`` has one of the known forms, whatever the number of blocks."""
+    """Raise UsageError unless ``name`` is a known name; the number of blocks is checked by ``layer_weights``."""
     _parse(name)
 
 
 def _parse(name: str) -> tuple[str, int]:
-    """Split a name into its form and its number (0 where the form has none)."""
+    """Split a name into its form and its number (0 for forms without one)."""
     canonical = name.replace("_", "-")
     if canonical in ("mean", "out", "linear-decay"):
         return canonical, 0

@@ -9,14 +9,14 @@ from lookonce.shared.errors import UsageError
 
 
 def sincos_position_embedding(dim: int, grid: int, cls_token: bool = True) -> Tensor:
-    """Position embedding of a square patch grid: half the channels tell the column, half the row.
+    """Position embedding of a square patch grid: half the channels encode the column, half the row.
 
     Each half is ``[sin(p w_0) .. sin(p w_m), cos(p w_0) .. cos(p w_m)]`` with ``w_k = 10000 ** (-k / (dim / 4))``.
 
     Args:
         dim: channels, a multiple of 4.
         grid: patches along one side of the view, at least 1; patches are numbered row by row.
-        cls_token: whether a row of zeros for the CLS token comes first.
+        cls_token: whether the first row is one of zeros for the CLS token.
 
     Returns:
         float32, shape (grid * grid + cls_token, dim).

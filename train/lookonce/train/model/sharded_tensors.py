@@ -1,6 +1,8 @@
-"""Tensors that processes hold in pieces (DTensor): gathered, cut, looked at; any other tensor is whole already.
+"""Gathers and shards tensors that are spread over processes (DTensor); returns all other tensors unchanged.
 
-A DTensor is told by what it can do, so that a run without pieces imports nothing of it.
+A DTensor is recognised by its methods, so that a run without FSDP does not import it. ``get_state_dict`` of
+torch.distributed.checkpoint would gather as well, but names the optimizer's state by parameter, and the files of
+earlier runs number it.
 """
 
 from __future__ import annotations
@@ -13,43 +15,43 @@ from torch import Tensor, nn
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor; where processes hold pieces of it, every one of them has to call this."""
+    """The full tensor; every process has to call this for a sharded one."""
     gather = getattr(tensor, "full_tensor", None)
     gathered: Tensor = tensor if gather is None else gather()
     return gathered
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+    """This process's part of a tensor."""
     local = getattr(tensor, "to_local", None)
-    held: Tensor = tensor if local is None else local()
-    return held
+    part: Tensor = tensor if local is None else local()
+    return part
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, known to every process, cut as another one is."""
+    """Shard a full tensor, which every process has, as another tensor is sharded."""
     if not hasattr(like, "to_local") or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    pieces = cast("DTensor", like)
-    return distribute_tensor(tensor.to(like.device), pieces.device_mesh, pieces.placements, src_data_rank=None)
+    sharded = cast("DTensor", like)
+    return distribute_tensor(tensor.to(like.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def full_state(module: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Any]:
-    """State dicts with whole tensors, one gathered after the other; every process has to call it.
+    """State dicts with full tensors, gathered one by one; every process has to call it.
 
     Args:
-        module: what is optimised.
+        module: the module that is optimised.
         optimizer: over the module's parameters.
-        keep: False leaves the tensors out again, one by one: for processes that only help to gather.
+        keep: False drops each tensor once it is gathered, for processes that only take part.
     """
     state: dict[str, Any] = _gathered({"module": module.state_dict(), "optimizer": optimizer.state_dict()}, keep=keep)
     return state
 
 
 def restore_full_state(state: Mapping[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what :func:`whole_state` gave, into a module that may hold its parameters in pieces."""
+    """Load the result of :func:`full_state` into a module whose parameters may be sharded."""
     own = module.state_dict()
     module.load_state_dict({name: shard_like(value, own.get(name, value)) for name, value in state["module"].items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

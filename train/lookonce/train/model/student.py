@@ -1,4 +1,4 @@
-"""The student: a timm vision transformer that meets visible patches only; masked ones are never computed."""
+"""The student: a timm vision transformer over visible patches; masked patches are never computed."""
 
 # Shapes: B samples, k visible patches, p patch side, P = p * p * 3 values of a patch, D channels.
 
@@ -28,10 +28,10 @@ class Student(nn.Module):
     Args:
         name: timm name of a plain vision transformer with a class token, e.g. ``vit_base_patch16_224``.
         img_size: side of the (square) view in pixels, a multiple of the patch size.
-        seed: seed of the initial weights; the global random state is left alone.
-        activation_checkpointing: compute each block again on the way back instead of keeping what is inside it: less
+        seed: seed of the initial weights; the global random state is not used.
+        activation_checkpointing: recompute each block in the backward pass instead of storing its activations: less
             memory, a third more arithmetic, the same numbers.
-        normalisation: of the pixels that it is given.
+        normalisation: normalisation of the pixels.
 
     Raises:
         UsageError: unknown model, or one that cannot be a student.
@@ -75,11 +75,11 @@ class Student(nn.Module):
         Args:
             visible_pixels: the visible patches, uint8 (B, k, p * p * 3), values in (row, column, channel) order.
             visible_ids: their places in the grid, row by row, int64 (B, k), 0 to grid * grid - 1.
-            branch_scales: stochastic depth, float32 (depth, 2, B), see ``stochastic_depth``; None for none.
-            blocks: how many blocks to compute, first ones first; None for all.
+            branch_scales: stochastic depth, float32 (depth, 2, B), see ``branch_scales``; None for none.
+            blocks: number of blocks to compute, from the first; None for all.
 
         Returns:
-            One tensor (B, k + 1, D) a block, first block first; token 0 is CLS.
+            One tensor (B, k + 1, D) per block, first block first; token 0 is CLS.
 
         Raises:
             UsageError: patches of another size or type.
@@ -102,15 +102,14 @@ class Student(nn.Module):
     def export_state(self) -> dict[str, Tensor]:
         """All weights under timm's names, without a head: copies, contiguous, on the CPU.
 
-        ``timm.create_model(name, img_size=img_size)`` loads them strictly but for its head. The final norm, which
-        no gradient reaches, is the identity on normalised features (weight 1, bias 0), as it was at the start.
-        Where processes hold the student in pieces, every one of them has to call this.
+        ``timm.create_model(name, img_size=img_size)`` loads them strictly, except for its head. No gradient reaches the
+        final norm, which keeps its initial weight 1 and bias 0. Every process has to call this for a sharded student.
         """
         state = self.model.state_dict()
         return {key: full_tensor(value.detach()).to("cpu", copy=True).contiguous() for key, value in state.items()}
 
     def _embed(self, visible_pixels: Tensor) -> Tensor:
-        """Patch embedding of single patches: the convolution of stride p as a linear layer."""
+        """Patch embedding of single patches: the convolution with stride p as a linear layer."""
         normalised_BkP = (visible_pixels.to(self.pixel_mean.dtype) / 255.0 - self.pixel_mean) / self.pixel_std
         projection = self.model.patch_embed.proj
         weight_DP = projection.weight.permute(0, 2, 3, 1).flatten(1)
@@ -121,7 +120,7 @@ class Student(nn.Module):
         if visible_pixels.dtype != torch.uint8 or visible_pixels.shape[-1] != values:
             raise UsageError(
                 f"student {self.name}: expected uint8 patches of {self.patch_size} x {self.patch_size} x 3 = {values} "
-                f"values, found {visible_pixels.dtype} of {visible_pixels.shape[-1]}: "
+                f"values, found {visible_pixels.dtype} of {visible_pixels.shape[-1]} values; "
                 "use a student with the cache's patch size"
             )
 
@@ -130,7 +129,7 @@ class Student(nn.Module):
         with torch.no_grad():
             for layer in self.model.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):
-                    # flatten: the patch convolution is initialised like the linear layer that it is
+                    # flatten: the patch convolution is initialised as the linear layer that it computes
                     nn.init.xavier_uniform_(layer.weight.flatten(1), generator=generator)
                     if layer.bias is not None:
                         nn.init.zeros_(layer.bias)
@@ -142,13 +141,13 @@ class Student(nn.Module):
 
 
 class StudentBlock(nn.Module):
-    """The layers of a timm ``Block``, under its names, with stochastic depth given instead of drawn.
+    """The layers of a timm ``Block``, under its names; stochastic depth is an input instead of random.
 
-    The scales are arguments, not state of a module in the place of timm's ``drop_path1``: a block that activation
-    checkpointing computes again must see the scales of its own pass.
+    The scales are an argument of ``forward``, not state of modules in the place of timm's ``drop_path1``: activation
+    checkpointing recomputes a block with the arguments of its own pass.
 
     Args:
-        block: taken over; its ``drop_path`` modules have no parameters and are left out.
+        block: its layers are shared; its ``drop_path`` modules have no parameters and are dropped.
     """
 
     def __init__(self, block: Block) -> None:
@@ -178,7 +177,7 @@ def _per_value(channels: tuple[float, ...], patch_size: int) -> Tensor:
 
 
 def _create_model(name: str, img_size: int) -> Any:
-    """The timm model, untyped because timm is; its own random initialisation is thrown away."""
+    """The timm model, untyped because timm is; its own random initialisation is discarded."""
     if not timm.is_model(name):
         close = did_you_mean(close_names(name, timm.list_models(), most=5))
         raise UsageError(f"student: timm has no model {name!r}{close}; take a plain one such as vit_base_patch16_224")
@@ -207,7 +206,7 @@ def _misfit(model: Any, img_size: int) -> str | None:
     if not isinstance(model.norm_pre, nn.Identity) or not isinstance(model.patch_embed.norm, nn.Identity):
         return "it has a norm before the first block"
     if any(type(block) is not Block for block in model.blocks):
-        return f"its blocks are of the kind {type(model.blocks[0]).__name__}"
+        return f"its blocks are of type {type(model.blocks[0]).__name__}"
     patch_height, patch_width = model.patch_embed.patch_size
     if patch_height != patch_width or model.in_chans != 3:
         return "its patches are not square or not RGB"
@@ -218,6 +217,6 @@ def _misfit(model: Any, img_size: int) -> str | None:
 
 def _unfit(name: str, problem: str) -> str:
     return (
-        f"student {name} does not fit: {problem}; needed is a plain timm VisionTransformer with a class token, no "
+        f"student {name} does not fit: {problem}; expected a plain timm VisionTransformer with a class token, no "
         "register tokens, a position embedding and a patch size that divides the view, such as vit_base_patch16_224"
     )

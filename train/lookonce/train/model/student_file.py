@@ -1,4 +1,4 @@
-"""``student.safetensors``: the student alone, under timm's names, with what is needed to use it again."""
+"""``student.safetensors``: the student's weights under timm's names, with the metadata to load them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from lookonce.train.model.timm_description import description_metadata, leave_ti
 
 
 def save_student(student: Student, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write the student by rename; its weights as :meth:`Student.export_state` gave them, or as they are now.
+    """Write the student by rename, and beside it the folder that timm loads (see ``leave_timm_folder``).
 
-    ``timm.create_model(NAME, img_size=SIZE)`` loads the tensors strictly but for its head. The file's metadata holds
-    ``student`` (timm's name), ``view_size``, ``patch_size`` and timm's ``pretrained_cfg``, with mean and std. Beside
-    the file lies the folder that timm loads by itself, see ``leave_timm_folder``.
+    ``timm.create_model(NAME, img_size=SIZE)`` loads the tensors strictly, except for its head. The file's metadata
+    contains ``student`` (timm's name), ``view_size``, ``patch_size`` and timm's ``pretrained_cfg``, with mean and std.
+
+    Args:
+        student: its name, sizes and normalisation go into the metadata.
+        path: the file.
+        weights: from :meth:`Student.export_state`; None exports them now.
+
+    Raises:
+        StorageError: the operating system refused.
     """
     description = timm_description(student)
     metadata = {
@@ -44,7 +51,7 @@ def save_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str], path:
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:
-    """The same file with its metadata in order: safetensors shuffles it, and equal students should be equal files."""
+    """The file with sorted metadata: safetensors writes it in random order, and equal students give equal files."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

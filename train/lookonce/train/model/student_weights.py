@@ -1,4 +1,4 @@
-"""Reading a student's weights: what the file says of itself, and every parameter fitted or refused by name."""
+"""Reads a student's weights and the metadata of their file; refuses missing and unexpected parameters by name."""
 
 from __future__ import annotations
 
@@ -22,65 +22,65 @@ from lookonce.weights.positions import interpolate_positions
 from lookonce.weights.selection import Architecture, shape_text
 
 HEADS = ("head.", "fc_norm.")
-"""Beginnings of the only parameters that a file may have beside the student's: a classifier is not evaluated."""
+"""Prefixes of the parameters that a file may have beside the student's: those of a classifier, which is dropped."""
 NORM = ("norm.weight", "norm.bias")
 POSITIONS = "pos_embed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentFile:
-    """What a file of weights holds."""
+    """Contents of a file of weights."""
 
     path: Path
-    """The file itself."""
+    """The file."""
     name: str
     """The student's timm name."""
     view_size: int
-    """Side of the views that it was trained on, pixels."""
+    """Side of its training views, pixels."""
     normalisation: Normalisation | None
-    """Of the pixels that it was trained on; None where the file does not say."""
+    """Normalisation of its training pixels; None if the file does not record it."""
     ours: bool
-    """It was left by lookonce: before files said so, all were trained on ImageNet's normalisation."""
+    """Written by lookonce, which used ImageNet's normalisation before files recorded it."""
     state: Mapping[str, Tensor]
     """Parameter name -> tensor, on the CPU."""
     notes: tuple[str, ...]
-    """What the user should know of how it was read."""
+    """Notes for the user on how it was read."""
 
 
 def read_student_file(path: Path, *, name: str | None) -> StudentFile:
-    """Read a file of weights; nothing in it is run.
+    """Read a file of weights without running code.
 
     Args:
-        path: the file, or the folder of a run (see ``open_weights``). What its metadata says is used; without a view
-            size, it is what the position embedding and the patches in the file amount to.
+        path: the file, or the folder of a run (see ``open_weights``). A view size that its metadata lacks is computed
+            from the position embedding and the patch size.
         name: the student's timm name; None takes the file's.
 
     Raises:
-        WeightsError: no such file, or one that cannot be read.
-        CheckpointError: no view size to be had.
-        UsageError: neither ``name`` nor the file says which model this is, or timm does not know it.
+        WeightsError: there is no such file, or it cannot be read.
+        CheckpointError: the view size is unknown.
+        UsageError: neither ``name`` nor the file names the model, or timm does not know it.
     """
     file = open_weights(path)
-    said = described(file.path, file.metadata)
+    description = described(file.path, file.metadata)
     classifier = _json(file.metadata.get("timm"))
-    named = name or file.metadata.get("student") or classifier.get("model_name") or said.get("architecture")
+    named = name or file.metadata.get("student") or classifier.get("model_name") or description.get("architecture")
     if not named:
-        raise UsageError(f"{path} does not say which model it holds: give its timm name with --student")
+        raise UsageError(f"{path}: the file does not name its model; give its timm name with --student")
     weights = file.fitting(_architecture(str(named)), strict=False)
     state, notes = dict(weights.state), list(weights.notes)
     if left := sorted({next(head for head in HEADS if key.startswith(head)) for key in state if key.startswith(HEADS)}):
-        notes.append(f"{file.path}: its classifier ({', '.join(left)}*) is left out, features are taken before it")
+        notes.append(f"{file.path}: its classifier ({', '.join(left)}*) is dropped, features are taken before it")
     if "fc_norm.weight" in state and NORM[0] not in state:
-        # timm pools before the norm then; the student's own, which no feature passes, starts as the identity
+        # timm pools before the norm in this model; the student's norm, which no feature passes, is the identity
         width = state["fc_norm.weight"].shape[0]
         state |= {NORM[0]: torch.ones(width), NORM[1]: torch.zeros(width)}
-    sizes = (file.metadata.get("view_size"), classifier.get("img_size"), *(said.get("input_size") or ())[-1:])
+    sizes = (file.metadata.get("view_size"), classifier.get("img_size"), *(description.get("input_size") or ())[-1:])
     trained_on = next((int(str(size)) for size in sizes if str(size).isdecimal()), None)
     return StudentFile(
         path=file.path,
         name=str(named),
         view_size=trained_on or _view_size(file, state),
-        normalisation=Normalisation.from_document(said),
+        normalisation=Normalisation.from_document(description),
         ours="student" in file.metadata or bool(classifier),
         state=state,
         notes=tuple(notes),
@@ -90,13 +90,13 @@ def read_student_file(path: Path, *, name: str | None) -> StudentFile:
 def normalisation_in_use(
     file: StudentFile, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
 ) -> tuple[Normalisation, str]:
-    """What the pixels of a file's student are normalised by, and why: as given, as the file says, or ImageNet's."""
+    """Normalisation of the pixels of a file's student and its origin: flags, the file, or ImageNet's."""
     if file.normalisation is not None:
-        used, why = file.normalisation, "as the file says"
+        used, why = file.normalisation, "as the file records"
     elif file.ours:
-        used, why = IMAGENET, "ImageNet's, by which lookonce trained when files did not say so"
+        used, why = IMAGENET, "ImageNet's, which lookonce used before files recorded it"
     else:
-        used, why = IMAGENET, "ImageNet's, as the file does not say"
+        used, why = IMAGENET, "ImageNet's, because the file records none"
         if (other := timms_normalisation(file.name)) not in (None, IMAGENET):
             why += f"; timm's own weights of {file.name} have {other}: {other.flags if other else ''}"
     given = used.replaced(mean, std)
@@ -104,13 +104,13 @@ def normalisation_in_use(
 
 
 def timms_normalisation(name: str) -> Normalisation | None:
-    """What timm's own pretrained weights of a model are normalised by; None where it has none."""
+    """Normalisation of timm's own pretrained weights of a model; None if it has none."""
     config: Any = timm.models.get_pretrained_cfg(name)
     return Normalisation.from_document(config.to_dict()) if config is not None and config.has_weights else None
 
 
 def fit_student_weights(student: Student, state: Mapping[str, Tensor], *, origin: Path) -> None:
-    """Put weights into a student: all of them and no others, but for a head; positions are interpolated to its grid.
+    """Load weights into a student: all parameters and no others, except a head; positions are interpolated.
 
     Raises:
         CheckpointError: a parameter is missing, unexpected or of another shape; the first is named.
@@ -129,7 +129,7 @@ def fit_student_weights(student: Student, state: Mapping[str, Tensor], *, origin
 
 
 def _architecture(name: str) -> Architecture:
-    """A student's parameters as files hold them, at the model's own size."""
+    """A student's parameters at the model's own view size."""
     if not timm.is_model(name):
         raise UsageError(f"student: timm knows no model {name!r}; take a plain one such as vit_base_patch16_224")
     with torch.device("meta"):
@@ -147,8 +147,11 @@ def _view_size(file: WeightsFile, state: Mapping[str, Tensor]) -> int:
             f"found {', '.join(sorted(state)[:3]) or 'no parameters'}; give the student.safetensors of a run"
         )
     if position.shape[1] < 2:
-        raise CheckpointError(f"{file.path}: pos_embed, {shape_text(position.shape)}, is of no grid of patches")
-    return math.isqrt(position.shape[1]) * patches.shape[-1]  # the class token's row vanishes in the whole root
+        raise CheckpointError(
+            f"{file.path}: pos_embed has shape {shape_text(position.shape)}, expected a class token and a square "
+            "grid of patches; give the student.safetensors of a run"
+        )
+    return math.isqrt(position.shape[1]) * patches.shape[-1]  # isqrt drops the class token's row
 
 
 def _json(text: str | None) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What timm needs to know of a student to load it: its ``pretrained_cfg``, and the ``config.json`` of a hub folder."""
+"""Describes a student to timm: its ``pretrained_cfg``, and the ``config.json`` of a folder that timm loads."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lookonce.train.model.student import Student
 from lookonce.weights.described import CONFIG, PRETRAINED_CFG
 
 TIMM_WEIGHTS = "model.safetensors"
-"""The name that timm looks for, on the hub and in a folder."""
+"""Name of the weights that timm expects, on the hub and in a folder."""
 CROP_SHARE = 224 / 256
-"""Side of an evaluation view over the shorter side of the resized image, see ``center_view``."""
+"""Side of an evaluation view divided by the shorter side of the resized image, see ``center_view``."""
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 
 
 def timm_description(
     student: Student, *, classes: Sequence[str] = (), model_args: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The ``config.json`` that makes ``timm.create_model("local-dir:FOLDER")`` and ``"hf-hub:..."`` build the model.
+    """The ``config.json`` from which ``timm.create_model("local-dir:FOLDER")`` and ``"hf-hub:..."`` build the model.
 
     Args:
-        student: its name, view size and normalisation.
-        classes: of a classifier, by label; none for a student without a head.
-        model_args: of ``timm.create_model`` beside image size and classes, such as ``global_pool``.
+        student: the described model.
+        classes: names of a classifier's classes, by label; empty for a student without a head.
+        model_args: further arguments of ``timm.create_model``, such as ``global_pool``.
     """
     size, labels = [3, student.img_size, student.img_size], {"label_names": list(classes)} if classes else {}
     return {
@@ -63,10 +63,10 @@ def description_metadata(description: Mapping[str, Any]) -> dict[str, str]:
 
 
 def leave_timm_folder(file: Path, description: Mapping[str, Any]) -> Path:
-    """Beside ``NAME.safetensors``, the folder ``NAME/`` that timm loads and that can be uploaded to a hub as it is.
+    """Write the folder ``NAME/`` beside ``NAME.safetensors``: timm loads it, and it can be uploaded to a hub.
 
-    It holds ``config.json`` and ``model.safetensors``, a hard link to the file (a copy where there are no links), as
-    the run's own ``config.json`` has its name already.
+    It contains ``config.json`` and ``model.safetensors``, a hard link to the file (a copy if the file system has no
+    links). It is a folder of its own because the run has a ``config.json`` already.
 
     Raises:
         StorageError: the operating system refused.

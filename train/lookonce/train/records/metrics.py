@@ -1,4 +1,4 @@
-"""What a run reports: a line of metrics.jsonl a logged step, the same to TensorBoard."""
+"""Metrics of a run: each logged step is a line of metrics.jsonl, and goes to TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from lookonce.train.records.tensorboard_run import TensorBoardRun
 
 
 class Tracker(Protocol):
-    """Another place for metrics."""
+    """Another destination for metrics."""
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Take one line's numbers by name."""
+        """Log the numbers of one line, by name."""
         ...
 
     def close(self) -> None:
-        """The run ends here, for now."""
+        """End this start of the run."""
         ...
 
 
 class MetricsLog:
     """Appends metrics to ``metrics.jsonl`` and TensorBoard events.
 
-    Each line of the file gets ``time`` (UTC, ISO 8601) and ``elapsed_seconds`` (since the run's first step began,
-    without the time between a start that ended and the next).
+    Each line of the file gets ``time`` (UTC, ISO 8601) and ``elapsed_seconds`` (since the run's first step, without the
+    time between two starts).
 
     Args:
         folder: the run's folder.
-        first_step: lines of this step and later ones, left by a run that was cut off, are removed, so that the file
-            ends as an uninterrupted run's would.
-        tracker: where lines go as well.
+        first_step: lines of this step and later ones, left by an interrupted start, are removed, so that the file is
+            that of an uninterrupted run.
+        tracker: another destination, or None.
     """
 
     def __init__(self, folder: Path, *, first_step: int, tracker: Tracker | None = None) -> None:
@@ -77,7 +77,7 @@ class MetricsLog:
             raise storage_error(error, self._path, "writing metrics") from error
 
     def write_configuration(self, document: Mapping[str, Any]) -> None:
-        """A run's config document, for TensorBoard.
+        """Write a run's config document to TensorBoard.
 
         Raises:
             StorageError: the operating system refused.
@@ -88,7 +88,7 @@ class MetricsLog:
             raise storage_error(error, self._path.parent, "writing the configuration for TensorBoard") from error
 
     def write_images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Pictures by name, uint8 (height, width, 3), for TensorBoard.
+        """Write pictures, by name, uint8 (height, width, 3), to TensorBoard.
 
         Raises:
             StorageError: the operating system refused.
@@ -100,7 +100,7 @@ class MetricsLog:
             raise storage_error(error, self._path.parent, "writing pictures for TensorBoard") from error
 
     def close(self) -> None:
-        """Flush and close; every line is on its way since it was written, so nothing is lost if this fails."""
+        """Flush and close; lines are flushed when they are written, so a failure here loses nothing."""
         with contextlib.suppress(OSError):
             self._handle.close()
             self._board.close()
@@ -109,7 +109,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file; one cut off by a crash, or damaged otherwise, is left out."""
+    """Complete lines of a metrics file; skips damaged ones, such as one that a crash truncated."""
     lines = []
     if path.is_file():
         for text in path.read_bytes().split(b"\n"):
@@ -121,7 +121,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _elapsed(line: Mapping[str, Any]) -> float:
-    """Of a line that an earlier version wrote, or that was changed by hand, nothing is known."""
+    """``elapsed_seconds`` of a line; 0 for lines of earlier versions and lines changed by hand."""
     seconds = line.get("elapsed_seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 

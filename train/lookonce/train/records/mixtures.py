@@ -1,4 +1,4 @@
-"""The mixing matrices W of a run as pictures: in TensorBoard as it goes, and in its folder when it is over."""
+"""Pictures of the mixing matrices W: for TensorBoard during the run, and in its folder at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mixture_images(setup: TrainingSetup, mixtures: Sequence[Tensor | None]) -> d
 
 
 def draw_mixtures(setup: TrainingSetup, mixtures: Sequence[Tensor | None], run: Path) -> None:
-    """``alignment.png``, of further teachers ``alignment-2.png`` and so on, in a run's folder.
+    """Write ``alignment.png`` to a run's folder, and ``alignment-2.png`` and so on for further teachers.
 
     Raises:
         StorageError: the operating system refused.

@@ -1,4 +1,4 @@
-"""Pictures a run leaves: the mixing matrix W and the loss curve."""
+"""Draws the pictures of a run: the mixing matrix W and the loss curve."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def draw_mixture(
     teacher: str,
     teacher_blocks: Sequence[int],
 ) -> None:
-    """The mixing matrix W and, beside it, what training changed: two heat maps.
+    """Draw the mixing matrix W and its change since the start as two heat maps.
 
     Args:
         weight: float32 (aligned levels, student blocks).
         initial: W before training, same shape.
         path: PNG file, written by rename.
-        student: its name, for the title.
-        teacher: likewise.
+        student: the student's name, for the title.
+        teacher: the teacher's name, for the title.
         teacher_blocks: 1-based number of each row's teacher block.
     """
     levels, blocks = weight.shape
@@ -51,7 +51,7 @@ def draw_mixture(
 def mixture_pixels(
     weight: NDArray[np.float32], *, student: str, teacher: str, teacher_blocks: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """W alone as a picture with axes; arguments as for :func:`draw_mixture`.
+    """W as a picture with axes; arguments as for :func:`draw_mixture`.
 
     Returns:
         uint8 (height, width, 3); for 5 levels and 12 blocks 440 x 850 pixels.
@@ -67,7 +67,7 @@ def mixture_pixels(
 
 
 def _mixture_title(student: str, teacher: str) -> str:
-    return f"{student}: its blocks mixed to match {teacher}"
+    return f"blocks of {student} mixed to match {teacher}"
 
 
 def _name_rows(axes: Axes, teacher: str, teacher_blocks: Sequence[int]) -> None:
@@ -76,7 +76,7 @@ def _name_rows(axes: Axes, teacher: str, teacher_blocks: Sequence[int]) -> None:
 
 
 def _heat_map(figure: Figure, axes: Axes, values: NDArray[np.float32], title: str) -> None:
-    """Red is positive, blue negative; small values are shown in units of a power of ten, which the title names."""
+    """Red is positive, blue negative; the title names the unit of small values, a power of ten."""
     exponent = int(np.floor(np.log10(float(np.abs(values).max()) or 1.0)))
     if exponent < -1:
         values, title = values / 10.0**exponent, f"{title}, in units of $10^{{{exponent}}}$"
@@ -98,20 +98,20 @@ def _heat_map(figure: Figure, axes: Axes, values: NDArray[np.float32], title: st
 def draw_loss(
     metrics: Sequence[Mapping[str, Any]], level_labels: Mapping[str, str], path: Path, *, title: str, loss: str
 ) -> None:
-    """Loss, loss of each level and learning rate over steps.
+    """Draw loss, loss of each level and learning rate over steps.
 
     Args:
         metrics: lines of ``metrics.jsonl``.
-        level_labels: what each level of ``level_loss`` is called in the legend.
+        level_labels: label of each level of ``level_loss`` in the legend.
         path: PNG file, written by rename.
-        title: of the picture.
+        title: title of the picture.
         loss: name of the loss, for the axis.
     """
     count = len(level_labels) + 1
     figure = Figure(figsize=(9.5, max(4.0, 0.9 + 0.165 * count)), layout="constrained")
     axes = figure.add_subplot()
     steps = [line["step"] for line in metrics]
-    marker = "o" if len(steps) < 3 else None  # a line of one point shows nothing
+    marker = "o" if len(steps) < 3 else None  # a line needs two points
     for (level, label), (colour, dashes) in zip(level_labels.items(), level_styles(len(level_labels)), strict=True):
         values = [line["level_loss"][level] for line in metrics]
         axes.plot(steps, values, linewidth=1.0, color=colour, linestyle=dashes, marker=marker, ms=3, label=label)
@@ -135,12 +135,12 @@ def draw_loss(
 
 
 def level_styles(count: int) -> list[tuple[tuple[float, float, float], str]]:
-    """Colour (RGB, 0 to 1) and line style of each level: no two colours alike, and neighbours differ in style, too.
+    """Colour (RGB, 0 to 1) and line style of each level: all colours differ, and neighbours differ in style, too.
 
     >>> len({colour for colour, _ in level_styles(24)})
     24
     """
-    colours = colormaps["turbo"](np.linspace(0.04, 0.96, max(count, 2)))[:, :3] * 0.88  # yellow is darkened on white
+    colours = colormaps["turbo"](np.linspace(0.04, 0.96, max(count, 2)))[:, :3] * 0.88  # darker on white
     styles = ("-", "--", "-.")
     return [
         ((float(red), float(green), float(blue)), styles[number % 3])

@@ -1,4 +1,4 @@
-"""``config.json`` of a run: its configuration, the caches it reads, and each start's command and library versions."""
+"""Writes ``config.json``: configuration and caches of a run, command and library versions of each start."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lookonce.shared.files.atomic import write_json
 from lookonce.train.data.joined_caches import JoinedCaches
 
 LIBRARIES = ("lookonce", "torch", "timm", "numpy", "zarr", "safetensors")
-"""Whose versions are recorded, beside Python's."""
+"""Libraries whose versions are recorded."""
 
 
 def describe_caches(caches: JoinedCaches) -> list[dict[str, Any]]:
-    """What is recorded of each cache: where it lay, its fingerprint, the digest of its encoding, and its teacher."""
+    """The record of each cache: path, fingerprint, digest of its encoding, teacher."""
     return [
         {
             "path": str(reader.root.absolute()),
@@ -37,15 +37,15 @@ def describe_caches(caches: JoinedCaches) -> list[dict[str, Any]]:
 def record_start(
     run: Path, document: Mapping[str, Any], caches: JoinedCaches, *, step: int, processes: int, command: str | None
 ) -> None:
-    """Write ``config.json``; starts that led to the present one stay listed.
+    """Write ``config.json``; earlier starts that led to this one stay in it.
 
     Args:
         run: the run's folder.
         document: the resolved configuration.
-        caches: those of the run.
+        caches: caches of the run.
         step: steps done before this start.
-        processes: of this start.
-        command: as typed; None for what Python was started with.
+        processes: number of processes of this start.
+        command: the command as typed; None for ``sys.argv``.
 
     Raises:
         StorageError: the operating system refused.
@@ -59,12 +59,12 @@ def record_start(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }
     path = run / "config.json"
-    starts = [earlier for earlier in _starts(path) if earlier["from_step"] < step]  # later ones were thrown away
+    starts = [earlier for earlier in _starts(path) if earlier["from_step"] < step]  # steps of later ones were discarded
     write_json(path, {**document, "caches": describe_caches(caches), "starts": [*starts, start]})
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    """Those that an earlier start has left; none where the file is damaged, of another version, or not there."""
+    """Starts recorded in a file; none if it is damaged, of another version, or missing."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         listed = json.loads(path.read_bytes()).get("starts")
         if isinstance(listed, list):

@@ -1,4 +1,4 @@
-"""Metrics, pictures and hyper-parameters of a run, for TensorBoard."""
+"""Writes metrics, pictures and hyper-parameters of a run for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TensorBoardRun:
 
     Args:
         folder: the run's folder.
-        first_step: what earlier starts wrote for this step and later ones is not shown any more.
+        first_step: TensorBoard hides what earlier starts wrote for this step and later ones.
 
     Raises:
         OSError: the folder cannot be written.
@@ -28,24 +28,24 @@ class TensorBoardRun:
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """One line's numbers by name."""
+        """Log the numbers of one line, by name."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
     def write_configuration(self, document: Mapping[str, Any]) -> None:
-        """A run's config document: single values for the HPARAMS tab, which compares runs, and all of it as text."""
+        """Write a run's config document: single values for the HPARAMS tab, which compares runs, and all as text."""
         values = {
             name: value for name, value in sorted(document.items()) if isinstance(value, bool | int | float | str)
         }
-        experiment, session, _ended = hparams(values, {"loss": 0.0})  # the metric is the scalar of that name
-        file = self._writer._get_file_writer()
+        experiment, session, _ended = hparams(values, {"loss": 0.0})  # the metric is the scalar "loss"
+        file = self._writer._get_file_writer()  # pyright: ignore[reportPrivateUsage]  # add_hparams makes another run
         for summary in (experiment, session):
             file.add_summary(summary)
         text = json.dumps(dict(document), indent=2, sort_keys=True)
-        self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # a block of code
+        self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # as a code block
 
     def write_image(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
-        """A picture, uint8 (height, width, 3)."""
+        """Write a picture, uint8 (height, width, 3)."""
         self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def close(self) -> None:

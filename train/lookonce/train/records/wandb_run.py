@@ -1,4 +1,4 @@
-"""Metrics to Weights & Biases as well, where it is installed and asked for; WANDB_MODE=offline needs no network."""
+"""Sends metrics to Weights & Biases (``--wandb``); WANDB_MODE=offline needs no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lookonce.shared.errors import UsageError
 
 
 def require_wandb() -> Any:
-    """The library.
+    """The wandb library.
 
     Raises:
         UsageError: it is not installed.
@@ -26,12 +26,12 @@ def require_wandb() -> Any:
 
 
 class WandbRun:
-    """One run of a project; a resumed run is resumed there.
+    """One run of a W&B project; a resumed run continues it.
 
     Args:
-        project: its name.
-        folder: the run's folder, which names the run.
-        config: shown beside the metrics.
+        project: name of the project.
+        folder: the run's folder, whose name is that of the W&B run.
+        config: configuration, shown beside the metrics.
 
     Raises:
         UsageError: wandb is not installed.
@@ -43,12 +43,12 @@ class WandbRun:
         self._run: Any = wandb.init(
             project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=dict(config)
         )
-        self._run.define_metric("*", step_metric="step")  # lines of a resumed run may lie behind those sent before
+        self._run.define_metric("*", step_metric="step")  # a resumed run may repeat steps
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Send one line."""
+        """Send the numbers of one line."""
         self._run.log({**scalars, "step": step})
 
     def close(self) -> None:
-        """Wait until everything is sent."""
+        """Wait until all lines are sent."""
         self._run.finish()
