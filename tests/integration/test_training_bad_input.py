@@ -397,5 +397,5 @@ def test_what_a_run_leaves_without_effect_is_told(command, training_cache, tmp_p
     arguments = ("--shards", cache, "--out", tmp_path / "run", *TINY, f"--images={tmp_path}", "--parallel=fsdp")
     code, said = command(*arguments, "--max-steps=1")
     assert code == 0, said
-    assert f"note: --images {tmp_path} is not looked at: {cache} holds the views themselves" in said
+    assert f"note: --images {tmp_path} is not used: {cache} contains the views" in said
     assert "note: --parallel fsdp changes nothing: the run has one process" in said

@@ -116,7 +116,7 @@ def test_a_finished_run_says_so_and_changes_no_file(
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     summary = train_student(config(cache, run))
     assert (
-        ": finished, all 11 steps (--epochs 4) were made before; to train this run further" in capsys.readouterr().err
+        ": finished, all 11 steps (--epochs 4) were done before; to train this run further" in capsys.readouterr().err
     )
     assert (summary.images_per_second, summary.input_wait_share) == (None, None)  # nothing was measured
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files  # TensorBoard's, too
@@ -130,7 +130,7 @@ def test_max_steps_may_be_raised_and_is_told_where_it_ends_nothing(
     assert train(cache, run, max_steps=5).steps == 5
     train_student(config(cache, run, max_steps=4))
     assert (
-        "5 of 11 steps were made before, which is not less than --max-steps 4; to go on, raise"
+        "5 of 11 steps were done before, which is not less than --max-steps 4; to resume, raise"
         in capsys.readouterr().err
     )
     train_student(config(cache, run, max_steps=50))

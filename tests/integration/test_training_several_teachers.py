@@ -79,8 +79,8 @@ def test_samples_are_joined_by_key_and_seed_in_the_order_of_the_first(two: tuple
     setup = set_up(config(tmp_path / "run", *two))
     assert setup.input.caches.rows.tolist() == list(range(2, 11))
     assert setup.notes == [
-        f"2 samples of {two[0]} are not in every cache and are left out",
-        f"3 samples of {two[1]} are not in every cache and are left out",
+        f"2 samples of {two[0]} are not in every cache and are not used",
+        f"3 samples of {two[1]} are not in every cache and are not used",
     ]
     other = setup.input.caches.readers[1]
     theirs = list(other.column("key", 0))

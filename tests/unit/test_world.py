@@ -27,8 +27,8 @@ def test_a_sum_lies_where_its_parts_do(monkeypatch: pytest.MonkeyPatch, device: 
         parts = torch.ones(3, device=device)
         whole = World(size=2).sum(parts)
         bad = FirstBadLoss()
-        bad.note(0, whole.sum(), whole)
-        bad.note(1, parts.sum(), parts)
+        bad.record(0, whole.sum(), whole)
+        bad.record(1, parts.sum(), parts)
     assert met == ["cpu"]
     assert whole.device == parts.device
 
@@ -44,12 +44,14 @@ def test_a_launcher_that_says_half_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-        with pytest.raises(UsageError, match="start them by torchrun"), joined_world(cuda=False):
+        with pytest.raises(UsageError, match="start them with torchrun"), joined_world(cuda=False):
             pass
         monkeypatch.setenv(name, "0")
 
 
-@pytest.mark.parametrize(("size", "said"), [("x", "WORLD_SIZE=x; expected a whole number"), ("0", "at least 1")])
+@pytest.mark.parametrize(
+    ("size", "said"), [("x", "WORLD_SIZE=x in the environment: expected an integer"), ("0", "at least 1")]
+)
 def test_a_world_of_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, size: str, said: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(UsageError, match=said), joined_world(cuda=False):
@@ -60,6 +62,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "2"}.items():
         monkeypatch.setenv(name, value)
-    said = r"process 2 .* of 2 that torch sees.*nproc-per-node=2"
+    said = r"process 2 .* no GPU of its own, torch finds 2.*nproc-per-node=2"
     with pytest.raises(UsageError, match=said), joined_world(cuda=True):
         pass

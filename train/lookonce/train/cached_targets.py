@@ -1,7 +1,7 @@
-"""The caches as an iterable of training batches, for trainers other than ours: plain PyTorch, Lightning, Accelerate.
+"""Caches as an iterable of training batches, for your own trainer: plain PyTorch, Lightning, Accelerate.
 
-The batches are those of ``train-student`` for the same seed, masks and batch size. Iterating once is the whole run:
-epochs are one endless line cut into batches, and a batch may lie across the border of two.
+The batches are those of ``train-student`` with the same seed, masks and batch size. One iteration is the whole run:
+batches are cut from the concatenated epochs, and a batch may cross the border of two epochs.
 """
 
 # Shapes: B samples of this process, k visible patches, n = 1 + k tokens (class token first), L aligned levels of a
@@ -36,17 +36,17 @@ STATE_VERSION = 1
 
 
 class TargetBatch(TypedDict):
-    """One process's part of a global batch, on the device; a plain dict, which every trainer knows how to move."""
+    """One process's part of a global batch, on the device; a plain dict, which every trainer can move."""
 
     visible_pixels: Tensor
-    """uint8 (B, k, patch size squared * 3), as ``Student`` takes them."""
+    """uint8 (B, k, patch size squared * 3), the input of ``Student``."""
     visible_ids: Tensor
     """int64 (B, k), ascending patch numbers."""
     targets: list[Tensor]
-    """For each cache, float32 (B, n, L, C) of its ``teacher_blocks``, in the wanted norm."""
+    """Per cache, float32 (B, n, L, C): its ``teacher_blocks`` in the wanted norm."""
     share: float
-    """Part of the global batch that this is, 1 with one process. Where gradients are averaged over processes,
-    ``loss * share * world_size`` is exact: parts differ by one sample where the batch cannot be cut evenly."""
+    """Share of the global batch in this part, 1 with one process. If gradients are averaged over processes,
+    ``loss * share * world_size`` is exact: parts of an uneven batch differ by one sample."""
     step: int
     """0-based number of the global batch."""
     epoch: int
@@ -54,24 +54,24 @@ class TargetBatch(TypedDict):
 
 
 class CachedTargets(IterableDataset[TargetBatch]):
-    """What students and their alignments take, batch by batch, from one cache or several over the same views.
+    """The input of students and alignments, batch by batch, from one cache or several over the same views.
 
     Args:
         shards: cache folders.
-        batch_size: samples a step, over all processes.
+        batch_size: samples per step, over all processes.
         epochs: times every sample is seen; augmentation seeds rotate over epochs.
-        alignment: says which teacher blocks are wanted (``layer_weights``) and in which norm (``target_norm``).
+        alignment: its ``layer_weights`` select the teacher blocks, its ``target_norm`` the norm of the targets.
         mask: ``attentive``, ``random`` or ``hide-attentive``; None for the cache's, or attentive.
         mask_ratio: share of hidden patches; None for the cache's, or 0.7.
-        seeds: augmentation seeds to use; None for those that every cache holds.
+        seeds: augmentation seeds to use; None for those that are complete in every cache.
         seed: seed of order and masks.
         images: image source, for caches made with ``--pixels none``.
         rank: number of this process.
-        world_size: processes, each of which takes its part of every global batch.
-        device: where batches are wanted.
-        threads: that read batches ahead.
+        world_size: number of processes; each gets its part of every global batch.
+        device: device of the batches.
+        threads: threads that read batches ahead.
         check: when a shard's bytes are checked against their digest.
-        readahead: announcing of batches to the kernel, see ``CacheReader``.
+        readahead: announcement of batches to the kernel, see ``CacheReader``.
 
     Raises:
         CacheMismatchError: a cache lacks a wanted block or the patches that such masks show, or caches differ in views.
@@ -106,9 +106,9 @@ class CachedTargets(IterableDataset[TargetBatch]):
         caches = open_caches([Path(root) for root in shards], seeds=seeds, check=check, readahead=readahead)
         readers, recipe = caches.readers, caches.first.manifest.recipe
         self.view_size, self.patch_size = recipe.view_size, recipe.patch_size
-        """Pixels a side, of a view and of a patch: what a student has to fit."""
+        """Side of a view and of a patch in pixels, which the student must have as well."""
         self.teachers: tuple[TeacherIdentity, ...] = tuple(reader.manifest.recipe.teacher for reader in readers)
-        """Whose features these are; ``block_count`` and ``width`` are what ``DynamicAlignment`` asks for."""
+        """The teacher of each cache; ``DynamicAlignment`` needs its ``block_count`` and ``width``."""
         self.teacher_blocks = tuple(
             aligned_blocks(alignment.layer_weights, teacher.block_count) for teacher in self.teachers
         )
@@ -141,24 +141,24 @@ class CachedTargets(IterableDataset[TargetBatch]):
             "seeds": list(caches.seeds),
         }
         self.step = 0
-        """Global batches handed out, which is also the number of the next one."""
+        """Global batches yielded so far, and number of the next one."""
 
     def __len__(self) -> int:
-        """Global batches of the whole run, those handed out among them."""
+        """Global batches of the whole run, including those already yielded."""
         return self._input.order.total_steps
 
     def __iter__(self) -> Iterator[TargetBatch]:
-        """From ``step`` on to the end of the run.
+        """Batches from ``step`` to the end of the run.
 
         Raises:
-            CacheError: a cache is damaged; names the object.
-            UsageError: asked for from a worker of a ``DataLoader``: this object would not hear how far it came, and
-                of several each would see every batch.
+            CacheError: a cache is damaged; the message names the object.
+            UsageError: called in a worker process of a ``DataLoader``, where ``step`` would not be updated, and every
+                worker would yield every batch.
         """
         worker = get_worker_info()
         if worker is not None:
             raise UsageError(
-                "CachedTargets reads ahead by threads of its own, and counts its batches for state_dict(); found a "
+                "CachedTargets reads ahead with its own threads and counts its batches for state_dict(); found a "
                 f"DataLoader with {worker.num_workers} worker(s); "
                 "iterate over it directly, or use DataLoader(..., batch_size=None, num_workers=0)"
             )
@@ -174,7 +174,10 @@ class CachedTargets(IterableDataset[TargetBatch]):
         copies = DeviceCopies(self._device)
         with contextlib.closing(batches):
             for batch in batches:
-                step, self.step = self.step, self.step + 1  # before it is handed out: a state saved then is behind it
+                step, self.step = (
+                    self.step,
+                    self.step + 1,
+                )  # first: a state saved in the step is after it
                 yield self._decoded(copies.take(batch), step)
 
     def keys(self, step: int) -> list[tuple[str, int]]:
@@ -185,14 +188,14 @@ class CachedTargets(IterableDataset[TargetBatch]):
         return list(zip(names, part.seeds.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this is: the same on every process, and good for any number of them."""
+        """Position in the run: equal on every process, and valid for any number of processes."""
         return {"version": STATE_VERSION, "step": self.step, "data": self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, exactly.
+        """Continue exactly from a saved position.
 
         Raises:
-            CheckpointError: it was saved by another version, or over other samples; both sides are named.
+            CheckpointError: the state is of another version or of other samples; the message names both values.
         """
         if state.get("version") != STATE_VERSION:
             raise CheckpointError(
@@ -202,7 +205,9 @@ class CachedTargets(IterableDataset[TargetBatch]):
         differences = document_differences({**implied, **state["data"]}, self._identity)
         if differences:
             listed = "; ".join(f"{name}: the state has {old!r}, now {new!r}" for name, old, new in differences)
-            raise CheckpointError(f"state of CachedTargets: it belongs to other batches ({listed})")
+            raise CheckpointError(
+                f"state of CachedTargets: it belongs to other batches ({listed}); give the arguments of that run"
+            )
         self.step = int(state["step"])
 
     def _decoded(self, batch: Batch, step: int) -> TargetBatch:

@@ -1,4 +1,4 @@
-"""One complete, typed description of a training run."""
+"""The complete, typed configuration of a training run."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ class TrainingConfig(AlignmentConfig):
     out: Annotated[Path, MAY_CHANGE, SAME_IN_SWEEP]
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
     teacher_loss_weights: tuple[float, ...] | None = None
-    """Weight of each cache's teacher in the loss, in the order of --shards; default: alike, with sum 1."""
+    """Weight of each cache's teacher in the loss, in the order of --shards; default: equal weights with sum 1."""
     student: str = "vit_base_patch16_224"
     """timm name of a plain vision transformer with the cache's patch size."""
     init_weights: Path | None = None
     """Start the student from the weights of this file (timm's names; safetensors or a checkpoint) or run's folder, not
-    from scratch; a run that resumes does not read it again."""
+    from scratch; a resumed run does not read it again."""
     mean: RGB | None = None
-    """What is subtracted from the student's pixels (RGB, 0 to 1); default: ImageNet's 0.485 0.456 0.406."""
+    """Mean that is subtracted from the student's pixels (RGB, 0 to 1); default: ImageNet's 0.485 0.456 0.406."""
     std: RGB | None = None
-    """What they are then divided by (RGB, above 0); default: ImageNet's 0.229 0.224 0.225."""
+    """Standard deviation that they are then divided by (RGB, above 0); default: ImageNet's 0.229 0.224 0.225."""
     mask: MaskName | None = None
-    """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or the
-    one that a cache of visible tokens was made with."""
+    """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or
+    the mask of a cache of visible tokens."""
     mask_ratio: Fraction | None = None
-    """Share of the patches that the student does not see, 0 up to 1; default: 0.7, or the one of such a cache."""
+    """Share of the patches that the student does not see, 0 up to 1; default: 0.7, or the ratio of such a cache."""
     epochs: Annotated[Count, SAME_IN_SWEEP] = 200
     """Times every sample is seen; augmentation seeds rotate over epochs."""
     warmup_epochs: NonNegative = 20.0
-    """Epochs of linear warm-up; shortened to a tenth of the run when the run is shorter than ten times that."""
+    """Epochs of linear warm-up, at most a tenth of the run."""
     batch_size: Annotated[Count, SAME_IN_SWEEP] = 1024
-    """Samples a step, over all processes."""
+    """Samples per step, over all processes."""
     accumulate: Annotated[Count, MAY_CHANGE, SAME_IN_SWEEP] = 1
-    """Forward passes a step in each process, each with its part of the batch: less memory, the same step."""
+    """Forward passes per step in each process, each with its part of the batch: less memory, the same step."""
     base_lr: NonNegative = 1.5e-4
-    """Learning rate for 256 samples a step; scaled by batch size / 256."""
+    """Learning rate for 256 samples per step; scaled by batch size / 256."""
     min_lr: NonNegative = 1e-5
     """Learning rate at the end of the cosine."""
     weight_decay: NonNegative = 0.05
@@ -79,18 +79,18 @@ class TrainingConfig(AlignmentConfig):
     drop_path: Fraction = 0.1
     """Stochastic depth of the last block, 0 up to 1."""
     ema: Annotated[float, Range(above=0, below=1)] | None = None
-    """Decay of a moving average of the student, such as 0.9999, left as student-ema.safetensors; default: none."""
+    """Decay of a moving average of the student, such as 0.9999, written to student-ema.safetensors; default: none."""
     precision: PrecisionName = "auto"
-    """bf16 autocast on GPUs (auto), or full fp32."""
+    """fp32, bf16 (autocast), or auto: bf16 on GPUs, fp32 on CPUs."""
     compile: Annotated[bool, MAY_CHANGE] = False
     """Compile student and alignment with torch.compile."""
     activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
-    """Compute the student's blocks again on the way back instead of keeping what is inside them: less memory, about a
+    """Recompute the student's blocks in the backward pass instead of storing their activations: less memory, about a
     third more arithmetic, the same numbers."""
     parallel: Annotated[ParallelName, MAY_CHANGE] = "ddp"
-    """How several processes share the model: a whole copy in each (ddp), or a piece of it (fsdp: ViT-L and above)."""
+    """How several processes share the model: a full copy in each (ddp), or a shard in each (fsdp: ViT-L and larger)."""
     checkpoint: Annotated[CheckpointName, MAY_CHANGE] = "whole"
-    """whole: one file, gathered by one process; sharded: a folder to which each process writes its part."""
+    """whole: one file, written by one process; sharded: a folder to which each process writes its part."""
     device: Annotated[DeviceName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """Where the student runs."""
     seed: Annotated[NonNegativeInt, SAME_IN_SWEEP] = 0
@@ -98,16 +98,16 @@ class TrainingConfig(AlignmentConfig):
     max_steps: Annotated[Count | None, MAY_CHANGE, SAME_IN_SWEEP] = None
     """Stop after this many steps of the schedule (the schedule itself keeps its length)."""
     lengthen: Annotated[bool, MAY_CHANGE, SAME_IN_SWEEP] = False
-    """Train a run further than it was planned: give it with more --epochs than the run has. From the last checkpoint
-    on, the learning rate follows the new length's schedule, so the result is not that of a run of this length."""
+    """Train a run further than planned: give it with more --epochs than the run has. From the last checkpoint on, the
+    learning rate follows the schedule of the new length, so the result differs from a run of that length."""
     resume: Annotated[str, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
-    """auto: go on from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
+    """auto: resume from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
     workers: Annotated[NonNegativeInt, MAY_CHANGE, SAME_IN_SWEEP] = 2
     """Threads that read batches ahead; 0 reads each batch in the step itself."""
     shuffle: Annotated[ShuffleName, SAME_IN_SWEEP] = "global"
     """global: over all samples; block: over a few shards at a time, for caches on cold or remote storage."""
     shuffle_shards: Annotated[Count, SAME_IN_SWEEP] = 16
-    """With --shuffle block: shards that samples are drawn from at a time."""
+    """With --shuffle block: number of shards that samples are drawn from at a time."""
     seeds: Annotated[str | None, SAME_IN_SWEEP] = None
     """Augmentation seeds to use, such as 0-3; default: all in the cache."""
     images: Annotated[str | None, MAY_CHANGE, SAME_IN_SWEEP] = None
@@ -115,16 +115,16 @@ class TrainingConfig(AlignmentConfig):
     check: Annotated[CheckName, MAY_CHANGE, SAME_IN_SWEEP] = "first-use"
     """When a shard's bytes are checked against their digest."""
     readahead: Annotated[ReadaheadName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
-    """Announce batches to the kernel before they are read: advice, none, or what a short measurement finds faster."""
+    """Announce batches to the kernel before they are read: advice, none, or auto: the faster one in a short test."""
     log_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between lines of metrics.jsonl."""
     wandb: Annotated[str | None, MAY_CHANGE] = None
-    """Weights & Biases project that metrics go to as well; needs pip install 'lookonce[wandb]'."""
+    """Weights & Biases project for the metrics; needs pip install 'lookonce[wandb]'."""
     checkpoint_steps: Annotated[Count | None, MAY_CHANGE] = None
     """Steps between checkpoints; default: every epoch, at least 50 steps apart."""
 
     def __post_init__(self) -> None:
-        """Take paths as text, too; refuse values out of range.
+        """Convert paths given as text; refuse values out of range.
 
         Raises:
             UsageError: with the flag, the value and what is allowed.
@@ -145,19 +145,19 @@ class TrainingConfig(AlignmentConfig):
                 f"--teacher-loss-weights: {len(weights)} weights for {len(self.shards)} caches of --shards"
             )
         if weights is not None and not all(0 < weight < float("inf") for weight in weights):
-            raise UsageError(f"--teacher-loss-weights {' '.join(map(str, weights))}: must be positive and finite")
+            raise UsageError(f"--teacher-loss-weights {' '.join(map(str, weights))}: must be above 0 and finite")
         if self.ema is not None and (self.parallel == "fsdp" or self.checkpoint == "sharded"):
-            raise UsageError("--ema: the average is one whole copy; it needs --parallel ddp and --checkpoint whole")
+            raise UsageError("--ema: the average is not sharded; it needs --parallel ddp and --checkpoint whole")
         if self.seeds is not None:
             parse_seeds(self.seeds)
 
     def alignment_config(self) -> AlignmentConfig:
-        """The part that says how features are compared."""
+        """The configuration of the alignment alone."""
         return subset(AlignmentConfig, self)
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the student's pixels."""
+        """Normalisation of the student's pixels."""
         return IMAGENET.replaced(self.mean, self.std)
 
     def document(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The names that a run is described with; no torch here, so that ``train-student --help`` answers at once."""
+"""Names of the options of a run; imports no torch, so that ``train-student --help`` answers at once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Refuse an unknown name.
 
     Args:
-        kind: what is named, for the message, e.g. ``"adapter"``.
-        name: what was given.
-        known: the names there are.
+        kind: kind of name, for the message, e.g. ``"adapter"``.
+        name: the given name.
+        known: the known names.
 
     Raises:
-        UsageError: ``name`` is not known; the message lists those that are.
+        UsageError: ``name`` is unknown; the message lists the known names.
 
     >>> require_known("loss", "l1", ("l1", "l2"))
     """

@@ -1,4 +1,4 @@
-"""Stage two as one call: set up, resume, train, leave the student behind."""
+"""A training run as one call: set up, resume, train, write the student."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lookonce.train.records.mixtures import draw_mixtures, mixture_images
 from lookonce.train.records.pictures import draw_loss
 from lookonce.train.records.run_record import record_start
 from lookonce.train.records.wandb_run import WandbRun, require_wandb
-from lookonce.train.run_notes import lasting_notes, loss_notes, tell_start
+from lookonce.train.run_notes import lasting_notes, loss_notes, print_start
 from lookonce.train.setup import TrainingSetup, set_up
 from lookonce.train.summary import TrainingSummary
 
@@ -45,14 +45,14 @@ def train_student(
 ) -> TrainingSummary:
     """Train a student from caches; the teacher is never run and its files are not needed.
 
-    Under ``torchrun`` every process calls it alike; one of them writes the run's files. A process that ``torchrun``
-    has started again goes on from the newest checkpoint of the run, whatever ``resume`` says.
+    Under ``torchrun`` every process calls it alike, and one of them writes the run's files. A process that ``torchrun``
+    has restarted resumes from the newest checkpoint of the run, whatever ``resume`` is.
 
     Args:
         config: the run.
-        show_progress: whether the leading process draws a progress bar.
-        stop_asked: looked at before each step; True stops the run, in all processes, as Ctrl-C does.
-        command: recorded in ``config.json``; None for what Python was started with.
+        show_progress: whether the leader draws a progress bar.
+        stop_asked: called before each step; True stops the run in all processes, as Ctrl-C does.
+        command: recorded in ``config.json``; None for ``sys.argv``.
 
     Raises:
         LookonceError: see ``setup``, ``checkpoints`` and ``trainer``.
@@ -62,7 +62,7 @@ def train_student(
     if is_restart():
         config = replace(config, resume=resume_again(config.resume, run / "checkpoints"))
     with joined_world(cuda=config.device != "cpu" and torch.cuda.is_available()) as world:
-        # before the folder is made: a run that is refused leaves nothing behind
+        # before the folder is made: a refused run writes nothing
         setup = world.raise_on_all(lambda: _checked_setup(config, world))
         show_progress = show_progress and world.is_leader
         with contextlib.ExitStack() as held:
@@ -70,7 +70,7 @@ def train_student(
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:
-                tell_start(trainer)
+                print_start(trainer)
             if trainer.unfinished:
                 logs = open_log(trainer, command)
                 with contextlib.closing(logs) if logs else contextlib.nullcontext():
@@ -86,7 +86,7 @@ def _checked_setup(config: TrainingConfig, world: World) -> TrainingSetup:
 
 
 def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run's folder for this process.
+    """Lock a run's folder for this process.
 
     Raises:
         BusyError: another process writes to it.
@@ -96,12 +96,12 @@ def exclusive_run(run: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def prepare_run(config: TrainingConfig, setup: TrainingSetup, world: World = SINGLE_PROCESS) -> Trainer:
-    """The trainer of a run, at its newest (or the wanted) checkpoint; writes nothing.
+    """The trainer of a run, restored from its newest or the given checkpoint; writes nothing.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or of another run, or there is none and the folder holds the student
-            of another run.
-        UsageError: ``--resume never`` and the folder holds a run, or ``--lengthen`` and it holds no checkpoint.
+        CheckpointError: the checkpoint is damaged or of another run, or there is none and the folder contains the
+            student of another run.
+        UsageError: ``--resume never`` for a folder with a run, or ``--lengthen`` for one without a checkpoint.
     """
     run, document = config.out, run_document(config, setup)
     trainer = Trainer(config, setup, document, world)
@@ -129,13 +129,13 @@ def _checked_checkpoint(found: Path, trainer: Trainer) -> Checkpoint:
 
 
 def open_log(trainer: Trainer, command: str | None = None) -> MetricsLog | None:
-    """Where a prepared run's metrics go, None in a process that does not lead; every process has to call it.
+    """Open the metrics log of a prepared run; every process has to call it, all but the leader get None.
 
-    ``config.json`` is written first; TensorBoard gets the configuration and W as it is now.
+    Writes ``config.json`` first, then the configuration and the present W to TensorBoard.
 
     Args:
         trainer: the run.
-        command: recorded in ``config.json``; None for what Python was started with.
+        command: recorded in ``config.json``; None for ``sys.argv``.
 
     Raises:
         StorageError: the operating system refused.
@@ -160,9 +160,9 @@ def _opened_log(trainer: Trainer, mixtures: Sequence[Tensor | None], command: st
 
 
 def conclude_run(trainer: Trainer, resumed: int, seconds: float, *, diverged: bool = False) -> TrainingSummary:
-    """Leave the student and the pictures of a run whose schedule is over, unless it diverged; say what it did."""
+    """Write the student and the pictures of a run whose schedule is over, unless it diverged; sum up the run."""
     finished = trainer.step >= trainer.schedule.total_steps and not diverged
-    trainer.world.raise_on_all(lambda: _leave_student(trainer) if finished else None)
+    trainer.world.raise_on_all(lambda: _write_student(trainer) if finished else None)
     return _summary(trainer.config.out, trainer, trainer.setup, resumed, finished, seconds)
 
 
@@ -206,8 +206,8 @@ def _is_of_a_run(config: Path) -> bool:
     return isinstance(document, dict) and "shards" in document
 
 
-def _leave_student(trainer: Trainer) -> None:
-    """Gathered by all processes, written by one."""
+def _write_student(trainer: Trainer) -> None:
+    """All processes gather the student, the leader writes it."""
     run, student = trainer.config.out, trainer.setup.model.student
     weights, mixtures = student.export_state(), trainer.state.mixtures()
     if not trainer.world.is_leader:
@@ -243,16 +243,16 @@ def _summary(
 
 
 def _logged(run: Path, levels: Sequence[str]) -> list[dict[str, Any]]:
-    """Lines of the run's metrics that have all the numbers drawn and summed up here; others were changed by hand."""
+    """Lines of the run's metrics with all numbers that are drawn and summed up; skips lines changed by hand."""
     names = ("loss", "lr", "images_per_second", "input_wait_share")
 
-    def whole(line: dict[str, Any]) -> bool:
+    def is_complete(line: dict[str, Any]) -> bool:
         by_level = line.get("level_loss")
         if not isinstance(by_level, dict) or [*by_level] != [*levels]:
             return False
         return all(isinstance(value, float | int) for value in (*map(line.get, names), *by_level.values()))
 
-    return [line for line in read_metrics(run / "metrics.jsonl") if whole(line)]
+    return [line for line in read_metrics(run / "metrics.jsonl") if is_complete(line)]
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What a run says of itself to people: what it is about to do, and what they should know of it."""
+"""Notes of a run for the user, before it starts and when it is over."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lookonce.train.loop.step_memory import memory_note
 from lookonce.train.loop.trainer import Trainer
 
 
-def tell_start(trainer: Trainer) -> None:
-    """Print on standard error what is about to be trained, and what the user should know of it."""
+def print_start(trainer: Trainer) -> None:
+    """Print to standard error what is about to be trained, and the notes for the user."""
     config, setup, caches = trainer.config, trainer.setup, trainer.setup.input.caches
     print(
         f"{config.student} on {setup.device.type} ({setup.precision}): {_count(len(caches.rows), 'image')}, "
@@ -29,7 +29,7 @@ def tell_start(trainer: Trainer) -> None:
 
 
 def steps_phrase(trainer: Trainer) -> str:
-    """How long a run is, and from where it goes on: ``938 steps of 64 views, from step 100``."""
+    """Length of a run, and the step that it resumes from: ``938 steps of 64 views, from step 100``."""
     order, total = trainer.setup.input.order, trainer.schedule.total_steps
     views = min(order.batch_size, order.samples_per_epoch * trainer.config.epochs)  # a single step may be smaller
     begun = f", from step {trainer.step}" if trainer.step else ""
@@ -37,7 +37,7 @@ def steps_phrase(trainer: Trainer) -> str:
 
 
 def notes(trainer: Trainer) -> list[str]:
-    """What the user should know of a prepared run."""
+    """Notes for the user on a prepared run."""
     if not trainer.unfinished:
         return [*lasting_notes(trainer), nothing_left(trainer)]
     step, last_rate = trainer.step, trainer.state.optimizer.param_groups[0]["lr"]
@@ -46,16 +46,16 @@ def notes(trainer: Trainer) -> list[str]:
 
 
 def lasting_notes(trainer: Trainer) -> list[str]:
-    """Those that are as true when the run is over."""
+    """The notes that stay true when the run is over."""
     return trainer.setup.notes + trainer.schedule.notes(trainer.config) + without_effect(trainer)
 
 
 def without_effect(trainer: Trainer) -> list[str]:
-    """Flags that these caches, and this number of processes, leave without effect."""
+    """Notes on flags without effect for these caches and this number of processes."""
     config, first = trainer.config, trainer.setup.input.caches.first
     unused = []
     if config.images is not None and first.manifest.stores_pixels:
-        unused.append(f"--images {config.images} is not looked at: {first.root} holds the views themselves")
+        unused.append(f"--images {config.images} is not used: {first.root} contains the views")
     if config.parallel == "fsdp" and trainer.world.size == 1:
         unused.append("--parallel fsdp changes nothing: the run has one process")
     if config.alignment == "layerwise" and config.mix_order != "adapt-then-mix":
@@ -64,28 +64,28 @@ def without_effect(trainer: Trainer) -> list[str]:
 
 
 def nothing_left(trainer: Trainer) -> str:
-    """Why a run has no step to make."""
+    """Why a run has no step left."""
     config, step, total = trainer.config, trainer.step, trainer.schedule.total_steps
     if step >= total:
         return (
-            f"{config.out}: finished, all {total} steps (--epochs {config.epochs}) were made before; to train this run "
+            f"{config.out}: finished, all {total} steps (--epochs {config.epochs}) were done before; to train this run "
             "further, give more --epochs and --lengthen"
         )
     return (
-        f"{config.out}: {step} of {total} steps were made before, which is not less than --max-steps "
-        f"{config.max_steps}; to go on, raise --max-steps or leave it out"
+        f"{config.out}: {step} of {total} steps were done before, which is not less than --max-steps "
+        f"{config.max_steps}; to resume, raise --max-steps or leave it out"
     )
 
 
 def loss_notes(lines: Sequence[Mapping[str, Any]], config: TrainingConfig) -> list[str]:
-    """What the losses of a finished run say, from its lines of ``metrics.jsonl``: nothing where they fell."""
+    """Note on a finished run whose loss did not fall, from its lines of ``metrics.jsonl``."""
     if len(lines) < 2 or lines[-1]["loss"] < lines[0]["loss"]:
         return []
     return [
         (
             f"the loss did not fall: {lines[0]['loss']:.4g} in the first logged step, "
             f"{lines[-1]['loss']:.4g} in the last; "
-            f"the student learned nothing of use, try a lower --base-lr than {config.base_lr:g} or more --epochs"
+            f"the student learned nothing useful, try a lower --base-lr than {config.base_lr:g} or more --epochs"
         )
     ]
 

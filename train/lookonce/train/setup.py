@@ -1,4 +1,4 @@
-"""Opening the caches and building what a run needs, refusing what does not fit before the first step."""
+"""Opens the caches and builds the model of a run; refuses what does not fit before the first step."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TrainingSetup:
     precision: str
     """fp32 or bf16; ``auto`` is resolved."""
     weights_notes: Sequence[str] = ()
-    """What the user should know of the weights that the student starts from."""
+    """Notes for the user on the weights that the student starts from."""
 
     @property
     def level_names(self) -> list[str]:
-        """Name of each aligned level: the teacher's block; of several caches behind the cache's number: ``2/12``."""
+        """Name of each aligned level: the teacher's block, with several caches after the cache's number: ``2/12``."""
         alignments = self.model.alignments
         return [
             str(block) if len(alignments) == 1 else f"{number}/{block}"
@@ -49,7 +49,7 @@ class TrainingSetup:
 
     @property
     def teacher_names(self) -> list[str]:
-        """Name of each cache's teacher, for people; two caches of one teacher are told apart by their folders."""
+        """Name of each cache's teacher, for people; two caches of one teacher get the name of their folder, too."""
         names = [reader.manifest.recipe.teacher.name.rpartition(":")[2] for reader in self.input.caches.readers]
         return [
             f"{name} ({reader.root.name})" if names.count(name) > 1 else name
@@ -58,7 +58,7 @@ class TrainingSetup:
 
     @property
     def level_labels(self) -> dict[str, str]:
-        """What each level of ``level_names`` is called in pictures."""
+        """Label of each level of ``level_names`` in pictures."""
         labels = (
             f"{teacher}, block {block}"
             for teacher, alignment in zip(self.teacher_names, self.model.alignments, strict=True)
@@ -68,29 +68,29 @@ class TrainingSetup:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know before the first step."""
+        """Notes for the user before the first step."""
         notes = [*self.weights_notes, *([self.input.masks.note] if self.input.masks.note else [])]
         notes += [
-            f"{count} samples of {reader.root} are not in every cache and are left out"
+            f"{count} samples of {reader.root} are not in every cache and are not used"
             for reader, count in zip(self.input.caches.readers, self.input.caches.missing_elsewhere, strict=True)
             if count
         ]
         images, batch_size = len(self.input.caches.rows), self.input.order.batch_size
         if batch_size > images:
             notes.append(
-                f"--batch-size {batch_size} is more than the {images} images: a step takes images of several epochs, "
-                "and the learning rate is scaled to the batch; a smaller one is usual for so few"
+                f"--batch-size {batch_size} is more than the {images} images: a step contains images of several "
+                "epochs, and the learning rate is scaled to the batch; a smaller batch is usual for so few images"
             )
         return notes
 
     def data_document(self) -> dict[str, Any]:
-        """What decides the samples and masks of every step, beside the config; equal in a resumed run."""
+        """What samples and masks of every step depend on, beside the config; equal in a resumed run."""
         window = self.input.order.window
         return {**self.input.document(), "block_order": None if window is None else window.document()}
 
 
 def open_run_caches(config: TrainingConfig) -> JoinedCaches:
-    """The caches of a run, with the wanted seeds whole.
+    """Open the caches of a run, with its seeds.
 
     Raises:
         CacheError, UsageError: see ``open_caches``.
@@ -102,16 +102,16 @@ def open_run_caches(config: TrainingConfig) -> JoinedCaches:
 def set_up(
     config: TrainingConfig, *, world: World = SINGLE_PROCESS, caches: JoinedCaches | None = None
 ) -> TrainingSetup:
-    """Open the caches, build student and alignment.
+    """Open the caches; build input, student and alignments.
 
     Args:
         config: the run.
-        world: the processes of the run.
+        world: processes of the run.
         caches: the run's caches, if they are open already.
 
     Raises:
         CacheMismatchError: the student's patch size, or the wanted layers, do not fit a cache.
-        CacheError, UsageError: as the parts say.
+        CacheError, UsageError, WeightsError: see ``TrainingInput``, ``Student`` and ``start_from_weights``.
     """
     caches = caches or open_run_caches(config)
     recipe = caches.first.manifest.recipe
@@ -124,7 +124,7 @@ def set_up(
     )
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
-            f"{caches.first.root}: this cache holds patches of {recipe.patch_size} px ({recipe.patches} a view), the "
+            f"{caches.first.root}: this cache has patches of {recipe.patch_size} px ({recipe.patches} per view), the "
             f"student {config.student} has patches of {student.patch_size} px; use a student with patch "
             f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )
@@ -158,7 +158,7 @@ def set_up(
 
 
 def _start_from_weights(config: TrainingConfig, student: Student) -> list[str]:
-    """Put ``--init-weights`` into a student that no checkpoint will overwrite; what there is to know of it."""
+    """Load ``--init-weights``, unless a checkpoint replaces them; returns notes for the user."""
     if config.init_weights is None:
         return []
     if config.resume not in ("auto", "never") or checkpoints_in(config.out / "checkpoints"):
