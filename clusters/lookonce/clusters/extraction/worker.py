@@ -57,8 +57,9 @@ class ExtractionWorker:
         self._tasks.put(task)
 
     def run(self) -> Iterator[WorkerEvent]:
-        """Extract the queued tasks until None; a streaming generator. The first event is ``WorkerStarted``:
-        Ray has placed the actor.
+        """Extract the queued tasks until None; a streaming generator.
+
+        The first event is ``WorkerStarted``: Ray has placed the actor.
 
         Raises:
             RecipeMismatchError: this node has other weights than the cache.
