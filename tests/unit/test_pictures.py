@@ -63,7 +63,7 @@ def test_w_is_named_by_student_and_teacher(tmp_path: Path, drawn: list[Figure]) 
     weight = np.eye(2, 6, dtype=np.float32)
     names = {"student": "test_vit", "teacher": "deit_tiny", "teacher_blocks": (5, 6)}
     draw_mixture(weight, weight * 0.5, tmp_path / "alignment.png", **names)
-    assert {"blocks of test_vit mixed to match deit_tiny", "student block", "teacher block"} <= texts(drawn[0])
+    assert {"test_vit: its blocks mixed to match deit_tiny", "student block", "teacher block"} <= texts(drawn[0])
     assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["5", "6"]
     pixels = mixture_pixels(weight, **names)
     assert (pixels.dtype, pixels.shape) == (np.uint8, (290, 550, 3))

@@ -26,7 +26,7 @@ from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.data.prefetch import prefetched_batches
 from lookonce.train.data.sample_order import batch_parts
-from lookonce.train.data.target_decoder import TargetDecoder, recovered_targets
+from lookonce.train.data.target_decoder import TargetDecoder, decode_targets
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.model.layer_weights import aligned_blocks
@@ -212,7 +212,7 @@ class CachedTargets(IterableDataset[TargetBatch]):
 
     def _decoded(self, batch: Batch, step: int) -> TargetBatch:
         targets = [
-            recovered_targets(decoder, layers, self._norm, stored)
+            decode_targets(decoder, layers, self._norm, stored)
             for decoder, layers, stored in zip(self._decoders, self._layers, batch.targets, strict=True)
         ]
         return TargetBatch(

@@ -65,8 +65,8 @@ def train_student(
         # before the folder is made: a refused run writes nothing
         setup = world.raise_on_all(lambda: _checked_setup(config, world))
         show_progress = show_progress and world.is_leader
-        with contextlib.ExitStack() as held:
-            world.raise_on_all(lambda: held.enter_context(exclusive_run(run)) if world.is_leader else None)
+        with contextlib.ExitStack() as stack:
+            world.raise_on_all(lambda: stack.enter_context(exclusive_run(run)) if world.is_leader else None)
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:

@@ -208,7 +208,7 @@ class BatchReader:
             row, seed = int(rows[wrong[0]]), int(samples.seeds[wrong[0]])
             raise IntegrityError(
                 f"{reader.root}: patch_ids of row {row}, seed {seed}, are not ascending numbers below "
-                f"{self._patches}: the object is damaged; feature-cache verify --full says what to do"
+                f"{self._patches}: the object is damaged; run feature-cache verify --full for the next steps"
             )
         return ids
 

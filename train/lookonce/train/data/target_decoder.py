@@ -65,7 +65,7 @@ class TargetDecoder(nn.Module):
         return torch.addcmul(self.offset, values, self.scale)
 
 
-def recovered_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
+def decode_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
     """Targets of a cache, decoded, in the wanted norm.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lookonce.train.data.batch import Batch, StoredTargets
-from lookonce.train.data.target_decoder import TargetDecoder, recovered_targets
+from lookonce.train.data.target_decoder import TargetDecoder, decode_targets
 from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
 from lookonce.train.model.student import Student
 
@@ -40,7 +40,7 @@ class TeacherAlignment(nn.Module):
 
     def targets(self, stored: StoredTargets) -> Tensor:
         """Targets of the wanted norm, float32 (B, n, L, C)."""
-        return recovered_targets(self.decoder, self._layers, self.alignment.config.target_norm, stored)
+        return decode_targets(self.decoder, self._layers, self.alignment.config.target_norm, stored)
 
     def forward(self, features: Sequence[Tensor], stored: StoredTargets) -> AlignmentOutput:
         """Loss of the student's blocks (S tensors (B, n, D)) against stored targets of the same tokens."""

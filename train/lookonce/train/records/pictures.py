@@ -67,7 +67,7 @@ def mixture_pixels(
 
 
 def _mixture_title(student: str, teacher: str) -> str:
-    return f"blocks of {student} mixed to match {teacher}"
+    return f"{student}: its blocks mixed to match {teacher}"
 
 
 def _name_rows(axes: Axes, teacher: str, teacher_blocks: Sequence[int]) -> None:
