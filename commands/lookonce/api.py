@@ -1,6 +1,6 @@
 """What users of lookonce import: ``from lookonce.api import extract_features, ExtractionConfig, ...``.
 
-Importing this module costs next to nothing: torch, timm and Ray are imported with the first name that needs them.
+Importing this module is fast: torch, timm and Ray are imported with the first name that needs them.
 Names that are not listed here are not public and may change in any release.
 """
 
@@ -130,7 +130,7 @@ _MODULES = {
     "lookonce.train.model.student_file": "save_student",
     "lookonce.train.sweep.lockstep": "train_sweep",
 }
-"""Module -> its public names, ``name:public`` where they differ; a test compares them with the imports above."""
+"""Module -> its public names (``name:public`` if they differ); a test compares them with the imports above."""
 
 _SOURCES: dict[str, tuple[str, str]] = {
     entry.rpartition(":")[2]: (module, entry.partition(":")[0])
@@ -229,7 +229,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # for type checkers, the imports above are all there is
+if not TYPE_CHECKING:  # type checkers see the imports above
 
     def __getattr__(name: str) -> Any:
         """Import a public name when it is first asked for."""

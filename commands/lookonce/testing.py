@@ -1,12 +1,12 @@
-"""Checks that a trainer of your own resumes exactly: stopped anywhere and continued, it gives the same numbers.
+"""Checks that your own trainer resumes exactly: stopped at any step and resumed, it gives the same numbers.
 
 Nothing here depends on a test framework: each check raises ``AssertionError`` with the place of the first difference.
 
 ``check_batches_resume`` is for anything that yields batches and has ``state_dict`` and ``load_state_dict``, such as
 ``lookonce.api.CachedTargets`` behind a loader of your own. ``check_exact_resume`` is for whole training runs: it stops
-a run after every step, continues it in a new call, and compares what it left with an uninterrupted run, bit for bit.
+a run after every step, resumes it in a new call, and compares its outcome with an uninterrupted run, bit for bit.
 
-    def train(folder, *, max_steps=None):  # goes on from the checkpoints in the folder, up to max_steps in all
+    def train(folder, *, max_steps=None):  # resumes from the checkpoints in the folder, up to max_steps in all
         ...
 
     check_exact_resume(train, tmp_path, steps=10, outcome=lambda folder: torch.load(folder / "model.pt"))
@@ -34,19 +34,18 @@ __all__ = [
 ]
 
 NUMBERS = ("step", "epoch", "loss", "level_loss", "lr")
-"""What is compared of a line of ``metrics.jsonl``; the rest is timing."""
+"""Fields of a line of ``metrics.jsonl`` that are compared; the others are timings."""
 
 
 class Train(Protocol):
-    """A training run that can be stopped and continued."""
+    """A training run that can be stopped and resumed."""
 
     def __call__(self, folder: Path, *, max_steps: int | None = None) -> object:
-        """Train in a folder, from the newest checkpoint in it, if there is one.
+        """Train in a folder, from its newest checkpoint if there is one.
 
         Args:
-            folder: of the run; it may not exist yet.
-            max_steps: stop, resumable, after this many steps of the run, counted from its beginning; None: train to
-                the end.
+            folder: folder of the run; it need not exist.
+            max_steps: stop after this many steps, counted from the start of the run; None trains to the end.
         """
         ...
 
@@ -59,7 +58,7 @@ class ResumableBatches(Protocol):
         ...
 
     def state_dict(self) -> Any:
-        """The position: behind the batch that was yielded last."""
+        """The position after the last batch that was yielded."""
         ...
 
     def load_state_dict(self, state: Any, /) -> object:
@@ -73,12 +72,12 @@ def check_same(expected: Any, found: Any, where: str = "") -> None:
     NaN equals NaN, 0.0 differs from -0.0, and a tensor differs from one of another dtype or shape.
 
     Args:
-        expected: what is right.
-        found: what is compared.
+        expected: the right value.
+        found: the value to check.
         where: start of the message.
 
     Raises:
-        AssertionError: names the place of the first difference, with both values.
+        AssertionError: names the place of the first difference and both values.
 
     Examples:
         >>> check_same({"loss": [1.0, 2.0]}, {"loss": [1.0, 2.5]}, "run")
@@ -110,18 +109,17 @@ def check_same(expected: Any, found: Any, where: str = "") -> None:
 
 
 def check_batches_resume(make_batches: Callable[[], ResumableBatches], *, at_most: int | None = None) -> int:
-    """Save the position behind every batch, continue each in a new iterable, and compare all batches that follow.
+    """Save the position after every batch, resume each in a new iterable, and compare all following batches.
 
     Args:
-        make_batches: makes the iterable, always the same one, at its beginning. Yielded batches must not change
-            afterwards.
-        at_most: look at this many batches; None for all.
+        make_batches: makes a new iterable with the same batches. Yielded batches must not change afterwards.
+        at_most: number of batches to check; None for all.
 
     Returns:
-        How many positions were tried.
+        The number of positions that were checked.
 
     Raises:
-        AssertionError: the iterable gives no two batches, or a continued one differs; names batch and place.
+        AssertionError: there are fewer than two batches, or a resumed one differs; names the batch and the place.
     """
     batches, states, expected = make_batches(), [], []
     for batch in batches:
@@ -151,26 +149,26 @@ def check_exact_resume(
     stops: Iterable[int] | None = None,
     check_stopped: Callable[[Path, int], object] | None = None,
 ) -> None:
-    """Stop a run after each step, continue it, and compare what it left with a run that nothing disturbed.
+    """Stop a run after each step, resume it, and compare its outcome with that of an uninterrupted run.
 
     Args:
-        train: see ``Train``; every call is a start of its own and must not share anything with earlier calls.
-        folder: where runs are made, one folder each.
-        steps: of the whole run, at least 2.
-        outcome: from the folder of a finished run to what must be the same, for example losses and the state of the
-            model; see ``check_same`` for what can be compared.
+        train: see ``Train``; calls must not share any state.
+        folder: where the runs are made, one folder each.
+        steps: steps of the whole run, at least 2.
+        outcome: takes the folder of a finished run, returns the values that must be equal, for example losses and the
+            state of the model; ``check_same`` compares them.
         stops: numbers of steps after which runs are stopped; None for all from 1 to ``steps - 1``.
-        check_stopped: called with the folder and the number of steps of each run that was stopped, before it is
-            continued: raises ``AssertionError`` where the run did not stop there.
+        check_stopped: called with the folder and the number of steps of each stopped run before it is resumed; raises
+            ``AssertionError`` if the run did not stop there.
 
     Raises:
-        AssertionError: a continued run left something else; names the stop and the place.
+        AssertionError: a resumed run has another outcome; names the stop and the place.
     """
     if steps < 2:
         raise AssertionError(f"steps: expected at least 2, found {steps}: nothing can be resumed")
-    undisturbed = folder / "uninterrupted"
-    train(undisturbed)
-    expected = outcome(undisturbed)
+    uninterrupted = folder / "uninterrupted"
+    train(uninterrupted)
+    expected = outcome(uninterrupted)
     for stop in range(1, steps) if stops is None else stops:
         run = folder / f"stopped-{stop}"
         train(run, max_steps=stop)
@@ -184,17 +182,17 @@ def logged_numbers(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl`` without timings: step, epoch, losses and learning rate.
 
     Args:
-        run: its folder.
+        run: folder of the run.
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [{name: line[name] for name in NUMBERS} for line in lines]
 
 
 def student_run(run: Path) -> dict[str, Any]:
-    """What must be the same of a finished run of ``train-student``: every logged number but timings, and the student.
+    """The outcome of a finished run of ``train-student``: every logged number but timings, and the student.
 
     Args:
-        run: its folder.
+        run: folder of the run.
     """
     from safetensors.torch import load_file
 

@@ -165,7 +165,7 @@ def test_a_conversion_is_no_drift_but_other_weights_are(drift, converted: Path, 
     code, out, _ = drift(converted)
     assert code == 0
     assert [line.split("  ")[0] for line in out.splitlines() if line.endswith("   conversion")] == BLOCKS
-    assert "32 views compared: no drift. Targets differ by no more than a conversion to int4 makes of them;" in out
+    assert "32 views compared: no drift. Targets differ by no more than a conversion to int4 adds;" in out
     result = json.loads(drift(converted, "--json")[1])
     assert all(3e-5 < one["mean"] < one["conversion"] < one["allowed"] < 0.1 for one in result["deviations"][:-1])
     code, out, _ = drift(converted, "--json", weights=other_weights)

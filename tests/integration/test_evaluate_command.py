@@ -234,7 +234,7 @@ def test_one_class_is_no_question(capsys: pytest.CaptureFixture[str], weights: P
         Image.new("RGB", (40, 40), "red").save(tmp_path / split / "red" / "0.png")
     code, out, err = run(capsys, "knn", "--images", tmp_path, "--weights", weights)
     assert (code, out) == (2, "")
-    assert "k-NN: expected at least 2 classes, found 1 (red): with one, every answer is right" in err
+    assert "k-NN: expected at least 2 classes, found 1 (red): with one class every answer is right" in err
 
 
 def test_what_probing_and_tuning_leave_can_be_evaluated_again(
@@ -376,7 +376,7 @@ def test_kill_9_and_run_again_gives_the_same_numbers(
     ("arguments", "message"),
     [
         (("--weights", "w", "--out", "o", "--epochs", "0"), "--epochs 0: must be at least 1"),
-        (("--weights", "w", "--out", "o", "--workers", "-1"), "--workers -1: must not be negative"),
+        (("--weights", "w", "--out", "o", "--workers", "-1"), "--workers -1: must be at least 0"),
         (("--weights", "w", "--out", "o", "--rand-augment", "much"), "--rand-augment 'much': expected none, or timm's"),
         (("--weights", "w", "--untrained", "--student", "s", "--out", "o"), "found --weights and --untrained"),
         (("--out", "o"), "give exactly one of --weights FILE (a student) and --untrained (with --student NAME), found"),

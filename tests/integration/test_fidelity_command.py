@@ -186,7 +186,7 @@ def test_no_cache_fails_in_one_sentence(run, tmp_path: Path) -> None:
         (("--teacher", "deit-tiny"), "needs --images"),
         (("c", "--images", "i"), "--images goes with --teacher"),
         (("c", "--layers", "all"), "--layers goes with --teacher"),
-        (("c", "--views", "0"), "--views: expected at least 1, found 0"),
+        (("c", "--views", "0"), "--views 0: must be at least 1"),
         (("c", "--calibration-views", "-1"), "--calibration-views"),
         (("c", "--student-error", "0"), "--student-error"),
         (("c", "--student-error", "nan"), "--student-error"),

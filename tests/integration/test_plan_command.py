@@ -94,7 +94,7 @@ def test_what_is_there_costs_nothing_more(plan, whole_cache: Path, files) -> Non
     assert document["disk"]["left"] == 0
     assert document["shard_size"] == 4
     assert document["advice"] == "cache"
-    assert "every view is in the cache already" in plan(whole_cache)[1]
+    assert "the cache has every view already" in plan(whole_cache)[1]
     more = json.loads(plan(whole_cache, "--json", seeds="0-3")[1])
     assert more["extraction"]["views_left"] == 48
     (chosen,) = [size for size in more["sizes"] if size["chosen"]]

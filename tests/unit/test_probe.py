@@ -114,7 +114,7 @@ def test_what_is_given_goes_before_the_recipes() -> None:
     [
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"probe_batch_size": 1}, "--probe-batch-size 1: must be at least 2"),
-        ({"base_lr": -1.0}, r"--base-lr -1\.0: must be finite and not negative"),
+        ({"base_lr": -1.0}, r"--base-lr -1\.0: must be at least 0"),
         ({"weight_decay": float("nan")}, "--weight-decay nan"),
         ({"warmup_epochs": float("inf")}, "--warmup-epochs inf"),
         ({"seed": -1}, "--seed -1"),

@@ -1,5 +1,5 @@
-"""The four commands as users type them: flags, printing and exit codes; what they do lies in the packages below.
+"""The four commands: flags, printing and exit codes. The packages below do the work.
 
-``command.py`` is how all of them behave. ``cache_commands/`` are the subcommands of ``feature-cache``,
+Open ``command.py`` first: what all commands share. ``cache_commands/`` are the subcommands of ``feature-cache``,
 ``evaluation_commands/`` the measures of ``evaluate-student``.
 """

@@ -1,4 +1,4 @@
-"""What commands refuse, and what they announce, before torch and timm are imported: that takes several seconds."""
+"""Checks and announcements before torch and timm are imported, which takes several seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # training imports nothing of extraction
     from lookonce.extract.config import ExtractionConfig
 
 LOADING = "loading torch and timm ..."
-"""End of an announcement."""
+"""The end of every announcement."""
 
 
 def announce(text: str) -> None:
-    """Print on standard error what the command is about to do; of several processes of a run, one does.
+    """Print on standard error what the command is about to do, from one process of a run.
 
     Args:
         text: without a full stop.
@@ -29,13 +29,13 @@ def announce(text: str) -> None:
 
 
 def check_extraction(config: ExtractionConfig) -> None:
-    """Refuse what an extraction or its plan needs no teacher for: names, and paths that lead nowhere.
+    """Check what an extraction or its plan does not need the teacher for: names and paths.
 
     Raises:
-        UsageError: no such teacher, or a kind of image source that is not supported.
-        TeacherError: no weights file.
-        SourceError: no images at that path.
-        CacheError: ``--out`` is something else than a cache, or there is no cache to reuse.
+        UsageError: unknown teacher, or an unsupported kind of image source.
+        TeacherError: the weights file is missing.
+        SourceError: there are no images at that path.
+        CacheError: ``--out`` is not a cache, or there is no cache to reuse.
     """
     from lookonce.cache.layout import CacheLayout
     from lookonce.cache.write.create import existing_manifest
@@ -49,11 +49,11 @@ def check_extraction(config: ExtractionConfig) -> None:
 
 
 def check_images(images: str) -> None:
-    """Refuse a source of images that is not supported, and a folder or tars that are not there.
+    """Check that the kind of image source is supported and that its folder or tars exist.
 
     Raises:
         UsageError: the kind of source is not supported.
-        SourceError: no such folder, or no such tars.
+        SourceError: the folder or the tars do not exist.
     """
     from lookonce.shared.sources import ImageFolder, TarShards, open_source
 
@@ -61,15 +61,15 @@ def check_images(images: str) -> None:
     missing_folder = isinstance(source, ImageFolder) and not source.root.is_dir()
     missing_tars = isinstance(source, TarShards) and (not source.paths or None in source.stamps)
     if missing_folder or missing_tars:
-        source.listing()  # raises, and says what was found instead
+        source.listing()  # raises the error, with what was found instead
 
 
 def check_teacher(name: str, weights: Path | None) -> None:
-    """Refuse a teacher that nobody knows, and a weights file that is not there.
+    """Check that the teacher is known and that the weights file exists.
 
     Raises:
         UsageError: the name is not in the table, or timm has no model of that name.
-        TeacherError: no such file.
+        TeacherError: the file does not exist.
     """
     from lookonce.extract.teachers.table import teacher_library
 
@@ -81,12 +81,12 @@ def check_teacher(name: str, weights: Path | None) -> None:
 
 
 def check_training(config: TrainingConfig, sweep: Path | None = None) -> None:
-    """Refuse caches and files that are not there, and a student that timm does not have.
+    """Check that caches and files exist and that timm has the student.
 
     Raises:
-        CacheError: no cache, or its manifest is not valid.
-        UsageError: no such student; or the sweep's file cannot be read.
-        CheckpointError: no checkpoint file.
+        CacheError: there is no cache, or its manifest is not valid.
+        UsageError: timm has no such student, or the sweep file cannot be read.
+        CheckpointError: the checkpoint does not exist.
     """
     from lookonce.cache.layout import CacheLayout
     from lookonce.train.sweep.sweep_file import read_sweep
@@ -101,11 +101,11 @@ def check_training(config: TrainingConfig, sweep: Path | None = None) -> None:
 
 
 def check_model(weights: Path | None, student: str | None) -> None:
-    """Refuse weights of a student that are not there, and a student that timm does not have.
+    """Check that the weights of a student exist and that timm has the student.
 
     Raises:
-        CheckpointError: no such file.
-        UsageError: no such student.
+        CheckpointError: the file does not exist.
+        UsageError: timm has no such student.
     """
     if student is not None:
         refuse_unknown_model(student, "student")

@@ -1,6 +1,6 @@
-"""The subcommands of ``feature-cache``: one file each, one table from name to subcommand.
+"""The subcommands of ``feature-cache``: one file each, and a table of them by name.
 
-Open ``subcommand.py`` first: what each of them declares.
+Open ``subcommand.py`` first: what each one declares.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import tyro
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, validate
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
@@ -36,9 +36,9 @@ class Options(CommonOptions):
     """With --tokens visible: kind of mask."""
     mask_ratio: float = 0.7
     """With --tokens visible: share of the patches that are dropped, 0 to below 1."""
-    shard_size: int | None = None
+    shard_size: Count | None = None
     """Samples per shard, at least 1; default: that of CACHE."""
-    workers: int = 1
+    workers: Count = 1
     """Threads, at least 1."""
 
     def __post_init__(self) -> None:
@@ -47,9 +47,7 @@ class Options(CommonOptions):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        for flag, value in (("--shard-size", self.shard_size), ("--workers", self.workers)):
-            if value is not None and value < 1:
-                raise UsageError(f"{flag}: expected at least 1, found {value}")
+        validate(self)
         subset = self.token_subset()
         if subset is None or subset.kind != "visible":
             refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")

@@ -11,7 +11,7 @@ import tyro
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_teacher
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, validate
 from lookonce.shared.normalisation import RGB, require_rgb
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class Options(CommonOptions):
     """Standard deviation that divides them (RGB, above 0); default: that of the cache."""
     images: str | None = None
     """Images of the cache; needed only if it does not store whole views (--pixels none, --tokens)."""
-    views: int = 32
+    views: Count = 32
     """Views to sample, at least 1."""
     sample_seed: int = 0
     """Seed of the choice of views."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Views per forward pass, at least 1; the control run takes one at a time (two, if this is 1)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; best the device that made the cache, because other devices round differently."""
@@ -47,9 +47,7 @@ class Options(CommonOptions):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        for flag, value in (("--views", self.views), ("--batch-size", self.batch_size)):
-            if value < 1:
-                raise UsageError(f"{flag}: expected at least 1, found {value}")
+        validate(self)
         require_rgb(self.mean, self.std)
 
 

@@ -12,7 +12,7 @@ from lookonce.cache.show.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_images, check_teacher
-from lookonce.shared.config_values import parse_seeds
+from lookonce.shared.config_values import Count, Positive, parse_seeds, validate
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.shared.normalisation import RGB
@@ -49,17 +49,17 @@ class Options(CommonOptions):
     """With --teacher: standard deviation that divides its pixels (RGB, above 0); default: that of its weights."""
     layers: str | None = None
     """With --teacher: blocks to judge on, top5, all, or 1-based numbers such as 8,10,12; default: top5."""
-    view_size: int | None = None
+    view_size: Count | None = None
     """With --teacher: side of a view in pixels; default: 224."""
-    patch_size: int | None = None
+    patch_size: Count | None = None
     """With --teacher: side of the student's patches in pixels; default: 16."""
     seeds: str | None = None
     """Augmentation seeds, one view of every image each: 0-3 or 0,2,5; default: all of CACHE, 0 with --teacher."""
-    views: int = 256
+    views: Count = 256
     """Most views to judge by, over all seeds; at least 1."""
-    calibration_views: int = 256
+    calibration_views: Count = 256
     """Most views that calibrate the scales of precisions; at least 1."""
-    student_error: float = 0.5
+    student_error: Positive = 0.5
     """Error of the stand-in student's predictions in standard deviations of each channel, above 0."""
     plot: Path | None = None
     """Picture to write (.png, .jpg, .webp, .svg or .pdf): error and change of the gradient against bytes per view."""
@@ -83,11 +83,7 @@ class Options(CommonOptions):
                 if getattr(self, name) is not None:
                     flag = name.replace("_", "-")
                     raise UsageError(f"--{flag} goes with --teacher; {self.cache} already fixes it")
-        for flag, value in (("--views", self.views), ("--calibration-views", self.calibration_views)):
-            if value < 1:
-                raise UsageError(f"{flag}: expected at least 1, found {value}")
-        if not 0 < self.student_error < float("inf"):
-            raise UsageError(f"--student-error: expected a number above 0, found {self.student_error}")
+        validate(self)
         if self.seeds is not None:
             parse_seeds(self.seeds)
         if self.plot is not None:

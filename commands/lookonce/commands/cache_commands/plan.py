@@ -12,7 +12,7 @@ from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.extract.config import ExtractionConfig
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, Positive, validate
 from lookonce.shared.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class Options(CommonOptions):
     extraction: PlannedExtraction
     config: Path | None = None
     """TOML file of these flags, as for extract-features; the command line overrides it."""
-    epochs: int = 200
+    epochs: Count = 200
     """Epochs of one experiment, at least 1."""
-    experiments: int = 1
+    experiments: Count = 1
     """Training runs that will share the cache, at least 1."""
-    student_rate: float = 1000.0
+    student_rate: Positive = 1000.0
     """Images per second that the student trains on, above 0; the disk has to deliver as many."""
-    probe_seconds: float = 5.0
+    probe_seconds: Positive = 5.0
     """Seconds that images and teacher are timed for, above 0; loading the teacher takes more."""
 
     def __post_init__(self) -> None:
@@ -49,12 +49,7 @@ class Options(CommonOptions):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        for flag in ("epochs", "experiments"):
-            if getattr(self, flag) < 1:
-                raise UsageError(f"--{flag} {getattr(self, flag)}: must be at least 1")
-        for flag in ("student_rate", "probe_seconds"):
-            if not 0 < getattr(self, flag) < float("inf"):
-                raise UsageError(f"--{flag.replace('_', '-')} {getattr(self, flag)}: must be above 0")
+        validate(self)
 
 
 def _run(options: Options) -> Plan:

@@ -11,7 +11,7 @@ import tyro
 from lookonce.cache.show.picture_file import picture_format
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, validate
 from lookonce.shared.given_flags import refuse_without_effect
 
 if TYPE_CHECKING:
@@ -27,12 +27,11 @@ class Options(CommonOptions):
     picture: Path | None = None
     """Picture to write (.png, .jpg, .webp, .svg or .pdf): views, importance, visible patches of one draw, principal
     components of the targets."""
-    samples: int = 6
+    samples: Count = 6
     """Samples in the picture, at least 1."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UsageError(f"--samples: expected at least 1, found {self.samples}")
+        validate(self)
         if self.picture is None:
             refuse_without_effect(self, "--picture", "samples")
         else:

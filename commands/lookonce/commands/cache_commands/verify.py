@@ -13,10 +13,13 @@ import tyro
 
 from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
-from lookonce.shared.errors import UsageError
+from lookonce.shared.config_values import Count, validate
 
 if TYPE_CHECKING:
     from lookonce.cache.verify.findings import VerifyReport
+
+
+DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,11 @@ class Options(CommonOptions):
     """Cache folder."""
     full: bool = False
     """Also hash the bytes of every object; without it only documents, sizes and indices are checked."""
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: Count = DEFAULT_WORKERS
     """Threads, at least 1."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UsageError(f"--workers: expected at least 1, found {self.workers}")
+        validate(self)
 
 
 def _run(options: Options) -> VerifyReport:

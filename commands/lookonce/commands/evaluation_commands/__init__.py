@@ -1,1 +1,4 @@
-"""The measures of ``evaluate-student``: one file each, and the flags that they have in common (``options.py``)."""
+"""The measures of ``evaluate-student``: one file each.
+
+Open ``options.py`` first: the flags that they share, and how the model and the images are opened.
+"""

@@ -1,4 +1,4 @@
-"""The loop that trains a classifier, for the linear probe and for fine-tuning: exact to resume at any step."""
+"""The loop that trains a classifier, for the linear probe and for fine-tuning; resumes exactly at any step."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.records.metrics import MetricsLog
 
 RATE_SCALE = "lr_scale"
-"""Key of an optimizer's parameter group: its share of the learning rate (timm's name for layer decay)."""
+"""Key of a parameter group: factor of its learning rate (timm's name for layer decay)."""
 
 B = TypeVar("B")
 
 
 @dataclass
 class Tally:
-    """What an epoch has come to so far, over the images as they were trained on."""
+    """Sums over the images of an epoch so far."""
 
     loss: float = 0.0
     """Sum over images."""
     right: float = 0.0
-    """Images whose class scored highest."""
+    """Images whose class has the highest score."""
     seen: int = 0
     """Images."""
 
@@ -43,11 +43,11 @@ class Tally:
 
 
 class Learner(Protocol[B]):
-    """What is trained. Everything random in it is a function of seed, step and image."""
+    """The model under training. Everything random in it is a function of seed, step and image."""
 
     @property
     def module(self) -> nn.Module:
-        """All that is trained, and nothing else."""
+        """The trained module."""
         ...
 
     @property
@@ -60,11 +60,11 @@ class Learner(Protocol[B]):
         ...
 
     def forward(self, step: int, batch: B) -> tuple[Tensor, float, int]:
-        """Mean loss of a step with its gradient's graph, images that were right, images."""
+        """Mean loss of a step with its graph, number of images that were right, number of images."""
         ...
 
     def after_epoch(self, epoch: int) -> Mapping[str, float]:
-        """What else is reported of an epoch."""
+        """More metrics of an epoch."""
         ...
 
 
@@ -74,20 +74,20 @@ def fit(
     """Train from the folder's newest checkpoint, or from the start, to the end.
 
     Args:
-        learner: what is trained.
+        learner: the model under training.
         schedule: its steps.
-        folder: where checkpoints and metrics go, already held; None keeps nothing.
-        checkpoint_seconds: least time between checkpoints.
+        folder: folder of checkpoints and metrics, already locked; None writes nothing.
+        checkpoint_seconds: shortest time between checkpoints.
 
     Returns:
         The last epoch's line of metrics.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
-        NumericalError: the loss is not finite; the last good checkpoint is kept.
+        NumericalError: the loss or a parameter is not finite; the last good checkpoint is kept.
         CheckpointError: the newest checkpoint cannot be read or belongs to another evaluation.
-        SourceError: an image cannot be read; comes after a checkpoint.
-        StorageError: checkpoint or metrics could not be written.
+        SourceError: an image cannot be read; raised after a checkpoint.
+        StorageError: a checkpoint or the metrics could not be written.
     """
     return _Fit(learner, schedule, folder, checkpoint_seconds).run()
 
@@ -110,7 +110,7 @@ class _Fit:
             self.step = self.saved_step = checkpoint.step
 
     def run(self) -> dict[str, Any]:
-        pending = self._behind_an_epoch and self.tally.seen > 0  # what this epoch's end looks at stopped the run
+        pending = self._at_epoch_end and self.tally.seen > 0  # the run stopped in after_epoch
         first = self.step - 1 if pending else self.step
         log = MetricsLog(self.folder.root, first_step=first) if self.folder else None
         batches = self.learner.batches(self.schedule, self.step)
@@ -132,7 +132,7 @@ class _Fit:
                     self._save()
                     raise
                 self._one_step(batch, bar)
-                if self._behind_an_epoch:
+                if self._at_epoch_end:
                     self._end_epoch(log)
                 if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
                     self._save()
@@ -157,7 +157,7 @@ class _Fit:
         bar.update()
 
     @property
-    def _behind_an_epoch(self) -> bool:
+    def _at_epoch_end(self) -> bool:
         return self.step > 0 and self.step % self.schedule.steps_per_epoch == 0
 
     def _end_epoch(self, log: MetricsLog | None) -> None:
@@ -176,7 +176,10 @@ class _Fit:
             "lr": self.schedule.steps.learning_rate(self.step - 1),
             **found,
         }
-        self.tally, self.saved_step = Tally(), -1  # what is kept of this step, if anything, is of before
+        self.tally, self.saved_step = (
+            Tally(),
+            -1,
+        )  # a checkpoint of this step, if any, is from before the end of the epoch
         if log is not None:
             log.write(self.line)
 

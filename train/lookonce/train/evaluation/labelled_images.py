@@ -21,7 +21,7 @@ from lookonce.shared.views import ViewRecipe, apply_view, center_view, draw_view
 
 TRAIN, TEST = "train", "test"
 SHOWN_CLASSES = 5
-"""Class names that an error lists of each kind."""
+"""Most class names that an error lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class LabelledSplit:
     name: str
     """``train`` or ``test``."""
     source: ImageSource
-    """Where the images are read."""
+    """Reads the images."""
     listing: Listing
     """Keys, labels and classes; every image has a label."""
 
@@ -44,15 +44,15 @@ class LabelledSplit:
         return np.array([entry.label for entry in self.listing.entries], dtype=np.int64)
 
     def part(self, start: int, stop: int) -> LabelledSplit:
-        """The images from place ``start`` of the listing up to ``stop``."""
+        """The images from position ``start`` of the listing up to ``stop``."""
         entries = self.listing.entries[start:stop]
         return replace(self, listing=Listing(entries, self.listing.classes, self.listing.stored_at))
 
     def image(self, row: int) -> AbstractContextManager[Image.Image]:
-        """One image, upright, mode RGB, for as long as the block lasts.
+        """Context with one image, upright, mode RGB.
 
         Raises:
-            SourceError: it cannot be read: an accuracy over the others would be another number.
+            SourceError: it cannot be read; it is not left out, because that would change the accuracy.
         """
         entry = self.listing.entries[row]
         return decoded_rgb(self.source.read(entry), f"{self.name}/{entry.key}")
@@ -62,7 +62,7 @@ class LabelledSplit:
 
         Args:
             view_size: side of a view, pixels.
-            batch_size: images a batch; the last one may be smaller.
+            batch_size: images per batch; the last batch may be smaller.
 
         Raises:
             SourceError: an image cannot be read.
@@ -80,11 +80,11 @@ class LabelledSplit:
         """Random views of some images, functions of purpose, seed and key: uint8 (B, recipe.size, recipe.size, 3).
 
         Args:
-            rows: places in the listing.
+            rows: positions in the listing.
             recipe: crop and flip.
-            batch_size: images a batch; the last one may be smaller.
-            purpose: keeps these views apart from all that are drawn for something else.
-            seed: another one gives other views.
+            batch_size: images per batch; the last batch may be smaller.
+            purpose: part of the random seed, so that other uses draw other views.
+            seed: seed of the views.
 
         Raises:
             SourceError: an image cannot be read.
@@ -102,27 +102,27 @@ class LabelledSplit:
 def _ahead(
     view: Callable[[int], NDArray[np.uint8]], rows: Sequence[int], batch_size: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Views in batches, made by threads; the next batch is under way while one is used."""
-    under_way: deque[Iterator[NDArray[np.uint8]]] = deque()
+    """Views in batches, made by threads; the next batch is prepared while one is used."""
+    pending: deque[Iterator[NDArray[np.uint8]]] = deque()
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(rows), batch_size):
-            under_way.append(threads.map(view, rows[start : start + batch_size]))
-            if len(under_way) > 1:
-                yield np.stack(list(under_way.popleft()))
-        while under_way:
-            yield np.stack(list(under_way.popleft()))
+            pending.append(threads.map(view, rows[start : start + batch_size]))
+            if len(pending) > 1:
+                yield np.stack(list(pending.popleft()))
+        while pending:
+            yield np.stack(list(pending.popleft()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """A labelled data set: a part to learn from and a part to be judged by, of the same classes."""
+    """A labelled data set: training and test images of the same classes."""
 
     folder: Path
-    """Holds both."""
+    """Folder that contains ``train/`` and ``test/``."""
     train: LabelledSplit
-    """Images whose labels are known to the classifier."""
+    """Images whose labels the classifier learns from."""
     test: LabelledSplit
-    """Images whose labels it has to predict."""
+    """Images whose labels it predicts."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def open_labelled_images(folder: Path) -> LabelledImages:
     """List the class folders of ``folder/train`` and ``folder/test``.
 
     Args:
-        folder: holds ``train/CLASS/...`` and ``test/CLASS/...``.
+        folder: contains ``train/CLASS/...`` and ``test/CLASS/...``.
 
     Raises:
         SourceError: a split is missing, empty or without class folders, or the splits have different classes.
@@ -167,10 +167,10 @@ def open_labelled_images(folder: Path) -> LabelledImages:
 
 
 def require_splits(folder: Path) -> None:
-    """Refuse a folder without ``train/`` or ``test/``; what is in them is not looked at.
+    """Refuse a folder without ``train/`` or ``test/``; their content is not checked.
 
     Raises:
-        SourceError: one is missing; the message lists what is there.
+        SourceError: one is missing; the message lists what the folder contains.
         UsageError: a URL.
     """
     refuse_url(str(folder))

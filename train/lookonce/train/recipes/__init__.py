@@ -1,6 +1,6 @@
-"""Recipes: whole training runs by name. One file each, headed by its commands, expected time and expected score.
+"""Recipes: whole training runs by name. The head of each file has its commands, expected time and expected score.
 
-Open ``released.py`` first: what the recipes of MaskAlign's release have in common.
+Open ``released.py`` first: the common part of MaskAlign's released recipes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lookonce.train.recipes import (
 )
 
 Recipe = Callable[[tuple[Path, ...], Path], TrainingConfig]
-"""From the caches and the run's folder to the run; everything else may be changed by ``dataclasses.replace``."""
+"""Takes the caches and the folder of the run; returns its config, which ``dataclasses.replace`` may change."""
 
 RECIPES: dict[str, Recipe] = {
     "maskalign-b-clip-b16": maskalign_b_clip_b16.config,
@@ -28,19 +28,19 @@ RECIPES: dict[str, Recipe] = {
     "maskalign-b-dino-b16": maskalign_b_dino_b16.config,
     "flowers-tiny-deit-tiny": flowers_tiny_deit_tiny.config,
 }
-"""Every recipe there is, by the name that ``train-student --recipe`` takes."""
+"""All recipes, by the name that ``train-student --recipe`` takes."""
 
 
 def recipe_config(name: str, shards: tuple[Path, ...], out: Path) -> TrainingConfig:
-    """The run that a recipe describes.
+    """The config of a recipe.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         shards: cache folders.
         out: folder of the run.
 
     Raises:
-        UsageError: there is no such recipe; the message lists those that there are.
+        UsageError: unknown recipe; the message lists all.
 
     >>> recipe_config("maskalign-b-clip-b16", (Path("cache"),), Path("run")).epochs
     200

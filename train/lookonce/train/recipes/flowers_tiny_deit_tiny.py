@@ -16,7 +16,7 @@ from lookonce.train.config import TrainingConfig
 
 
 def config(shards: tuple[Path, ...], out: Path) -> TrainingConfig:
-    """The run: small batches, as there are few images, and no stochastic depth in so small a student."""
+    """The run: small batches for few images, and no stochastic depth for a small student."""
     return TrainingConfig(
         shards=shards,
         out=out,

@@ -3,7 +3,7 @@
     extract-features --teacher clip-b16 --images imagenet/train --out caches/clip-b16 --seeds 0-3
     train-student --recipe maskalign-b-clip-b16 --shards caches/clip-b16 --out runs/maskalign-b-clip-b16
 
-Expected time: not run here. The student's own arithmetic is 7.8e18 floating-point operations (6 x 86 M parameters x 59
+Expected time: not measured. The student's own arithmetic is 7.8e18 floating-point operations (6 x 86 M parameters x 59
 tokens x 1.28 M views x 200 epochs).
 Expected score: 85.4 % of ImageNet-1k after fine-tuning, as the paper reports it (fresh views every epoch);
 not measured with cached ones.

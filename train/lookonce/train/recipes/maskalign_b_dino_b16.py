@@ -1,11 +1,11 @@
-"""ViT-B/16 <- DINO-B/16: MaskAlign's recipe for ViT-B with a teacher that never saw text.
+"""ViT-B/16 <- DINO-B/16: MaskAlign's recipe for ViT-B with a teacher trained without text.
 
     extract-features --teacher dino-b16 --images imagenet/train --out caches/dino-b16 --seeds 0-3
     train-student --recipe maskalign-b-dino-b16 --shards caches/dino-b16 --out runs/maskalign-b-dino-b16
 
-Expected time: not run here. The student's own arithmetic is 7.8e18 floating-point operations (6 x 86 M parameters x 59
+Expected time: not measured. The student's own arithmetic is 7.8e18 floating-point operations (6 x 86 M parameters x 59
 tokens x 1.28 M views x 200 epochs).
-Expected score: unknown: the released code takes this teacher, its model card lists no student of it; not measured.
+Expected score: unknown: the released code supports this teacher, but its model card lists no student; not measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What MaskAlign's released recipes have in common (arXiv 2211.08887, and the command in its repository's README)."""
+"""The common part of MaskAlign's released recipes (arXiv 2211.08887, and the command in its repository's README)."""
 
 from __future__ import annotations
 

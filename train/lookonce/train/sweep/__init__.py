@@ -1,1 +1,4 @@
-"""Several students from one pass over the caches: ``sweep_file.py`` reads the runs, ``lockstep.py`` steps them."""
+"""Several students from one pass over the caches.
+
+Open ``lockstep.py`` first: it steps all runs on the same batches. ``sweep_file.py`` reads the runs.
+"""

@@ -1,4 +1,4 @@
-"""Several students from one pass over the caches: runs in lock-step, each identical to the run it would be alone."""
+"""Several students from one pass over the caches: runs in lock-step, each identical to the same run alone."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class _Member:
 def train_sweep(
     config: TrainingConfig, file: Path, *, show_progress: bool = True, command: str | None = None
 ) -> SweepSummary:
-    """Train the runs of a sweep file on one device; each goes on from its own newest checkpoint.
+    """Train the runs of a sweep file on one device; each resumes from its own newest checkpoint.
 
-    The runs see the same samples at the same step: each shard is checked once and what is read once is in memory for
-    all. Runs that are behind catch up first. One that diverges ends alone.
+    The runs see the same samples at the same step, so each shard is checked once and read once for all. Runs that are
+    behind catch up first. A run that diverges ends; the others continue.
 
     Args:
-        config: what the runs have in common; its ``out`` is the folder of their folders.
+        config: the common settings; its ``out`` contains the folders of the runs.
         file: see ``read_sweep``.
         show_progress: whether a progress bar is drawn.
-        command: recorded in each ``config.json``; None for what Python was started with.
+        command: recorded in each ``config.json``; None for the command line of this process.
 
     Raises:
         UsageError: the file is not a sweep, or there are several processes.
         Interrupted, CacheError, SourceError, StorageError: as for ``train_student``, after a checkpoint of every run.
-        LookonceError: a run cannot be set up; none has begun then.
+        LookonceError: a run cannot be set up; raised before any run starts.
     """
     if world_size() > 1:
         raise UsageError("--sweep trains its students on one device; start it without torchrun, or each run by itself")
@@ -73,7 +73,7 @@ def train_sweep(
             stack.enter_context(exclusive_run(run.out))
         trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
         if show_progress:
-            _tell(trainers)
+            _print_start(trainers)
         interrupts = stack.enter_context(DeferredInterrupts())
         members = [_opened(name, trainer, stack, command) for name, trainer in trainers.items()]
         errors = dict(_train(members, interrupts, show_progress=show_progress))
@@ -84,8 +84,8 @@ def train_sweep(
         return SweepSummary(summaries, errors)
 
 
-def _tell(trainers: Mapping[str, Trainer]) -> None:
-    """What is about to be trained, and what the user should know of it: what concerns several runs is said once."""
+def _print_start(trainers: Mapping[str, Trainer]) -> None:
+    """Print the runs and their notes; a note about several runs is printed once."""
     for name, trainer in trainers.items():
         print(f"{name}: {trainer.config.student}, {steps_phrase(trainer)}", file=sys.stderr, flush=True)
     for note in dict.fromkeys(note for trainer in trainers.values() for note in notes(trainer)):
@@ -102,40 +102,42 @@ def _opened(name: str, trainer: Trainer, stack: contextlib.ExitStack, command: s
 
 
 def _train(members: list[_Member], interrupts: DeferredInterrupts, *, show_progress: bool) -> Iterator[tuple[str, str]]:
-    """Step all runs to their ends; gives those that diverged, with the reason."""
-    going = list(members)
+    """Step all runs to their ends; yields the runs that diverged, with the reason."""
+    active = list(members)
     steps = sum(one.trainer.schedule.last_step for one in members)
     done = sum(one.trainer.step for one in members)
     with contextlib.closing(progress_bar(total=steps, initial=done, unit="step", show=show_progress)) as bar:
         while True:
-            for one in [one for one in going if not one.trainer.unfinished]:
-                going.remove(one)
-                yield from _diverging(one, partial(_or_stop_all, one, going, partial(one.trainer.finish, one.open)))
-            if not going:
+            for one in [one for one in active if not one.trainer.unfinished]:
+                active.remove(one)
+                yield from _divergence(
+                    one, partial(_or_finish_others, one, active, partial(one.trainer.finish, one.open))
+                )
+            if not active:
                 return
-            behind = min(one.trainer.step for one in going)
-            for one in [one for one in going if one.trainer.step == behind]:
+            behind = min(one.trainer.step for one in active)
+            for one in [one for one in active if one.trainer.step == behind]:
                 step = partial(one.trainer.advance, one.open, interrupts)
-                failed = list(_diverging(one, partial(_or_stop_all, one, going, step)))
+                failed = list(_divergence(one, partial(_or_finish_others, one, active, step)))
                 if failed:
-                    going.remove(one)
+                    active.remove(one)
                     yield from failed
                 bar.update()
 
 
-def _or_stop_all(one: _Member, going: list[_Member], work: Callable[[], None]) -> None:
-    """Do some work of a run; when that ends the sweep, the run has left what it can, and the others leave theirs."""
+def _or_finish_others(one: _Member, active: list[_Member], work: Callable[[], None]) -> None:
+    """Do work of one run; if an error ends the sweep, let all other runs write their checkpoints first."""
     try:
         work()
     except (Interrupted, CacheError, SourceError, StorageError):
-        for other in going:
+        for other in active:
             if other is not one:
                 with contextlib.suppress(NumericalError, StorageError):
                     other.trainer.finish(other.open)
         raise
 
 
-def _diverging(one: _Member, work: Callable[[], None]) -> Iterator[tuple[str, str]]:
+def _divergence(one: _Member, work: Callable[[], None]) -> Iterator[tuple[str, str]]:
     try:
         work()
     except NumericalError as error:

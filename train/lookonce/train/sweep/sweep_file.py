@@ -1,4 +1,4 @@
-"""A sweep's file: names of runs and what each changes of the command line's recipe."""
+"""Reads a sweep file: the names of the runs, and the flags that each one changes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
     ``TrainingConfig`` as the flags are called (``base_lr`` or ``base-lr``).
 
     Args:
-        path: the file; read as JSON when its name ends in ``.json``, else as TOML.
-        config: what a run does not change.
+        path: the file; JSON if its name ends in ``.json``, otherwise TOML.
+        config: the settings that runs do not change.
 
     Raises:
-        UsageError: it cannot be read, or a run is not one; names the run, the field, what was found and is allowed.
+        UsageError: the file cannot be read, or a run is not valid; names the run, the field, the value and what is
+            allowed.
     """
     runs: dict[str, TrainingConfig] = {}
     for number, entry in enumerate(_entries(path), start=1):
@@ -78,7 +79,7 @@ def _entries(path: Path) -> list[Any]:
 
 
 def _tables(content: Mapping[str, Any]) -> str:
-    """What stands at the top of a TOML file, as it is written there."""
+    """The tables and keys at the top level of a TOML file, as they are written there."""
     kinds = {True: "[[{}]]", False: "[{}]"}
     return ", ".join(
         kinds[isinstance(value, list)].format(name) if isinstance(value, list | Mapping) else f"{name} = {value!r:.30}"

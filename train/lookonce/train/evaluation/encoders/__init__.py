@@ -1,4 +1,4 @@
-"""What is evaluated: a student or a teacher that turns views into one feature vector each.
+"""Encoders: a student or a teacher turns views into one feature vector each.
 
-Open ``encoder.py`` first: the protocol, and features of a whole split.
+Open ``encoder.py`` first: the protocol, and the features of a whole split.
 """

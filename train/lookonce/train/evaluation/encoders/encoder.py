@@ -1,4 +1,4 @@
-"""What is evaluated: anything that turns views into one feature vector each."""
+"""The protocol of evaluated models: an encoder turns views into one feature vector each."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lookonce.train.evaluation.labelled_images import LabelledSplit
 
 
 class Encoder(Protocol):
-    """A frozen model with a pooling rule. Deterministic: an image's features do not depend on its batch-mates."""
+    """A frozen model with a pooling rule; the features of an image do not depend on the rest of its batch."""
 
     @property
     def view_size(self) -> int:
-        """Side of the views that it wants, pixels."""
+        """Side of its views, pixels."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where its features are."""
+        """Device of its features."""
         ...
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the pixels that the model is fed."""
+        """Normalisation of the model's pixels."""
         ...
 
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
@@ -46,17 +46,17 @@ class Encoder(Protocol):
         ...
 
     def document(self) -> Mapping[str, Any]:
-        """JSON-compatible: what was evaluated (kind, name, weights, view size, pool)."""
+        """JSON-compatible: kind, name, weights, view size and pool."""
         ...
 
 
 def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Tensor:
-    """Features of a whole split, float32 (images, D), in listing order; progress goes to standard error.
+    """Features of all images of a split, float32 (images, D), in listing order; progress goes to standard error.
 
     Args:
         encoder: turns views into features.
         split: images.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
 
     Raises:
         NumericalError: features are NaN or infinite.
@@ -73,7 +73,7 @@ def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Ten
 
 
 def require_finite(features: Tensor, split: LabelledSplit, rows: Sequence[int]) -> None:
-    """Refuse features (B, D) of the images at some places of the listing.
+    """Refuse features (B, D), of the images at ``rows`` of the listing, that are not finite.
 
     Raises:
         NumericalError: features are NaN or infinite; the first such image is named.
@@ -82,5 +82,5 @@ def require_finite(features: Tensor, split: LabelledSplit, rows: Sequence[int]) 
     if bad:
         raise NumericalError(
             f"{split.name}: the features of {len(bad)} of {len(features)} images are NaN or infinite, the first of "
-            f"{split.listing.entries[rows[bad[0]]].key}; the weights are damaged, or the training had diverged"
+            f"{split.listing.entries[rows[bad[0]]].key}; the weights are damaged or from a training that diverged"
         )

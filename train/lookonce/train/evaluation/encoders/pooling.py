@@ -1,8 +1,8 @@
-"""From a vision transformer's last block to one feature vector, by the same rule for students and teachers.
+"""Pools the last block of a vision transformer to one feature vector, by the same rule for students and teachers.
 
-Tokens go through LayerNorm without affine first. The model's own final norm cannot be used: a student's is never
-trained (alignment looks at raw block outputs, MaskAlign, arXiv 2211.08887), a teacher's belongs to its own head. And
-without any norm a few channels of large scale, CLIP's above all, would decide every cosine.
+Tokens first pass a LayerNorm without affine. The model's own final norm cannot be used: a student's is never trained
+(alignment uses raw block outputs, MaskAlign, arXiv 2211.08887), and a teacher's belongs to its head. Without a norm, a
+few channels of large scale, as CLIP has, would dominate every cosine.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ EPSILON = 1e-5
 
 
 def pool_tokens(tokens_BnD: Tensor, pool: Pool) -> Tensor:
-    """One feature vector an image.
+    """One feature vector per image.
 
     Args:
         tokens_BnD: raw output of the last block, (B, 1 + N, D), class token first, any float dtype.
         pool: ``cls``: the class token; ``mean``: the mean of the patch tokens; ``cls+mean``: both, each scaled to
-            length 1, one behind the other.
+            length 1, concatenated.
 
     Returns:
-        float32 (B, D), or (B, 2 D) for ``cls+mean``; not scaled to any length except where said.
+        float32 (B, D), or (B, 2 D) for ``cls+mean``; scaled to length 1 only in the parts of ``cls+mean``.
 
     Raises:
         UsageError: unknown pool.

@@ -21,13 +21,13 @@ from lookonce.train.model.student_weights import fit_student_weights, normalisat
 
 
 class StudentEncoder:
-    """Features of a student that sees whole views.
+    """Features of a student on whole views.
 
     Args:
-        student: its weights are used as they are.
+        student: the model; it is moved to the device and set to evaluation mode.
         pool: see ``pool_tokens``.
         device: where it runs.
-        weights: where the weights are from, for the report; None for untrained ones.
+        weights: file of the weights, for the document; None for an untrained student.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class StudentEncoder:
 
     @property
     def view_size(self) -> int:
-        """Side of the views that the student was made for, pixels."""
+        """Side of the student's views, pixels."""
         return self.student.img_size
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the student's pixels."""
+        """Normalisation of the student's pixels."""
         return self.student.normalisation
 
     @functools.cached_property
     def weights_digest(self) -> str:
-        """SHA-256 of the student's parameters, in the order of their names: which student this is."""
+        """SHA-256 of the student's parameters in the order of their names; identifies the student."""
         state = self.student.export_state()
         parts = [name.encode() + state[name].numpy().tobytes() for name in sorted(state)]
         return digest_bytes(b"".join(parts))
@@ -63,7 +63,7 @@ class StudentEncoder:
         return pool_tokens(self.student(patches, ids)[-1], self.pool)
 
     def document(self) -> Mapping[str, Any]:
-        """What was evaluated."""
+        """JSON-compatible: kind, name, weights, view size, pool, and a normalisation other than ImageNet's."""
         return {
             "kind": "student" if self.weights else "untrained student",
             "name": self.student.name,
@@ -88,15 +88,15 @@ def load_student(
     """A trained student from ``student.safetensors`` (or any file of the same model's weights under timm's names).
 
     Args:
-        path: the file, or the folder of a run; its metadata may name the student, the view size and the normalisation.
-        name: timm name, for files that do not name it; it goes before the file's own.
-        view_size: side of the views in pixels, in place of the file's; position embeddings are interpolated.
-        mean: in place of the file's.
-        std: likewise.
-        say: told what the user should know: how the pixels are normalised and why, and how the file was read.
+        path: the file, or the folder of a run; its metadata may contain name, view size and normalisation.
+        name: timm name; overrides that of the file.
+        view_size: side of the views in pixels; overrides that of the file, position embeddings are interpolated.
+        mean: overrides that of the file.
+        std: overrides that of the file.
+        say: called with notes for the user: the normalisation and its origin, and how the file was read.
 
     Raises:
-        UsageError: the file does not name its student and ``name`` is None, or that model cannot be a student.
+        UsageError: neither the file nor ``name`` names the student, or that model cannot be a student.
         WeightsError, CheckpointError: the file cannot be read, or a parameter does not fit.
     """
     file = read_student_file(path, name=name)

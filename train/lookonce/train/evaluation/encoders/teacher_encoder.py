@@ -1,4 +1,4 @@
-"""A teacher as an encoder, pooled as a student is."""
+"""A teacher as an encoder, pooled like a student."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lookonce.train.evaluation.encoders.pooling import Pool, pool_tokens
 
 
 class FrozenTeacher(Protocol):
-    """What an encoder needs of a teacher: ``lookonce.extract.teachers.Teacher``, which training never imports."""
+    """The part of ``lookonce.extract.teachers.Teacher`` that an encoder uses; training does not import that module."""
 
     spec: Any
     """Its ``name`` is the canonical one, such as ``timm:vit_base_patch16_224.dino``."""
     view_size: int
     """Side of the views, pixels."""
     input_size: int
-    """Side of what the model is fed, pixels."""
+    """Side of the model's input, pixels."""
     weights_digest: str
     mean: Tensor
     """Pixel mean, on the teacher's device."""
@@ -34,13 +34,13 @@ class FrozenTeacher(Protocol):
 
 
 class TeacherEncoder:
-    """Features of a teacher's last block; its pixel statistics are its own, the pooling rule is the student's.
+    """Features of a teacher's last block, with its own normalisation and the pooling rule of students.
 
     Args:
-        teacher: holds its last block.
+        teacher: loaded with its last block.
         pool: see ``pool_tokens``.
-        weights: the file its weights are from; None for the hub's.
-        instead: the normalisation that it was loaded with in place of its own, for the report.
+        weights: file of the weights, for the document; None for the hub's.
+        instead: the normalisation that replaces the teacher's own, for the document; None if none does.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TeacherEncoder:
 
     @property
     def view_size(self) -> int:
-        """Side of the views that the teacher was loaded for, pixels."""
+        """Side of the teacher's views, pixels."""
         return self.teacher.view_size
 
     @property
@@ -63,7 +63,7 @@ class TeacherEncoder:
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the teacher's pixels."""
+        """Normalisation of the teacher's pixels."""
         return Normalisation(mean=self.teacher.spec.mean, std=self.teacher.spec.std)
 
     @torch.inference_mode()
@@ -73,7 +73,7 @@ class TeacherEncoder:
         return pool_tokens(tokens, self.pool)
 
     def document(self) -> Mapping[str, Any]:
-        """What was evaluated."""
+        """JSON-compatible: kind, name, weights, sizes, pool, and a normalisation other than the teacher's own."""
         return {
             "kind": "teacher",
             "name": self.teacher.spec.name,

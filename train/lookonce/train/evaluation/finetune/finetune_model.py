@@ -1,4 +1,4 @@
-"""The classifier that is fine-tuned: the student as timm's own model with a head, and its optimizer by layers."""
+"""The classifier to fine-tune: the student as timm's model with a head, and its optimizer with layer decay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lookonce.train.model.student import Student
 FinetunePool = Literal["mean", "cls"]
 TIMM_POOLS: Mapping[FinetunePool, str] = {"mean": "avg", "cls": "token"}
 HEAD_STD = 2e-5
-"""Spread of the head's first weights, as in MAE's and MaskAlign's release: the first scores are all but equal."""
+"""Standard deviation of the head's initial weights, as in the releases of MAE and MaskAlign; initial scores are nearly
+equal."""
 NORM = ("norm.weight", "norm.bias")
 
 
 def classifier_arguments(student: Student, classes: int, pool: FinetunePool) -> dict[str, Any]:
-    """What ``timm.create_model`` makes the classifier from."""
+    """The arguments of ``timm.create_model`` for the classifier."""
     return {
         "model_name": student.name,
         "img_size": student.img_size,
@@ -33,15 +34,15 @@ def classifier_arguments(student: Student, classes: int, pool: FinetunePool) -> 
 def classifier(student: Student, classes: int, pool: FinetunePool, *, drop_path: float, seed: int) -> nn.Module:
     """The student's weights in timm's model with a new head.
 
-    With ``mean`` the patch tokens are averaged and then normed by a new norm (timm's ``fc_norm``), and the student's
-    final norm is left out; with ``cls`` it is kept. Position embeddings are trained.
+    With ``mean`` the patch tokens are averaged and then normalised by a new norm (timm's ``fc_norm``) in place of the
+    student's final norm; with ``cls`` the final norm is kept. Position embeddings are trained.
 
     Args:
-        student: where the weights are from.
+        student: the weights.
         classes: number of classes.
-        pool: what the head looks at.
+        pool: input of the head.
         drop_path: stochastic depth of the last block.
-        seed: seed of the head; the global random state is left alone.
+        seed: seed of the head; the global random state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         model: nn.Module = timm.create_model(
@@ -55,7 +56,7 @@ def classifier(student: Student, classes: int, pool: FinetunePool, *, drop_path:
 
 
 def layer_decay_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW in timm's layer groups (embedding, blocks, head), each with its ``lr_scale``; rates are set by ``fit``."""
+    """AdamW in timm's layer groups (embedding, blocks, head), each with its ``lr_scale``; ``fit`` sets the rates."""
     groups = param_groups_layer_decay(
         model,
         weight_decay=config.weight_decay,
@@ -66,7 +67,7 @@ def layer_decay_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.opt
 
 
 def _new_parts(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """The head, and the norm after averaging where there is one, as they start."""
+    """Initial values of the head and, if there is one, of the norm after averaging."""
     state = model.state_dict()
     parts = {name: torch.empty_like(value) for name, value in state.items() if name.startswith(("head.", "fc_norm."))}
     for name, value in parts.items():

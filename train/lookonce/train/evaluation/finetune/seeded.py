@@ -1,4 +1,4 @@
-"""Libraries that draw from global generators, made functions of a purpose."""
+"""Seeds the global random generators for code of other libraries that draws from them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lookonce.shared.randomness import random_words
 
 @contextlib.contextmanager
 def seeded_generators(*purpose: str | int) -> Generator[None, None, None]:
-    """Seed the global generators of Python, numpy and torch by a purpose; those of the CPU are put back at the end.
+    """Seed the global generators of Python, numpy and torch by a purpose; the CPU's are restored at the end.
 
-    For code of others that draws from them (timm's augmentation and mixing, stochastic depth). Not for threads: the
-    generators are the process's.
+    timm's augmentation and mixing and stochastic depth draw from them. Not for threads: the generators belong to the
+    process.
 
     >>> with seeded_generators("doctest"):
     ...     first = random.random()
@@ -26,7 +26,7 @@ def seeded_generators(*purpose: str | int) -> Generator[None, None, None]:
     True
     """
     words = random_words(3, *purpose)
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the one that timm draws from
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm draws from it
     with torch.random.fork_rng(devices=[]):
         random.seed(int(words[0]))
         np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002

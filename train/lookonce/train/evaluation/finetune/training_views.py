@@ -1,4 +1,4 @@
-"""Augmented training images by timm's own transforms, prepared in other processes, each a function of seed and key."""
+"""Training images augmented by timm's transforms in other processes; each is a function of seed, epoch and key."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from lookonce.train.evaluation.fit_schedule import FitSchedule
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 
 AUGMENTATION_VERSION = 1
-"""Raised whenever the same seed, epoch and key would give timm's transforms other random numbers."""
+"""Incremented whenever the same seed, epoch and key would give timm's transforms other random numbers."""
 
-LOOK = 1.0
-"""Seconds of waiting for a batch between two looks at what may have gone wrong."""
+POLL_SECONDS = 1.0
+"""Time between two checks for failed processes and signals while a batch is awaited."""
 
 Place = tuple[int, int]
-"""Epoch and place in the listing of one image of a batch."""
+"""Epoch and position in the listing of one image of a batch."""
 
 
 class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
@@ -44,8 +44,8 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
     Args:
         split: images with labels.
         view_size: side of a view, pixels.
-        config: how much is augmented.
-        normalisation: of the pixels.
+        config: strength of the augmentation.
+        normalisation: normalisation of the pixels.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
     ) -> None:
         self.split, self.seed = split, config.seed
         self.labels: list[int] = split.labels.tolist()
-        create: Any = create_transform  # timm's own annotation lacks that color_jitter may be None
+        create: Any = create_transform  # timm's annotation lacks that color_jitter may be None
         self.transform = create(
             input_size=view_size,
             is_training=True,
@@ -72,19 +72,19 @@ class TrainingViews(Dataset[tuple[Tensor, int] | LookonceError]):
                     operation.aug_fn = _posterize
 
     def __getitem__(self, place: Place) -> tuple[Tensor, int] | LookonceError:
-        """Normalised pixels, float32 (3, view, view), and class; or why there are none."""
+        """Normalised pixels, float32 (3, view, view), and class; or the error."""
         epoch, row = place
         key = self.split.listing.entries[row].key
         drawn = seeded_generators("finetune view", AUGMENTATION_VERSION, self.seed, epoch, key)
         try:
             with self.split.image(row) as image, drawn:
                 return self.transform(image), self.labels[row]
-        except LookonceError as error:  # torch would wrap one that is raised in another process into its own text
+        except LookonceError as error:  # raised in a worker process, torch would wrap it into a text of its own
             return error
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:
-    """timm's, which at full magnitude keeps 0 bits: black, as it always was, where Pillow 13 refuses."""
+    """timm's ``posterize``. At full magnitude it keeps 0 bits, which gives black; Pillow 13 refuses 0 bits."""
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
     posterized: Image.Image = auto_augment.posterize(image, bits_to_keep, **others)
@@ -97,17 +97,17 @@ def training_batches(
     """Pixels (B, 3, view, view) and labels int64 (B,) of all steps from ``first`` on, on the device.
 
     Args:
-        views: makes an image's view.
-        schedule: which images a step has.
-        first: 0-based step.
-        even: of an odd number of images, leave the last one out (mixing is of pairs).
-        workers: processes that prepare images; 0 prepares them in this one. The batches are the same.
-        device: where the batches go.
+        views: the augmented images.
+        schedule: the images of every step.
+        first: 0-based first step.
+        even: drop the last image of a batch of odd size (mixing needs pairs).
+        workers: processes that prepare images; 0 for this one. The batches do not depend on it.
+        device: device of the batches.
 
     Raises:
         SourceError: an image cannot be read.
         MachineError: a process that prepares images died or failed.
-        Interrupted: a signal came, and no batch for some seconds behind it.
+        Interrupted: a signal arrived, and no batch followed for some seconds.
     """
     try:
         failures: SimpleQueue[str] | None = multiprocessing.SimpleQueue() if workers else None
@@ -119,11 +119,11 @@ def training_batches(
             worker_init_fn=partial(_begin_worker, failures),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),
-            timeout=LOOK if workers else 0.0,
+            timeout=POLL_SECONDS if workers else 0.0,
         )
         batches = iter(loader)
     except OSError as error:
-        if workers and error.errno == errno.ENOSPC:  # semaphores between processes lie in shared memory
+        if workers and error.errno == errno.ENOSPC:  # semaphores between processes need shared memory
             raise shared_memory_error(error, _Flags()) from error
         raise
     while True:
@@ -137,7 +137,7 @@ def training_batches(
 
 
 def _next(batches: Iterator[Any], failures: SimpleQueue[str] | None) -> Any:
-    """The next batch, None behind the last; looks now and then whether a process failed, and for a signal."""
+    """The next batch, None after the last; checks regularly for failed processes and signals."""
     began = time.monotonic()
     while True:
         try:
@@ -152,13 +152,13 @@ def _next(batches: Iterator[Any], failures: SimpleQueue[str] | None) -> Any:
 
 @dataclass(frozen=True)
 class _Flags:
-    """Flags that help where such a process fails."""
+    """Flags that a message about a failed process may recommend."""
 
     workers: None = None
 
 
 class _Places:
-    """Batches of (epoch, place in the listing), step by step."""
+    """Batches of (epoch, position in the listing), step by step."""
 
     def __init__(self, schedule: FitSchedule, first: int, *, even: bool) -> None:
         self.schedule, self.first, self.even = schedule, first, even
@@ -184,10 +184,10 @@ def _collate(items: Sequence[tuple[Tensor, int] | LookonceError]) -> tuple[Tenso
 
 
 def _begin_worker(failures: SimpleQueue[str] | None, _worker: int) -> None:
-    """A terminal's Ctrl-C reaches every process; only the parent stops on it, once its step is whole.
+    """Set up a worker process: it ignores Ctrl-C, which only the parent handles, after its step.
 
-    What a worker makes is handed over by a thread of it, which only prints what goes wrong, as where shared memory is
-    full; the parent would wait for ever.
+    A thread of the worker passes the images on. When shared memory is full, it only prints the error, and the parent
+    would wait for ever. So the error is put into ``failures`` instead.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,5 @@
-"""Linear evaluation: features are computed once (``feature_store.py``), then a linear head is trained on them.
+"""Linear evaluation: a linear head is trained on frozen features.
 
-Open ``linear.py`` first.
+Open ``linear.py`` first. Features of centre views are computed once (``feature_store.py``); the head
+(``probe_head.py``) is trained on them and written (``probe_file.py``).
 """

@@ -1,17 +1,18 @@
-"""How a linear probe is trained; no torch here, so that ``evaluate-student --help`` answers at once."""
+"""The recipe of a linear probe; without torch, so that ``evaluate-student --help`` starts fast."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from lookonce.shared.config_values import Count, NonNegative, NonNegativeInt, Range, validate
 from lookonce.shared.errors import UsageError
 
 OptimizerName = Literal["lars", "sgd", "adamw"]
 Augmentation = Literal["crop-flip", "none"]
 
 LARS_FROM = 10 * 16384
-"""Training images from which ``auto`` takes the paper's recipe: ten of its steps an epoch."""
+"""Training images from which on ``auto`` takes the paper's recipe: ten of its steps per epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +61,32 @@ RECIPES = {
         weight_decay=0.1,
     ),
 }
-"""The paper's recipe (MaskAlign's release: 90 epochs, LARS, batch 16384), and two for small data."""
+"""The paper's recipe (MaskAlign's release: 90 epochs, LARS, batch size 16384), and two for small data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeConfig:
-    """What may be chosen of a linear probe; what is left out follows the optimizer's recipe."""
+    """Settings of a linear probe; those left out follow the recipe of the optimizer."""
 
     optimizer: Literal["auto", "lars", "sgd", "adamw"] = "auto"
     """lars: the paper's recipe (90 epochs of fresh crops and flips, steps of 16384 images, base rate 0.025); sgd and
-    adamw: for small data (100 epochs over centre views that are looked at once, steps of 256 images); auto: lars from
-    163,840 training images on, sgd below."""
+    adamw: for small data sets (100 epochs over centre views encoded once, steps of 256 images); auto: lars from 163,840
+    training images on, sgd below."""
     augment: Literal["auto", "crop-flip", "none"] = "auto"
-    """crop-flip: a fresh random crop and flip of every image in every epoch, the model runs each time; none: centre
-    views, the model runs once."""
-    epochs: int | None = None
-    """Times every image is seen."""
-    warmup_epochs: float | None = None
-    """Epochs of linear warm-up, before half a cosine down to 0; default: a ninth (lars) or a tenth of the epochs."""
-    probe_batch_size: int | None = None
-    """Images a step of the probe; all of them when there are fewer."""
-    base_lr: float | None = None
-    """Learning rate for 256 images a step; scaled by the images of a step / 256."""
-    weight_decay: float | None = None
+    """crop-flip: a fresh random crop and flip of every image in every epoch, each encoded by the model; none: centre
+    views, encoded once."""
+    epochs: Count | None = None
+    """Passes over the training images."""
+    warmup_epochs: NonNegative | None = None
+    """Epochs of linear warm-up before half a cosine down to 0; default: a ninth (lars) or a tenth of the epochs."""
+    probe_batch_size: Annotated[int, Range(at_least=2)] | None = None
+    """Images per step of the probe; all images if there are fewer."""
+    base_lr: NonNegative | None = None
+    """Learning rate for 256 images per step; scaled by the images of a step / 256."""
+    weight_decay: NonNegative | None = None
     """Weight decay; default: 0 (lars), 0.001 (sgd), 0.1 (adamw)."""
-    seed: int = 0
-    """Seed of the probe's first weights, of its order of images and its crops, and of an untrained student."""
+    seed: NonNegativeInt = 0
+    """Seed of the probe's initial weights, its order of images and its crops, and of an untrained student."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -93,14 +94,7 @@ class LinearProbeConfig:
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        for name, least in (("epochs", 1), ("probe_batch_size", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        for name in ("warmup_epochs", "base_lr", "weight_decay", "seed"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be finite and not negative")
+        validate(self)
 
     def recipe(self, images: int) -> ProbeRecipe:
         """The complete recipe for a number of training images.

@@ -1,4 +1,4 @@
-"""A trained probe on disk: one linear layer, and for students the whole classifier as timm loads it."""
+"""A trained probe on disk: one linear layer and, for students, the whole classifier for timm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMM_POOLS: Mapping[str, Mapping[str, Any]] = {
     "cls": {"global_pool": "token"},
     "mean": {"global_pool": "avg", "fc_norm": False},
 }
-"""Our pooling rule as arguments of ``timm.create_model``; ``cls+mean`` is none of timm's."""
+"""Our pooling rules as arguments of ``timm.create_model``; timm has no ``cls+mean``."""
 
 
 def save_probe(probe: LinearProbe, encoder: Encoder, classes: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def save_probe(probe: LinearProbe, encoder: Encoder, classes: Sequence[str], fol
     folded into it. The model's file is the student with that layer as its head and an identity final norm.
 
     Returns:
-        ``probe`` and ``model`` (None where there is none): file names; ``timm``: the arguments of
-        ``timm.create_model`` that ``model`` loads into strictly.
+        ``probe`` and ``model`` (None if there is none): file names; ``timm``: arguments of ``timm.create_model`` for a
+        model that loads ``model`` strictly.
     """
     weight_CD, bias_C = probe.folded()
     named = {"classes": json.dumps(list(classes), ensure_ascii=False)}

@@ -14,7 +14,7 @@ BATCH_NORM_EPSILON = 1e-6
 WEIGHT_STD = 0.01
 MOMENTUM = 0.9
 TRUST_COEFFICIENT = 1e-3
-"""LARS: length of a step over the length of what is stepped (arXiv 1708.03888, equation 6)."""
+"""LARS: norm of a step over the norm of the weights (arXiv 1708.03888, equation 6)."""
 
 
 class LinearProbe(nn.Module):
@@ -23,7 +23,7 @@ class LinearProbe(nn.Module):
     Args:
         channels: values of a feature, D.
         classes: number of classes, C.
-        seed: seed of the first weights (normal(0.01), cut off at two); the global random state is left alone.
+        seed: seed of the initial weights (normal(0.01), truncated at 2); the global random state does not change.
     """
 
     norm: nn.BatchNorm1d
@@ -53,15 +53,15 @@ class LinearProbe(nn.Module):
 
 
 def probe_optimizer(probe: LinearProbe, recipe: ProbeRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; set the learning rate before every step. The bias never decays.
+    """The optimizer of the recipe; set its learning rate before every step. The bias never decays.
 
-    LARS adapts the weight's step, with or without decay, and leaves the bias to plain SGD, as in the release.
+    LARS adapts the step of the weight, with or without decay; the bias is trained by plain SGD, as in the release.
     """
     weight = {"params": [probe.linear.weight], "weight_decay": recipe.weight_decay}
     bias = {"params": [probe.linear.bias], "weight_decay": 0.0}
     if recipe.optimizer == "lars":
         groups = [{**weight, "always_adapt": True}, bias]
-        lars: Any = Lars  # timm's own annotation says that its momentum is an int
+        lars: Any = Lars  # timm annotates momentum as an int
         optimizer: torch.optim.Optimizer = lars(groups, lr=0.0, momentum=MOMENTUM, trust_coeff=TRUST_COEFFICIENT)
         return optimizer
     if recipe.optimizer == "sgd":
