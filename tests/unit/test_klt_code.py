@@ -39,7 +39,7 @@ def smooth_views(count: int, seed: int) -> np.ndarray:
 
 
 def calibrated(rate: float, *, whole: bool = True, views: int = 400) -> ViewCode:
-    statistics = TargetStatistics(whole=whole)
+    statistics = TargetStatistics(shape(patches))
     for start in range(0, views, 50):
         statistics.add(smooth_views(50, start))
     return statistics.code(rate)[0]

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import TargetShape, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
 VIEW_FIELDS = ("top", "left", "height", "width", "flip", "source_height", "source_width")
@@ -125,7 +125,7 @@ def _bytes_codec(dtype: str) -> dict[str, Any]:
 
 
 def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple[ArraySpec, ...]:
-    """The arrays of schema version 1.
+    """The arrays of a cache; the KLT precisions have three for the targets and need schema version 2.
 
     Args:
         recipe: recipe of the cache.
@@ -137,7 +137,7 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
     """
     codec = get_precision(precision)
     layers, stored = len(recipe.teacher.blocks), recipe.stored_patches
-    stored_channels, patch_bytes = codec.stored_channels(recipe.teacher.width), recipe.patch_size**2 * 3
+    patch_bytes = recipe.patch_size**2 * 3
     all_patches, token_layer = recipe.tokens.keeps_all, ("token", "layer")
     specs: list[ArraySpec] = []
 
@@ -146,7 +146,8 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
         chunking: Chunking = "shard" if small else "sample"
         specs.append(ArraySpec(name=name, dtype=dtype, sample_shape=shape, dimensions=dimensions, chunking=chunking))
 
-    add("targets", codec.dtype, (stored + 1, layers, stored_channels), (*token_layer, "channel"))
+    for array in codec.arrays(target_shape(recipe)):
+        add(array.name, array.dtype, array.shape, array.dimensions)
     add("target_mean", "float32", (stored + 1, layers), token_layer)
     add("target_std", "float32", (stored + 1, layers), token_layer)
     add("importance", "float32", (recipe.patches,), ("patch",))
@@ -159,6 +160,16 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
     add("key", "string", (), ())
     add("label", "int64", (), ())
     return tuple(specs)
+
+
+def target_shape(recipe: Recipe) -> TargetShape:
+    """Shape of the targets of one view of a cache."""
+    return TargetShape(
+        patches=recipe.stored_patches,
+        layers=len(recipe.teacher.blocks),
+        channels=recipe.teacher.width,
+        all_patches=recipe.tokens.keeps_all,
+    )
 
 
 def zarr_group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
-from lookonce.shared.errors import SchemaProblem
+from numpy.typing import NDArray
+
+from lookonce.shared.errors import SchemaError, SchemaProblem
 from lookonce.storage_schemas.arrays import ArraySpec, ArraySpecDocument, cache_arrays
 from lookonce.storage_schemas.encoding import Encoding, EncodingDocument
 from lookonce.storage_schemas.precision import PRECISIONS
@@ -15,7 +17,9 @@ from lookonce.storage_schemas.recipe import Recipe, RecipeDocument
 from lookonce.storage_schemas.tokens import token_subset_problem
 
 SCHEMA = "lookonce-cache"
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS: Mapping[int, str] = {1: "manifest-v1.json", 2: "manifest-v2.json"}
+"""JSON Schema of each schema version. Version 2 is that of encodings whose parameters lie in an object."""
+
 FILE_NAME = "manifest.json"
 
 Container = Literal["zarr", "webdataset"]
@@ -51,6 +55,11 @@ class Manifest:
     """Class names by label; empty if the source has no labels."""
     created_with: Mapping[str, str]
     """Versions of the libraries that wrote the manifest."""
+
+    @property
+    def schema_version(self) -> int:
+        """2 if the parameters of the encoding lie in an object of their own, else 1."""
+        return 2 if self.encoding.apart else 1
 
     @property
     def samples(self) -> int:
@@ -89,7 +98,7 @@ class Manifest:
         """The manifest as a JSON-compatible document."""
         content = {
             "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "recipe": self.recipe.document(),
             "fingerprint": self.recipe.fingerprint,
             "encoding": self.encoding.document(),
@@ -104,7 +113,7 @@ class Manifest:
 
 def validate_manifest(document: Any) -> list[SchemaProblem]:
     """All problems of a decoded manifest; empty if it is valid."""
-    problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "manifest-v1.json")
+    problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSIONS)
     if not readable:
         return problems
     if (tokens_problem := token_subset_problem(document["recipe"]["tokens"])) is not None:
@@ -138,7 +147,7 @@ def _array_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[Sche
         name, stored = spec["name"], cast("Mapping[str, Any]", spec)
         if name not in wanted:
             messages.append(
-                f"{name!r} is not an array of schema version {SCHEMA_VERSION} with tokens {recipe.tokens.kind!r}"
+                f"{name!r} is not an array of schema version {document['schema_version']} with tokens {recipe.tokens.kind!r}"
             )
         for field, expected in wanted.get(name, {}).items():
             if stored[field] != expected:
@@ -155,6 +164,11 @@ def _encoding_problems(document: ManifestDocument) -> list[SchemaProblem]:
     problem = Encoding.digest_problem(found)
     if problem is not None:
         return [SchemaProblem(loc=("encoding", "digest"), message=problem, kind="inconsistent")]
+    if PRECISIONS[name].parameters_apart != ("object" in found):
+        message = f"precision {name!r} does not belong in schema version {document['schema_version']}"
+        return [SchemaProblem(loc=("encoding", "precision"), message=message, kind="inconsistent")]
+    if "object" in found:
+        return []  # checked when the object is read
     teacher = document["recipe"]["teacher"]
     shape = (len(teacher["blocks"]), teacher["width"])
     problem = PRECISIONS[name].parameter_problem(Encoding.from_document(found).parameters, shape)
@@ -163,23 +177,49 @@ def _encoding_problems(document: ManifestDocument) -> list[SchemaProblem]:
     return []
 
 
-def parse_manifest(document: Any, where: str) -> Manifest:
+def parse_manifest(
+    document: Any, where: str, load_object: Callable[[str], Mapping[str, NDArray[Any]]] | None = None
+) -> Manifest:
     """Read a manifest.
 
     Args:
         document: decoded JSON.
         where: name of the file, for messages.
+        load_object: reads the parameters of an encoding that lie in an object; see ``Encoding.from_document``.
 
     Raises:
         SchemaError: the document is not a valid manifest; ``problems`` of the error are all problems.
     """
     raise_problems(validate_manifest(document), where)
+    recipe = Recipe.from_document(document["recipe"])
     return Manifest(
-        recipe=Recipe.from_document(document["recipe"]),
-        encoding=Encoding.from_document(document["encoding"]),
+        recipe=recipe,
+        encoding=_encoding(document["encoding"], recipe, where, load_object),
         container=document["container"],
         shard_size=document["shard_size"],
         arrays=tuple(ArraySpec.from_document(spec) for spec in document["arrays"]),
         classes=tuple(document["classes"]),
         created_with=document["created_with"],
     )
+
+
+def _encoding(
+    document: EncodingDocument,
+    recipe: Recipe,
+    where: str,
+    load_object: Callable[[str], Mapping[str, NDArray[Any]]] | None,
+) -> Encoding:
+    """Read the encoding, and the object of its parameters if there is one."""
+    if "object" not in document:
+        return Encoding.from_document(document)
+    try:
+        encoding = Encoding.from_document(document, load_object)
+        shape = (len(recipe.teacher.blocks), recipe.teacher.width)
+        problem = PRECISIONS[encoding.precision].parameter_problem(encoding.parameters, shape)
+    except ValueError as error:
+        problem = str(error)
+    if problem is not None:
+        raise SchemaError(
+            f"{where}: the object {document['object']} of its encoding is damaged: {problem}; restore it from a copy"
+        )
+    return encoding

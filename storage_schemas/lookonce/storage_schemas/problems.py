@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -52,17 +52,19 @@ def schema_problems(document: Any, schema_name: str) -> list[SchemaProblem]:
     ]
 
 
-def version_problems(document: Any, schema: str, version: int) -> list[SchemaProblem]:
+def version_problems(document: Any, schema: str, versions: Collection[int]) -> list[SchemaProblem]:
     """Problems with the two fields that name a document's schema; a newer version is refused by its number."""
     if not isinstance(document, Mapping):
         return [SchemaProblem(loc=(), message=f"expected a JSON object, found {type(document).__name__}", kind="type")]
     if document.get("schema") != schema:
         found = document.get("schema")
         return [SchemaProblem(loc=("schema",), message=f"expected {schema!r}, found {found!r}", kind="value")]
-    if document.get("schema_version") != version:
+    found = document.get("schema_version")
+    if isinstance(found, bool) or not isinstance(found, int) or found not in versions:
+        known = f"version{'s' * (len(versions) > 1)} {' and '.join(map(str, versions))}"
         message = (
-            f"schema version {document.get('schema_version')!r} is not known to this lookonce, which reads version "
-            f"{version}; install the lookonce that wrote it, or a newer one"
+            f"schema version {found!r} is not known to this lookonce, which reads {known}; "
+            "install the lookonce that wrote it, or a newer one"
         )
         return [SchemaProblem(loc=("schema_version",), message=message, kind="version")]
     return []
@@ -86,16 +88,16 @@ def seal_problems(document: Mapping[str, Any]) -> list[SchemaProblem]:
     return [SchemaProblem(loc=("digest",), message=message, kind="inconsistent")]
 
 
-def document_problems(document: Any, schema: str, version: int, schema_name: str) -> tuple[list[SchemaProblem], bool]:
+def document_problems(document: Any, schema: str, schema_names: Mapping[int, str]) -> tuple[list[SchemaProblem], bool]:
     """Problems of version, structure and seal, and whether the content can be checked further.
 
     Args:
         document: decoded JSON.
         schema: expected value of its field ``schema``.
-        version: expected value of ``schema_version``.
-        schema_name: file of ``schema/`` with the JSON Schema of its structure.
+        schema_names: for each known ``schema_version`` the file of ``schema/`` with the JSON Schema of its structure.
     """
-    problems = version_problems(document, schema, version) or schema_problems(document, schema_name)
+    problems = version_problems(document, schema, schema_names.keys())
+    problems = problems or schema_problems(document, schema_names[document["schema_version"]])
     if problems:
         return problems, False
     problems = seal_problems(document)

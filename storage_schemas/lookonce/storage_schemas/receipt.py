@@ -112,7 +112,7 @@ class Receipt:
 
 def validate_receipt(document: Any) -> list[SchemaProblem]:
     """All problems of a decoded receipt; empty if it is valid."""
-    problems, readable = document_problems(document, SCHEMA, SCHEMA_VERSION, "receipt-v1.json")
+    problems, readable = document_problems(document, SCHEMA, {SCHEMA_VERSION: "receipt-v1.json"})
     if not readable:
         return problems
     last = document["first_sample"] + document["samples"]

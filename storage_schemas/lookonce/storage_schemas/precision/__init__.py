@@ -9,13 +9,21 @@ from collections.abc import Mapping
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import unknown_name
-from lookonce.storage_schemas.precision.base import Precision, QuantisationPlan
+from lookonce.storage_schemas.precision.base import (
+    ElementPrecision,
+    Precision,
+    QuantisationPlan,
+    StoredArray,
+    TargetShape,
+)
 from lookonce.storage_schemas.precision.floats import Bf16, Fp8E4M3, Fp16
 from lookonce.storage_schemas.precision.int8 import Int8
+from lookonce.storage_schemas.precision.klt.precision import RATES, KltPrecision
 from lookonce.storage_schemas.precision.lloyd_max import Int2, Int4
 
 PRECISIONS: Mapping[str, Precision] = {
-    precision.name: precision for precision in (Fp16(), Bf16(), Fp8E4M3(), Int8(), Int4(), Int2())
+    precision.name: precision
+    for precision in (Fp16(), Bf16(), Fp8E4M3(), Int8(), Int4(), Int2(), *(KltPrecision(rate) for rate in RATES))
 }
 """All precisions by name, from most to fewest bytes."""
 
@@ -32,4 +40,27 @@ def get_precision(name: str) -> Precision:
         raise UsageError(unknown_name("precision", name, PRECISIONS)) from None
 
 
-__all__ = ["PRECISIONS", "Precision", "QuantisationPlan", "get_precision"]
+def get_element_precision(name: str) -> ElementPrecision:
+    """The precision of that name, which must store its values one by one.
+
+    Raises:
+        UsageError: the name is unknown, or of a precision that codes a view as a whole.
+    """
+    precision = get_precision(name)
+    if not isinstance(precision, ElementPrecision):
+        known = [name for name, one in PRECISIONS.items() if isinstance(one, ElementPrecision)]
+        raise UsageError(f"precision {name} codes views as a whole; expected one of {', '.join(known)}")
+    return precision
+
+
+__all__ = [
+    "PRECISIONS",
+    "ElementPrecision",
+    "KltPrecision",
+    "Precision",
+    "QuantisationPlan",
+    "StoredArray",
+    "TargetShape",
+    "get_element_precision",
+    "get_precision",
+]

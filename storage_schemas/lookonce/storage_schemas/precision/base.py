@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside, pack, unpack
 
-Parameters = Mapping[str, NDArray[np.float32]]
+Float32 = NDArray[np.float32]
+Parameters = Mapping[str, NDArray[Any]]
 
 _FLOATS: Mapping[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
@@ -83,18 +84,137 @@ class QuantisationPlan:
         return midpoints
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetShape:
+    """Shape of a view's targets."""
+
+    patches: int
+    """Stored patches k; the class token comes on top."""
+    layers: int
+    """Stored blocks L."""
+    channels: int
+    """Channels C of a block output."""
+    all_patches: bool
+    """Whether the stored patches are all of the view's, row by row of its grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredArray:
+    """One array that a precision stores of a view."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    tokens: Literal["all", "patches", "none"]
+    """What the first axis counts: the class token and the patches, the patches alone, or no tokens."""
+
+
 class Precision(abc.ABC):
-    """One way to store target values. It has no state: calibrated arrays are passed as ``Parameters``.
+    """One way to store the targets of a view. It has no state: calibrated arrays are passed as ``Parameters``.
+
+    Targets are LayerNormed teacher features, float32 (V, 1 + k, L, C): views, class token and patches, layers, channels.
+    """
+
+    name: ClassVar[str]
+    calibrated: ClassVar[bool]
+    """Whether parameters are computed from sample views."""
+    parameters_apart: ClassVar[bool] = False
+    """Whether parameters are too large for the manifest and lie in an object of their own (schema version 2)."""
+
+    @property
+    @abc.abstractmethod
+    def bits_per_value(self) -> float:
+        """Bits per value of a patch token."""
+
+    @abc.abstractmethod
+    def arrays(self, shape: TargetShape) -> tuple[StoredArray, ...]:
+        """The arrays that ``encode_views`` returns, in the order in which they are stored."""
+
+    @abc.abstractmethod
+    def encode_views(self, targets: Float32, parameters: Parameters) -> dict[str, NDArray[Any]]:
+        """Encode targets float32 (V, 1 + k, L, C) to the arrays of ``arrays``, each (V, *shape)."""
+
+    @abc.abstractmethod
+    def decode_views(
+        self,
+        stored: Mapping[str, NDArray[Any]],
+        parameters: Parameters,
+        shape: TargetShape,
+        tokens: NDArray[np.int64] | None = None,
+    ) -> Float32:
+        """Decode views.
+
+        Args:
+            stored: arrays as ``encode_views`` returns them. With ``tokens``, the first axis after the views of those
+                that have tokens contains the chosen ones only.
+            parameters: parameters of the cache.
+            shape: of a whole view.
+            tokens: int64 (V, n), positions of the chosen tokens, 0 for the class token, which must be among them and
+                first; None for all.
+
+        Returns:
+            float32 (V, n, L, C).
+        """
+
+    @abc.abstractmethod
+    def parameter_problem(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+        """Why the precision cannot use ``parameters``, or None if it can.
+
+        Args:
+            parameters: as calibration returns them.
+            shape: (layers, channels) of the values.
+        """
+
+    @abc.abstractmethod
+    def outside_share(self, targets: Float32, parameters: Parameters) -> float:
+        """Share (0..1) of values float32 (V, 1 + k, L, C) that lie outside the range that the parameters represent."""
+
+
+class ElementPrecision(Precision):
+    """A precision that stores each value, or a few neighbouring channels, as one element.
 
     Values are LayerNormed teacher features, float32, shape (..., layer, channel).
     """
 
-    name: ClassVar[str]
     bits: ClassVar[int]
     dtype: ClassVar[str]
     """Numpy dtype name of the stored elements."""
-    calibrated: ClassVar[bool]
-    """Whether ``calibrate`` needs values."""
+
+    @property
+    def bits_per_value(self) -> float:
+        """``bits``."""
+        return self.bits
+
+    def arrays(self, shape: TargetShape) -> tuple[StoredArray, ...]:
+        """One array of elements."""
+        return (
+            StoredArray(
+                name="targets",
+                dtype=self.dtype,
+                shape=(shape.patches + 1, shape.layers, self.stored_channels(shape.channels)),
+                dimensions=("token", "layer", "channel"),
+                tokens="all",
+            ),
+        )
+
+    def encode_views(self, targets: Float32, parameters: Parameters) -> dict[str, NDArray[Any]]:
+        """``encode``."""
+        return {"targets": self.encode(targets, parameters)}
+
+    def decode_views(
+        self,
+        stored: Mapping[str, NDArray[Any]],
+        parameters: Parameters,
+        shape: TargetShape,
+        tokens: NDArray[np.int64] | None = None,
+    ) -> Float32:
+        """``decode``; tokens do not depend on each other."""
+        return self.decode(stored["targets"], parameters, channels=shape.channels)
+
+    def outside_share(self, targets: Float32, parameters: Parameters) -> float:
+        """``saturated_share``."""
+        return self.saturated_share(targets, parameters)
 
     @property
     def bytes_per_value(self) -> float:

@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.storage_schemas.precision.base import Parameters, Precision, QuantisationPlan
+from lookonce.storage_schemas.precision.base import ElementPrecision, Parameters, QuantisationPlan
 
 
-class FloatPrecision(Precision):
+class FloatPrecision(ElementPrecision):
     """Base of the precisions that store floats; subclasses name the type."""
 
     float_dtype: ClassVar[str]

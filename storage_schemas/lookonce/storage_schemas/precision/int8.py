@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.base import (
     Parameters,
-    Precision,
+    ElementPrecision,
     QuantisationPlan,
     channel_moments,
     rounded,
@@ -24,7 +24,7 @@ RANGES = (5.0, 6.0, 8.0, 12.0, 16.0)
 LAST_CODE = 255
 
 
-class Int8(Precision):
+class Int8(ElementPrecision):
     """An unsigned byte ``q`` means ``offset + q * scale`` of its (layer, channel)."""
 
     name: ClassVar[str] = "int8"

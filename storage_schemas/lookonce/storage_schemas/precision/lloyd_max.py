@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.base import (
     Parameters,
-    Precision,
+    ElementPrecision,
     QuantisationPlan,
     channel_moments,
     rounded,
@@ -30,7 +30,7 @@ ROUNDS = 60
 """Rounds of Lloyd's algorithm; after 40 the error changes by less than 1e-4 of itself."""
 
 
-class LloydMaxPrecision(Precision):
+class LloydMaxPrecision(ElementPrecision):
     """Base of the packed precisions; subclasses set ``bits``, the bits per code."""
 
     dtype: ClassVar[str] = "uint8"

@@ -18,14 +18,11 @@ class BitRecord:
 
     Attributes:
         bits: bits of each component, int64 (n,), 0 to 12; a component of 0 bits is not in the record.
+        bytes: length of a record; bits behind the last component are 0.
     """
 
     bits: NDArray[np.int64]
-
-    @cached_property
-    def bytes(self) -> int:
-        """Length of a record; the last byte is padded with zeros."""
-        return -(-int(self.bits.sum()) // 8)
+    bytes: int
 
     @cached_property
     def first_byte(self) -> NDArray[np.int64]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.storage_schemas.precision.base import rounded
+from lookonce.storage_schemas.precision.base import TargetShape, rounded
 from lookonce.storage_schemas.precision.int8 import Int8
 from lookonce.storage_schemas.precision.klt.allocation import allocate_bits, expected_error
-from lookonce.storage_schemas.precision.klt.bit_records import BitRecord
 from lookonce.storage_schemas.precision.klt.quantisers import MAX_BITS, concatenated_levels, gaussian_levels
+from lookonce.storage_schemas.precision.klt.record_sizes import RecordSizes, record_sizes
 from lookonce.storage_schemas.precision.klt.spatial import spatial_basis
 from lookonce.storage_schemas.precision.klt.view_code import TOKEN_BITS, ViewCode
 from lookonce.storage_schemas.precision.lloyd_max import lloyd_max_levels
@@ -56,17 +56,16 @@ class TargetStatistics:
     """Sums over calibration views; ``add`` streams, memory does not grow with tokens.
 
     Args:
-        whole: whether views store all patches in the order of the grid; only then there are cosines beyond the mean.
+        shape: of each view. Only views of all patches have cosines beyond the mean.
     """
 
-    def __init__(self, *, whole: bool) -> None:
-        self._whole = whole
+    def __init__(self, shape: TargetShape) -> None:
+        self._shape, self._patches = shape, shape.patches
         self._sum: Float64 | None = None
         self._products: Float64 | None = None
         self._coarse: list[Float32] = []
         self._classes: list[Float32] = []
         self._sampled: list[tuple[Float32, NDArray[np.int64]]] = []
-        self._patches = 0
         self.views = 0
 
     @property
@@ -78,9 +77,9 @@ class TargetStatistics:
         """Take views.
 
         Args:
-            values: LayerNormed targets, float32 (V, 1 + k, L, C); k is the same in all calls.
+            values: LayerNormed targets, float32 (V, 1 + k, L, C).
         """
-        count, self._patches = len(values), values.shape[1] - 1
+        count = len(values)
         patches = values[:, 1:].reshape(count, self._patches, -1)
         flat = patches.reshape(-1, patches.shape[-1])
         if self._sum is None or self._products is None:
@@ -97,7 +96,12 @@ class TargetStatistics:
 
     @property
     def _most_functions(self) -> int:
-        return max(number**2 for number in COSINES if number == 1 or (self._whole and number**2 <= self._patches))
+        return max(self._choices()) ** 2
+
+    def _choices(self) -> list[int]:
+        """Numbers of cosines per axis that the grid allows."""
+        most = math.isqrt(self._patches) if self._shape.all_patches else 1
+        return [number for number in COSINES if number <= most]
 
     def code(self, rate: float) -> tuple[ViewCode, ExpectedLoss]:
         """The code of the least expected error.
@@ -106,31 +110,28 @@ class TargetStatistics:
             rate: bits per value of a patch token, coarse part included.
 
         Raises:
-            ValueError: no view was added, or the rate leaves no room for a single bit.
+            ValueError: no view was added.
         """
         if self._sum is None or self._products is None or not self.tokens:
             raise ValueError("calibration needs at least one view")
-        budget = math.floor(rate * len(self._sum) * self._patches)
-        choices = [number for number in COSINES if number == 1 or (self._whole and number <= math.isqrt(self._patches))]
-        tried = [self._allocated(choices[-1], budget)]
-        tried += [self._allocated(number, budget, tried[0].basis) for number in choices[:-1]]
+        sizes, choices = record_sizes(rate, self._shape), self._choices()
+        tried = [self._allocated(choices[-1], sizes)]
+        tried += [self._allocated(number, sizes, tried[0].basis) for number in choices[:-1]]
         best = min(tried, key=lambda one: one.error)
         if best is not tried[0]:
-            best = self._allocated(math.isqrt(len(best.coarse_bits)), budget)
-        if not best.token_bits.any():
-            raise ValueError(f"{rate:g} bits per value leave no bit for a token of {len(self._sum)} values")
+            best = self._allocated(math.isqrt(len(best.coarse_bits)), sizes)
         return self._finished(best), ExpectedLoss(
             relative_error=math.sqrt(best.error / (np.trace(self._products) / self.views)),
             components=int((best.token_bits > 0).sum()),
             coarse_functions=len(best.coarse_bits),
         )
 
-    def _allocated(self, cosines: int, budget: int, basis: Float64 | None = None) -> _Allocation:
+    def _allocated(self, cosines: int, sizes: RecordSizes, basis: Float64 | None = None) -> _Allocation:
         """Bases and bits with so many cosines per axis.
 
         Args:
             cosines: cosines per axis.
-            budget: bits per view.
+            sizes: lengths of records.
             basis: the tokens' basis; None to compute the eigenvectors of what remains beside the coarse part.
         """
         total, products = self._sums()
@@ -150,10 +151,11 @@ class TargetStatistics:
         share = sampled.sum(axis=1, keepdims=True) / sampled.sum() * len(sampled)  # of each function
         coarse_variances = (1 - SHRINKAGE) * sampled + SHRINKAGE * share * _variances(prior, coarse_basis)
         coarse_variances = np.maximum(coarse_variances, LEAST)
-        token_bits, coarse_bits = _split(variances, coarse_variances, self._patches, budget)
-        error = expected_error(variances, np.full(len(mean), self._patches), token_bits) + expected_error(
-            coarse_variances.reshape(-1), np.ones(coarse_variances.size, dtype=np.int64), coarse_bits.reshape(-1)
-        )
+        token_bits = allocate_bits(variances, 8 * sizes.token, most=TOKEN_BITS)
+        coarse_bits = allocate_bits(coarse_variances.reshape(-1), 8 * sizes.coarse, most=MAX_BITS)
+        error = self._patches * expected_error(variances, token_bits)
+        error += expected_error(coarse_variances.reshape(-1), coarse_bits)
+        coarse_bits = coarse_bits.reshape(coarse_variances.shape)
         return _Allocation(
             mean=mean,
             basis=basis,
@@ -163,6 +165,7 @@ class TargetStatistics:
             coarse_variances=coarse_variances,
             coarse_bits=coarse_bits,
             error=error,
+            sizes=sizes,
         )
 
     def _sums(self) -> tuple[Float64, Float64]:
@@ -194,6 +197,7 @@ class TargetStatistics:
             levels=self._levels(best, int(max(token_bits.max(), coarse_bits.max(initial=0)))),
             class_scale=classes["scale"],
             class_offset=classes["offset"],
+            record_bytes=np.array([best.sizes.token, best.sizes.coarse], dtype=np.int32),
         )
 
     def _levels(self, best: _Allocation, most: int) -> Float32:
@@ -228,6 +232,7 @@ class _Allocation:
     coarse_bits: NDArray[np.int64]
     error: float
     """Expected squared error per view."""
+    sizes: RecordSizes
 
 
 def _variances(covariance: Float64, basis: Float64) -> Float64:
@@ -240,19 +245,3 @@ def _eigenvectors(covariance: Float64) -> tuple[Float64, Float64]:
     """Eigenvalues in descending order and their eigenvectors, as columns."""
     values, vectors = np.linalg.eigh(covariance)
     return np.maximum(values[::-1], LEAST), vectors[:, ::-1]
-
-
-def _split(
-    variances: Float64, coarse_variances: Float64, patches: int, budget: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bits of tokens' components and of the coarse part, in whole bytes per record."""
-    size = len(variances)
-    together = np.concatenate([variances, coarse_variances.reshape(-1)])
-    count = np.concatenate([np.full(size, patches), np.ones(coarse_variances.size, dtype=np.int64)])
-    most = np.concatenate([np.full(size, TOKEN_BITS), np.full(coarse_variances.size, MAX_BITS)])
-    token_bytes = int(allocate_bits(together, count, budget, most)[:size].sum()) // 8
-    ones = np.ones(size, dtype=np.int64)
-    token_bits = allocate_bits(variances, ones, 8 * token_bytes, most[:size])
-    left = (budget - 8 * BitRecord(token_bits).bytes * patches) // 8 * 8
-    coarse_bits = allocate_bits(coarse_variances.reshape(-1), count[size:], max(0, left), most[size:])
-    return token_bits, coarse_bits.reshape(coarse_variances.shape)

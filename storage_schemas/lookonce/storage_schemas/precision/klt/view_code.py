@@ -53,6 +53,7 @@ class ViewCode:
         levels: tables of levels for 1, 2, ... bits in units of the standard deviation, one after the other, float32.
         class_scale: step of the class token's bytes, float32 (L, C).
         class_offset: value of byte 0, float32 (L, C).
+        record_bytes: lengths of a token's record and of a coarse record, int32 (2,).
     """
 
     mean: Float32
@@ -65,6 +66,7 @@ class ViewCode:
     levels: Float32
     class_scale: Float32
     class_offset: Float32
+    record_bytes: NDArray[np.int32]
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, NDArray[Any]]) -> ViewCode:
@@ -100,12 +102,12 @@ class ViewCode:
     @cached_property
     def token_record(self) -> BitRecord:
         """Layout of a token's record."""
-        return BitRecord(self.token_bits.astype(np.int64))
+        return BitRecord(self.token_bits.astype(np.int64), int(self.record_bytes[0]))
 
     @cached_property
     def coarse_record(self) -> BitRecord:
         """Layout of a view's coarse record: all components of the first spatial function, then of the second, ..."""
-        return BitRecord(self.coarse_bits.reshape(-1).astype(np.int64))
+        return BitRecord(self.coarse_bits.reshape(-1).astype(np.int64), int(self.record_bytes[1]))
 
     def encode(self, values: Float32) -> dict[str, NDArray[np.uint8]]:
         """Encode views.
@@ -205,15 +207,16 @@ class ViewCode:
             "coarse_basis": (layers * channels, coarse),
             "coarse_scale": (functions, coarse),
             "class_offset": (layers, channels),
+            "record_bytes": (2,),
         }
         for name, shape in wanted.items():
             found = getattr(self, name).shape
             if found != shape:
                 raise ValueError(f"{name!r} has shape {list(found)}, expected {list(shape)}")
-        for name, bits, most in (
-            ("token_bits", self.token_bits, TOKEN_BITS),
-            ("coarse_bits", self.coarse_bits, MAX_BITS),
-        ):
+        checked = (("token_bits", self.token_bits, TOKEN_BITS), ("coarse_bits", self.coarse_bits, MAX_BITS))
+        for (name, bits, most), length in zip(checked, self.record_bytes.tolist(), strict=True):
+            if int(bits.sum(dtype=np.int64)) > 8 * length:
+                raise ValueError(f"{name!r} add up to {bits.sum(dtype=np.int64)} bits, a record has {8 * length}")
             if bits.max(initial=0) > most:
                 raise ValueError(f"{name!r} goes up to {bits.max()}, expected at most {most}")
             if len(self.levels) < (needed := 2 ** (int(bits.max(initial=0)) + 1) - 2):

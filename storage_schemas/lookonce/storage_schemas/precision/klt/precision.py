@@ -1,0 +1,104 @@
+"""The KLT precisions as other parts of lookonce see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookonce.storage_schemas.precision.base import Float32, Parameters, Precision, StoredArray, TargetShape
+from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
+from lookonce.storage_schemas.precision.klt.record_sizes import record_sizes
+from lookonce.storage_schemas.precision.klt.view_code import ViewCode
+
+RATES = (2.0, 1.5, 1.0, 0.75, 0.5, 0.25)
+"""Bits per value of a patch token, the coarse part included."""
+
+
+class KltPrecision(Precision):
+    """Transform coding at ``rate`` bits per value of a patch token; class tokens take a byte per value."""
+
+    calibrated: ClassVar[bool] = True
+    parameters_apart: ClassVar[bool] = True
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.name = f"klt{rate:g}"  # type: ignore[misc]  # an instance of its own per rate
+
+    @property
+    def bits_per_value(self) -> float:
+        """``rate``."""
+        return self.rate
+
+    def arrays(self, shape: TargetShape) -> tuple[StoredArray, ...]:
+        """Records of patch tokens, the view's coarse record, and the class token."""
+        sizes = record_sizes(self.rate, shape)
+        return (
+            StoredArray(
+                name="targets",
+                dtype="uint8",
+                shape=(shape.patches, sizes.token),
+                dimensions=("patch", "byte"),
+                tokens="patches",
+            ),
+            StoredArray(
+                name="coarse_targets", dtype="uint8", shape=(sizes.coarse,), dimensions=("byte",), tokens="none"
+            ),
+            StoredArray(
+                name="class_targets",
+                dtype="uint8",
+                shape=(shape.layers, shape.channels),
+                dimensions=("layer", "channel"),
+                tokens="none",
+            ),
+        )
+
+    def calibrate_views(self, batches: Iterable[Float32], shape: TargetShape) -> dict[str, NDArray[Any]]:
+        """Compute parameters from sample views.
+
+        Args:
+            batches: targets float32 (V, 1 + k, L, C) of the calibration views; read once.
+            shape: of each view.
+
+        Raises:
+            ValueError: there are no views.
+        """
+        statistics = TargetStatistics(shape)
+        for targets in batches:
+            statistics.add(targets)
+        return statistics.code(self.rate)[0].parameters()
+
+    def encode_views(self, targets: Float32, parameters: Parameters) -> dict[str, NDArray[Any]]:
+        """See ``ViewCode.encode``."""
+        return dict(ViewCode.from_parameters(parameters).encode(targets))
+
+    def decode_views(
+        self,
+        stored: Mapping[str, NDArray[Any]],
+        parameters: Parameters,
+        shape: TargetShape,
+        tokens: NDArray[np.int64] | None = None,
+    ) -> Float32:
+        """See ``ViewCode.decode_patches``."""
+        code, views = ViewCode.from_parameters(parameters), len(stored["class_targets"])
+        if tokens is None:
+            tokens = np.broadcast_to(np.arange(shape.patches + 1), (views, shape.patches + 1))
+        patches = code.decode_patches(stored["targets"], stored["coarse_targets"], tokens[:, 1:] - 1, shape.patches)
+        return np.concatenate([code.decode_class(stored["class_targets"])[:, None], patches], axis=1)
+
+    def parameter_problem(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+        """Why parameters do not fit, or None."""
+        try:
+            code = ViewCode.from_parameters(parameters)
+        except KeyError as missing:
+            return f"precision {self.name} needs the parameter {missing.args[0]!r}, found {sorted(parameters)}"
+        except ValueError as error:
+            return str(error)
+        found = (code.layers, code.channels)
+        return None if found == shape else f"'class_scale' has shape {list(found)}, expected {list(shape)}"
+
+    def outside_share(self, targets: Float32, parameters: Parameters) -> float:
+        """See ``ViewCode.outside_share``."""
+        return ViewCode.from_parameters(parameters).outside_share(targets)
