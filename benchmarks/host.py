@@ -92,7 +92,7 @@ class ReadyEncoder:
         count = len(hidden[0])
         moments = self._moments[:count]
         return EncodedTargets(
-            stored=self._stored[:count],
+            arrays={"targets": self._stored[:count]},
             mean=moments,
             std=moments,
             nonfinite=torch.zeros(count, dtype=torch.bool),

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
 from lookonce.cache.advice import RESTORE
 from lookonce.cache.containers.container import seed_folder
 from lookonce.shared.canonical import canonical_json
@@ -22,7 +26,7 @@ _RECEIPT_FILE = re.compile(r"shard-(\d{5,})\.json")
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Paths of a cache of schema version 1."""
+    """Paths of a cache."""
 
     root: Path
 
@@ -73,7 +77,26 @@ class CacheLayout:
         """
         if not self.manifest_file.is_file():
             raise CacheError(f"{self.root}: no {FILE_NAME} here, so this is not a lookonce cache; {self._advice()}")
-        return parse_manifest(load_json(self.manifest_file), str(self.manifest_file))
+        return parse_manifest(load_json(self.manifest_file), str(self.manifest_file), self.load_arrays)
+
+    def load_arrays(self, path: str) -> dict[str, NDArray[Any]]:
+        """Read the object of an encoding's parameters.
+
+        Args:
+            path: POSIX path of a safetensors file, relative to the cache.
+
+        Raises:
+            ValueError: it is missing, or not a safetensors file.
+            AccessError: the operating system denies access to it.
+        """
+        try:
+            return load((self.root / path).read_bytes())
+        except ABSENT as error:
+            raise ValueError(f"it cannot be read: {os_reason(error)}") from error
+        except OSError as error:
+            raise access_error(error, self.root / path) from error
+        except SafetensorError as error:
+            raise ValueError(f"it is no safetensors file: {error}") from error
 
     def _advice(self) -> str:
         if not self.root.exists():

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.extract.sanity import check_finite
-from lookonce.extract.teachers import Teacher
+from lookonce.extract.teachers import Teacher, TeacherFeatures
 from lookonce.extract.views.image_views import ViewProducer, batches_of_views
 from lookonce.shared.errors import SourceError
 from lookonce.shared.sources import ListingEntry
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import (
+    KltPrecision,
+    calibration_view_count,
+    get_element_precision,
+    get_precision,
+)
+from lookonce.storage_schemas.recipe import Recipe
+from lookonce.storage_schemas.tokens import TokenSubset
+
+DEFAULT_VIEWS = 256
+"""Calibration views unless others are asked for; KLT precisions then take as many as their dimension needs."""
 
 BATCH_SIZE = 16
 """Views per forward pass; fixed, so that the calibration does not depend on ``--batch-size``."""
@@ -29,6 +41,7 @@ def calibrate(
     teacher: Teacher,
     producer: ViewProducer,
     entries: Sequence[ListingEntry],
+    recipe: Recipe,
     *,
     seed: int,
     views: int,
@@ -40,6 +53,7 @@ def calibrate(
         teacher: on its device.
         producer: makes views.
         entries: all entries of the listing.
+        recipe: of the cache.
         seed: augmentation seed of the calibration views.
         views: most views to use.
 
@@ -49,8 +63,13 @@ def calibrate(
     codec = get_precision(precision)
     if not codec.calibrated:
         return Encoding(precision=precision, parameters={})
+    if isinstance(codec, KltPrecision):
+        shape = target_shape(recipe)
+        count = calibration_view_count(shape) if views == DEFAULT_VIEWS else views
+        batches = calibration_views(teacher, producer, entries, recipe.tokens, seed=seed, views=count)
+        return Encoding(precision=precision, parameters=codec.calibrate_views(batches, shape))
     values = calibration_values(teacher, producer, entries, seed=seed, views=views)
-    return Encoding(precision=precision, parameters=codec.calibrate(values))
+    return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 
 
 def calibration_values(
@@ -76,23 +95,71 @@ def calibration_values(
     Raises:
         SourceError: none of the chosen images can be read.
     """
-    rows = np.unique(np.linspace(0, len(entries) - 1, min(views, len(entries))).round().astype(int)).tolist()
+    rows = _chosen_rows(len(entries), views)
     kept = _token_positions(teacher.tokens, max(2, MAX_TOKENS // len(rows)))
     values = np.empty((len(rows) * len(kept), len(teacher.blocks), teacher.width), dtype=np.float32)
-    filled, device = 0, teacher.mean.device
+    filled = 0
+    for features, _ in _features(teacher, producer, entries, seed=seed, rows=rows):
+        part = features.targets[:, kept].flatten(0, 1).cpu().numpy()
+        values[filled : filled + len(part)] = part
+        filled += len(part)
+    return values[:filled]
+
+
+def calibration_views(
+    teacher: Teacher,
+    producer: ViewProducer,
+    entries: Sequence[ListingEntry],
+    tokens: TokenSubset,
+    *,
+    seed: int,
+    views: int,
+) -> Iterator[NDArray[np.float32]]:
+    """Whole views of evenly spread images, for precisions that are calibrated from views.
+
+    Args:
+        teacher: on its device.
+        producer: makes views.
+        entries: the images to choose from.
+        tokens: which patches of a view the cache stores.
+        seed: augmentation seed of the views.
+        views: most views to use.
+
+    Yields:
+        float32 (V, 1 + k, layer, channel), LayerNormed, the class token first.
+
+    Raises:
+        SourceError: none of the chosen images can be read.
+    """
+    for features, keys in _features(teacher, producer, entries, seed=seed, rows=_chosen_rows(len(entries), views)):
+        targets = features.targets.cpu().numpy()
+        if not tokens.keeps_all:
+            ids = stored_patch_ids(tokens, features.importance.cpu().numpy(), keys, seed)
+            targets = np.take_along_axis(targets, np.pad(ids + 1, ((0, 0), (1, 0)))[..., None, None], axis=1)
+        yield targets
+
+
+def _chosen_rows(count: int, views: int) -> list[int]:
+    return [int(row) for row in np.unique(np.linspace(0, count - 1, min(views, count)).round().astype(int))]
+
+
+def _features(
+    teacher: Teacher, producer: ViewProducer, entries: Sequence[ListingEntry], *, seed: int, rows: list[int]
+) -> Iterator[tuple[TeacherFeatures, list[str]]]:
+    """The teacher's features of batches of views, and the keys of their images."""
+    device, found = teacher.mean.device, False
     with ThreadPoolExecutor() as threads:
         chosen = [entries[row] for row in rows]
         for batch in batches_of_views(rows, chosen, producer, [seed], BATCH_SIZE, threads):
             pixels = [image.pixels[0] for image in batch if image.pixels is not None]
             if pixels:
                 features = teacher.extract(torch.from_numpy(np.stack(pixels)).to(device))
-                check_finite(features, [entries[image.row].key for image in batch if image.pixels is not None], seed)
-                part = features.targets[:, kept].flatten(0, 1).cpu().numpy()
-                values[filled : filled + len(part)] = part
-                filled += len(part)
-    if not filled:
+                keys = [entries[image.row].key for image in batch if image.pixels is not None]
+                check_finite(features, keys, seed)
+                found = True
+                yield features, keys
+    if not found:
         raise SourceError(f"none of the {len(rows)} images chosen for calibration can be read; check the images")
-    return values[:filled]
 
 
 def _token_positions(tokens: int, count: int) -> list[int]:

@@ -109,7 +109,7 @@ class ExtractionConfig:
         if self.images is None:
             refuse_without_effect(self, "--images", "relist")
         if not get_precision(self.precision).calibrated:
-            refuse_without_effect(self, "a calibrated --precision (int8, int4, int2)", "calibration_views")
+            refuse_without_effect(self, "a calibrated --precision (int8, int4, int2, klt...)", "calibration_views")
         if not self.stall_timeout >= 0:
             raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait forever")
         if self.view_size % self.patch_size:

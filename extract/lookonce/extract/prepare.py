@@ -193,6 +193,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
         teacher,
         producer,
         extraction.listing.entries,
+        recipe,
         seed=parse_seeds(config.seeds)[0],
         views=config.calibration_views,
     )

@@ -16,6 +16,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from lookonce.shared.canonical import DIGEST_PREFIX, digest_document
 from lookonce.storage_schemas.precision import PRECISIONS
@@ -61,13 +62,18 @@ class Encoding:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of precision and calibration."""
-        return digest_document({"precision": self.precision, "parameters": self._arrays()})
+        return digest_document({"precision": self.precision, "parameters": self._arrays})
 
     @property
     def object_path(self) -> str:
         """POSIX path of the object of the parameters, relative to the cache."""
         return object_path(self.digest)
 
+    def object_content(self) -> bytes:
+        """The object of the parameters, a safetensors file."""
+        return save({name: np.ascontiguousarray(values) for name, values in self.parameters.items()})
+
+    @cached_property
     def _arrays(self) -> dict[str, ParameterDocument]:
         describe = _array_digest if self.apart else _array_document
         return {name: describe(values) for name, values in self.parameters.items()}
@@ -76,7 +82,7 @@ class Encoding:
         """The encoding as a JSON-compatible document."""
         document: EncodingDocument = {
             "precision": self.precision,
-            "parameters": self._arrays(),
+            "parameters": self._arrays,
             "digest": self.digest,
         }
         return {**document, "object": self.object_path} if self.apart else document

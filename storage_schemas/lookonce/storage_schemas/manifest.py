@@ -147,7 +147,8 @@ def _array_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[Sche
         name, stored = spec["name"], cast("Mapping[str, Any]", spec)
         if name not in wanted:
             messages.append(
-                f"{name!r} is not an array of schema version {document['schema_version']} with tokens {recipe.tokens.kind!r}"
+                f"{name!r} is not an array of schema version {document['schema_version']} "
+                f"with tokens {recipe.tokens.kind!r}"
             )
         for field, expected in wanted.get(name, {}).items():
             if stored[field] != expected:

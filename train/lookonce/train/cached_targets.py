@@ -26,7 +26,7 @@ from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.data.prefetch import prefetched_batches
 from lookonce.train.data.sample_order import batch_parts
-from lookonce.train.data.target_decoder import TargetDecoder, decode_targets
+from lookonce.train.data.target_decoder import make_decoder, decode_targets
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.model.layer_weights import aligned_blocks
@@ -128,8 +128,8 @@ class CachedTargets(IterableDataset[TargetBatch]):
             reader.layer_positions(blocks) for reader, blocks in zip(readers, self.teacher_blocks, strict=True)
         ]
         self._decoders = [
-            TargetDecoder(reader.manifest.encoding, layers, teacher.width).to(self._device)
-            for reader, layers, teacher in zip(readers, self._layers, self.teachers, strict=True)
+            make_decoder(reader.manifest, layers).to(self._device)
+            for reader, layers in zip(readers, self._layers, strict=True)
         ]
         self._identity = {
             **self._input.document(),

@@ -15,7 +15,7 @@ from lookonce.shared.errors import CacheMismatchError
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
 from lookonce.train.data.joined_caches import JoinedCaches, open_caches
-from lookonce.train.data.target_decoder import TargetDecoder
+from lookonce.train.data.target_decoder import make_decoder
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.distributed.world import SINGLE_PROCESS, World
 from lookonce.train.model.alignment import DynamicAlignment
@@ -182,8 +182,7 @@ def _teacher_alignment(config: TrainingConfig, reader: CacheReader, student: Stu
         seed=config.seed + 1 + number,
     )
     layers = reader.layer_positions(alignment.teacher_blocks)
-    decoder = TargetDecoder(reader.manifest.encoding, layers, recipe.teacher.width)
-    return TeacherAlignment(alignment, decoder, layers=layers)
+    return TeacherAlignment(alignment, make_decoder(reader.manifest, layers), layers=layers)
 
 
 def _teacher_weights(config: TrainingConfig) -> Sequence[float]:

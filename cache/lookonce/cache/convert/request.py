@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from lookonce.cache.read.calibration_features import calibration_values
+from lookonce.cache.read.calibration_features import calibration_values, calibration_views
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import IncompleteCacheError, UsageError
-from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.arrays import cache_arrays, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Container, Manifest
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import (
+    KltPrecision,
+    calibration_view_count,
+    get_element_precision,
+    get_precision,
+)
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import TokenSubset
 
@@ -49,7 +54,12 @@ def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manif
     manifest = reader.manifest
     recipe, encoding = _recipe(reader, request.tokens), manifest.encoding
     if request.precision is not None and request.precision != encoding.precision:
-        encoding = _encoding(reader, request.precision)
+        encoding = _encoding(reader, request.precision, recipe)
+    elif recipe.tokens != manifest.recipe.tokens and encoding.apart:
+        raise UsageError(
+            f"{reader.root}: it holds {encoding.precision}, whose tokens share a coarse part, so no subset of them can "
+            "be cut out; convert a cache of another precision, or extract again"
+        )
     return dataclasses.replace(
         manifest,
         recipe=recipe,
@@ -72,12 +82,12 @@ def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
     return dataclasses.replace(found, tokens=tokens)
 
 
-def _encoding(reader: CacheReader, precision: str) -> Encoding:
+def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
     found, codec = get_precision(reader.manifest.encoding.precision), get_precision(precision)
-    if codec.bits >= found.bits:
+    if codec.bits_per_value >= found.bits_per_value:
         raise UsageError(
-            f"--precision {precision} ({codec.bits} bits): {reader.root} holds {found.name} ({found.bits} bits), and a "
-            "conversion can only take bits away; extract again for more"
+            f"--precision {precision} ({codec.bits_per_value:g} bits): {reader.root} holds {found.name} "
+            f"({found.bits_per_value:g} bits), and a conversion can only take bits away; extract again for more"
         )
     if not codec.calibrated:
         return Encoding(precision=precision, parameters={})
@@ -85,5 +95,9 @@ def _encoding(reader: CacheReader, precision: str) -> Encoding:
     present = reader.rows(seed)
     if not len(present):
         raise IncompleteCacheError(f"{reader.root}: every sample of seed {seed} is a hole: nothing to calibrate from")
+    if isinstance(codec, KltPrecision):
+        shape = target_shape(recipe)
+        views = calibration_views(reader, seed, present, recipe.tokens, samples=calibration_view_count(shape))
+        return Encoding(precision=precision, parameters=codec.calibrate_views(views, shape))
     values = calibration_values(reader, seed, present)
-    return Encoding(precision=precision, parameters=codec.calibrate(values))
+    return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.cache.write.stored_patches import stored_patch_ids
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.receipt import Hole, Receipt
@@ -33,7 +34,11 @@ class ShardConverter:
         self._codec = get_precision(manifest.encoding.precision)
         self._encodes = manifest.encoding.digest != reader.manifest.encoding.digest
         self._narrows = manifest.recipe.tokens != reader.manifest.recipe.tokens
-        self._streamed = [spec.name for spec in reader.manifest.arrays if spec.chunking == "sample"]
+        encoded = get_precision(reader.manifest.encoding.precision).arrays(target_shape(reader.manifest.recipe))
+        left_out = {array.name for array in encoded} if self._encodes else set[str]()
+        self._streamed = [
+            spec.name for spec in reader.manifest.arrays if spec.chunking == "sample" and spec.name not in left_out
+        ]
 
     def convert(self, place: tuple[int, int]) -> Receipt:
         """Write one (seed, shard).
@@ -83,9 +88,9 @@ class ShardConverter:
         if not self._encodes:
             return values, 0.0
         parameters = self._manifest.encoding.parameters
-        decoded = self._reader.decode(values["targets"])
-        values["targets"] = self._codec.encode(decoded, parameters)
-        return values, self._codec.saturated_share(decoded, parameters)
+        decoded = self._reader.read_targets(seeds, rows, kept.get("targets"))
+        values |= self._codec.encode_views(decoded, parameters)
+        return values, self._codec.outside_share(decoded, parameters)
 
     def _statistics(
         self, sources: list[Receipt], rows: range, holes: dict[int, Hole], saturated: float

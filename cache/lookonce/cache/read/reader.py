@@ -19,8 +19,9 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.mapped_objects import MappedObject, MapPool, Memory, bytes_of, map_object
 from lookonce.cache.read.readahead import Readahead, ReadaheadMode
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import get_element_precision, get_precision
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 Check = Literal["first-use", "never"]
@@ -237,12 +238,43 @@ class CacheReader:
     def decode(self, stored: NDArray[Any], layers: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Decode ``targets`` elements (..., layer, stored channel) to float32; the numpy reference.
 
+        This is for precisions that store values one by one; ``read_targets`` serves all.
+
         Args:
             stored: elements as ``read`` returns them.
             layers: positions on the layer axis that ``stored`` holds; None for all.
         """
-        width = self.manifest.recipe.teacher.width
-        return self._precision.decode(stored, self.manifest.encoding.parameters, channels=width, layers=layers)
+        encoding, width = self.manifest.encoding, self.manifest.recipe.teacher.width
+        precision = get_element_precision(encoding.precision)
+        return precision.decode(stored, encoding.parameters, channels=width, layers=layers)
+
+    def read_targets(
+        self,
+        seeds: Sequence[int] | NDArray[np.int64],
+        rows: Sequence[int] | NDArray[np.int64],
+        tokens: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
+        """Read and decode targets of samples; the numpy reference.
+
+        Args:
+            seeds: seed of each sample, length B.
+            rows: row of each sample, length B.
+            tokens: int64 (B, n): positions among the stored tokens, 0 for the class token, which must come first; None
+                for all.
+
+        Returns:
+            float32 (B, n, layer, channel).
+
+        Raises:
+            IntegrityError: a sample is a hole, or an object is damaged.
+            AccessError: the operating system denies access to an object.
+            ValueError: a position that the cache does not have.
+        """
+        shape, encoding = target_shape(self.manifest.recipe), self.manifest.encoding
+        picked = {"all": tokens, "patches": None if tokens is None else tokens[:, 1:] - 1, "none": None}
+        arrays = self._precision.arrays(shape)
+        stored = {array.name: self.read(array.name, seeds, rows, picked[array.tokens]) for array in arrays}
+        return self._precision.decode_views(stored, encoding.parameters, shape, tokens)
 
     def prefetch(
         self,

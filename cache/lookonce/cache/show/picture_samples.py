@@ -149,8 +149,7 @@ def _column(reader: CacheReader, name: str, seeds: list[int], rows: list[int]) -
 
 def _last_block(reader: CacheReader, seeds: list[int], rows: list[int]) -> Floats:
     last = len(reader.manifest.recipe.teacher.blocks) - 1
-    stored = reader.read("targets", seeds, rows)[:, 1:, last:]  # token 0 is the class token
-    return reader.decode(stored, [last])[:, :, 0]
+    return reader.read_targets(seeds, rows)[:, 1:, last]  # token 0 is the class token
 
 
 def _label_name(classes: tuple[str, ...], label: int) -> str:

@@ -34,7 +34,14 @@ def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]
     problems = [str(problem) for problem in validate_manifest(document)]
     if problems:
         return None, [Finding(path=path.name, problem=problem, advice=advice) for problem in problems]
-    manifest = parse_manifest(document, str(path))
+    try:
+        manifest = parse_manifest(document, str(path), layout.load_arrays)
+    except AccessError as error:
+        name = document["encoding"]["object"]
+        return None, [not_readable(error, layout.root / name, name)]
+    except CacheError as error:
+        name = document["encoding"]["object"]
+        return None, [Finding(path=name, problem=reason(error, path), advice=advice)]
     changed = form_problem(path, document)
     return manifest, [Finding(path=path.name, problem=changed, advice=advice)] if changed else []
 

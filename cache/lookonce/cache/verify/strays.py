@@ -12,6 +12,7 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.verify.findings import Note
 from lookonce.shared.files.atomic import TEMPORARY_MARK
 from lookonce.shared.files.lock import LOCK_FILES
+from lookonce.storage_schemas.encoding import OBJECT_FOLDER
 from lookonce.storage_schemas.manifest import Manifest
 
 
@@ -33,6 +34,8 @@ def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -
 def _known_files(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> AbstractSet[str]:
     root = layout.root
     container, known = container_of(manifest), {layout.manifest_file.name, *LOCK_FILES}
+    if manifest.encoding.apart:
+        known.add(manifest.encoding.object_path)
     for seed in seeds:
         known |= container.seed_documents(manifest, seed).keys()
         for shard in layout.receipted_shards(seed):
@@ -54,6 +57,7 @@ def _files(layout: CacheLayout, seeds: Sequence[int]) -> Iterator[str]:
     """Files directly in the cache, and all files under the given seeds; POSIX paths relative to the cache."""
     root = layout.root
     yield from (entry.name for entry in root.iterdir() if not entry.is_dir())
+    yield from (entry.relative_to(root).as_posix() for entry in (root / OBJECT_FOLDER).glob("*"))
     for seed in seeds:
         for top in (layout.seed_folder(seed), layout.receipt_file(seed, 0).parent):
             for folder, _, names in os.walk(top):

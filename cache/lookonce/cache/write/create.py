@@ -11,7 +11,7 @@ from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import CacheError, RecipeMismatchError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
-from lookonce.shared.files.atomic import TEMPORARY_MARK, json_bytes, write_json
+from lookonce.shared.files.atomic import TEMPORARY_MARK, json_bytes, write_bytes, write_json
 from lookonce.shared.files.lock import exclusive_folder
 from lookonce.shared.files.own_folder import require_own_folder
 from lookonce.storage_schemas.manifest import FILE_NAME, Manifest
@@ -58,7 +58,10 @@ def check_same_recipe(
 
 
 def create_cache(root: Path, manifest: Manifest) -> None:
-    """Write the manifest of a new cache, by rename."""
+    """Write the manifest of a new cache, by rename, after the object of its encoding if it has one."""
+    encoding = manifest.encoding
+    if encoding.apart:
+        write_bytes(root / encoding.object_path, encoding.object_content())
     write_json(CacheLayout(root).manifest_file, manifest.document())
 
 

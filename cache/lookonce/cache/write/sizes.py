@@ -35,7 +35,7 @@ class CacheBytes:
     objects: int
     """Bytes of the shards' objects."""
     documents: int
-    """Bytes of manifest, receipts and zarr metadata."""
+    """Bytes of manifest, receipts, zarr metadata, and the object of the encoding if there is one."""
 
     @property
     def total(self) -> int:
@@ -66,7 +66,8 @@ def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statisti
         views=samples,
         objects=samples * container.sample_bytes(manifest) + shards * container.shard_bytes(manifest) + keys,
         documents=sum(len(json_bytes(document)) for document in documents)
-        + shards * len(json_bytes(receipt.document())),
+        + shards * len(json_bytes(receipt.document()))
+        + (len(manifest.encoding.object_content()) if manifest.encoding.apart else 0),
     )
 
 

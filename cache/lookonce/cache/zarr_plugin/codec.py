@@ -15,7 +15,7 @@ from zarr.abc.codec import ArrayArrayCodec
 from zarr.dtype import Float32, data_type_registry
 
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.precision import PRECISIONS, get_element_precision
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -44,7 +44,7 @@ class TargetsCodec(ArrayArrayCodec):
 
     def __post_init__(self) -> None:
         shape = (self.layers, self.channels)
-        problem = get_precision(self.encoding.precision).parameter_problem(self.encoding.parameters, shape)
+        problem = get_element_precision(self.encoding.precision).parameter_problem(self.encoding.parameters, shape)
         if problem is not None:
             raise ValueError(f"codec {NAME}: {problem}")
 
@@ -96,7 +96,7 @@ class TargetsCodec(ArrayArrayCodec):
 
     def resolve_metadata(self, chunk_spec: ArraySpec) -> ArraySpec:
         """What lies below: another dtype, fewer elements on the last axis."""
-        precision = get_precision(self.encoding.precision)
+        precision = get_element_precision(self.encoding.precision)
         stored = data_type_registry.match_dtype(np.dtype(precision.dtype))
         shape = (*chunk_spec.shape[:-1], precision.stored_channels(self.channels))
         return replace(chunk_spec, shape=shape, dtype=stored, fill_value=stored.default_scalar())
@@ -108,12 +108,12 @@ class TargetsCodec(ArrayArrayCodec):
 
     async def _decode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
         stored, encoding = chunk_data.as_numpy_array(), self.encoding
-        values = get_precision(encoding.precision).decode(stored, encoding.parameters, channels=self.channels)
+        values = get_element_precision(encoding.precision).decode(stored, encoding.parameters, channels=self.channels)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(values)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
         values, encoding = np.asarray(chunk_data.as_numpy_array(), dtype=np.float32), self.encoding
         if not np.isfinite(values).all():
             raise ValueError(f"codec {NAME}: NaN and infinity have no code in precision {encoding.precision}")
-        stored = get_precision(encoding.precision).encode(values, encoding.parameters)
+        stored = get_element_precision(encoding.precision).encode(values, encoding.parameters)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(stored)

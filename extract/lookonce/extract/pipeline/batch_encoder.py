@@ -118,7 +118,7 @@ class BatchEncoder:
             kept = torch.from_numpy(np.pad(ids + 1, ((0, 0), (1, 0)))).to(output.importance.device)
             patches = np.take_along_axis(patches, ids[..., None], axis=1)
         encoded = self._encode(output.hidden, kept)
-        arrays = {"targets": encoded.stored, "target_mean": encoded.mean, "target_std": encoded.std}
+        arrays = {**encoded.arrays, "target_mean": encoded.mean, "target_std": encoded.std}
         on_host = {name: teacher_threads.to_host(tensor) for name, tensor in arrays.items()}
         nonfinite, saturated = teacher_threads.to_host(encoded.nonfinite), teacher_threads.to_host(encoded.saturated)
         teacher_threads.wait()

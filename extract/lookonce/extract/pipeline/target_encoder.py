@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lookonce.extract.pipeline.view_encoder import ViewEncoder
 from lookonce.extract.sanity import find_nonfinite
 from lookonce.extract.teachers import normalise_targets
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import get_element_precision
 from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside
 
 VALUES_PER_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 27}
@@ -22,8 +23,8 @@ VALUES_PER_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 27}
 class EncodedTargets:
     """Encoded block outputs of a batch; tensors on the teacher's device."""
 
-    stored: Tensor
-    """(B, tokens, L, stored channel), the precision's stored dtype."""
+    arrays: Mapping[str, Tensor]
+    """The precision's arrays, each (B, *shape of a view)."""
     mean: Tensor
     """(B, tokens, L) float32, see ``TeacherFeatures``."""
     std: Tensor
@@ -33,9 +34,14 @@ class EncodedTargets:
     saturated: Tensor
     """int64 scalar: number of values outside the precision's range."""
 
+    @property
+    def stored(self) -> Tensor:
+        """The array ``targets``."""
+        return self.arrays["targets"]
+
 
 class TargetEncoder(nn.Module):
-    """Computes the same bits as the numpy reference of the precision.
+    """Computes the same bits as the numpy reference of the precision; those of a KLT precision but for rounding.
 
     Args:
         encoding: precision and calibration of the cache.
@@ -47,7 +53,10 @@ class TargetEncoder(nn.Module):
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__()
-        self._precision = get_precision(encoding.precision)
+        self.views = ViewEncoder(encoding.parameters) if encoding.apart else None
+        if self.views is not None:
+            return
+        self._precision = get_element_precision(encoding.precision)
         plan = self._precision.plan(encoding.parameters)
         self._bits = plan.bits
         self._limits = plan.limits if plan.float_dtype is None else None
@@ -74,17 +83,21 @@ class TargetEncoder(nn.Module):
         for start in range(0, batch, length):
             some = slice(start, start + length)
             parts.append(self._encode_some([level[some] for level in hidden], None if kept is None else kept[some]))
-        stored, mean, std, nonfinite, saturated = zip(*parts, strict=True)
+        arrays, mean, std, nonfinite, saturated = zip(*parts, strict=True)
         return EncodedTargets(
-            stored=torch.cat(stored),
+            arrays={name: torch.cat([part[name] for part in arrays]) for name in arrays[0]},
             mean=torch.cat(mean),
             std=torch.cat(std),
             nonfinite=torch.cat(nonfinite),
             saturated=torch.stack(saturated).sum(),
         )
 
+    def encode_targets(self, targets: Tensor) -> dict[str, Tensor]:
+        """The precision's arrays of targets float32 (B, 1 + k, L, C), LayerNormed and finite."""
+        return self._encode_targets(targets)[0]
+
     def encode(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode targets.
+        """Encode values one by one; not for KLT precisions.
 
         Args:
             targets: float32 (..., layer, channel), LayerNormed and finite.
@@ -98,14 +111,23 @@ class TargetEncoder(nn.Module):
             return targets.to(self._float_dtype).view(getattr(torch, self._precision.dtype)), nothing
         return self._quantise(targets)
 
-    def _encode_some(self, hidden: Sequence[Tensor], kept: Tensor | None) -> tuple[Tensor, ...]:
+    def _encode_some(
+        self, hidden: Sequence[Tensor], kept: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor]:
         targets, mean, std = normalise_targets(hidden)
         nonfinite = find_nonfinite(mean, std)
         if kept is not None:
             samples = torch.arange(len(kept), device=kept.device)[:, None]
             targets, mean, std = targets[samples, kept], mean[samples, kept], std[samples, kept]
-        stored, saturated = self.encode(targets)
-        return stored, mean, std, nonfinite, saturated
+        arrays, saturated = self._encode_targets(targets)
+        return arrays, mean, std, nonfinite, saturated
+
+    def _encode_targets(self, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if self.views is not None:
+            encoded: tuple[dict[str, Tensor], Tensor] = self.views(targets)
+            return encoded
+        elements, saturated = self.encode(targets)
+        return {"targets": elements}, saturated
 
     def _quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None or self.offset is None or self._limits is None:

@@ -30,8 +30,9 @@ from lookonce.reports.drift.report import DifferenceTally, DriftReport
 from lookonce.reports.drift.sampled_views import SampledView, places, sample_views, whole_views
 from lookonce.shared.errors import CacheMismatchError, NumericalError
 from lookonce.shared.normalisation import RGB, Normalisation
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, Precision, get_precision
+from lookonce.storage_schemas.precision import PRECISIONS, ElementPrecision, Precision, TargetShape, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.weights.device import resolve_device
 
@@ -88,7 +89,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
     recipe, pixels_of = manifest.recipe, whole_views(reader, request.images)
     sampled = sample_views(reader, request.views, request.sample_seed)
     teacher = _rebuild(recipe, request)
-    sources = _Sources(manifest.encoding, recipe.teacher.width)
+    sources = _Sources(manifest.encoding, target_shape(recipe))
     tally = DifferenceTally([*(f"block {block}" for block in recipe.teacher.blocks), "importance"])
     window = max(request.batch_size, request.control_batch_size)
     for start in range(0, len(sampled), window):
@@ -186,17 +187,21 @@ class _Sources:
 
     Args:
         encoding: the cache's.
-        width: channels of a token.
+        shape: of a view's targets.
     """
 
-    def __init__(self, encoding: Encoding, width: int) -> None:
-        self._encoding, self._width, self._own = encoding, width, get_precision(encoding.precision)
-        self._precisions = [one for one in PRECISIONS.values() if one.bits > self._own.bits]
+    def __init__(self, encoding: Encoding, shape: TargetShape) -> None:
+        self._encoding, self._shape, self._own = encoding, shape, get_precision(encoding.precision)
+        self._precisions = [
+            one
+            for one in PRECISIONS.values()
+            if isinstance(one, ElementPrecision) and one.bits > self._own.bits_per_value
+        ]
         self._parameters: dict[str, Mapping[str, Floats]] = {}
 
     def requantised(self, values: Floats) -> Floats:
         """Values as they are when they were encoded and decoded once, by the cache's own precision."""
-        return _decoded(self._own, values, self._encoding.parameters, self._width)
+        return _decoded(self._own, values, self._encoding.parameters, self._shape)
 
     def added(self, values: Floats, once: Floats) -> NDArray[np.float64]:
         """Mean difference (B, L) that the worst of them would have added; 0 where there is none.
@@ -209,13 +214,13 @@ class _Sources:
         for precision in self._precisions:
             if precision.name not in self._parameters:
                 self._parameters[precision.name] = precision.calibrate(values.reshape(-1, *values.shape[2:]))
-            twice = self.requantised(_decoded(precision, values, self._parameters[precision.name], self._width))
+            twice = self.requantised(_decoded(precision, values, self._parameters[precision.name], self._shape))
             worst = np.maximum(worst, np.abs(twice - once).mean(axis=(1, 3), dtype=np.float64))
         return worst
 
 
-def _decoded(precision: Precision, values: Floats, parameters: Mapping[str, Floats], width: int) -> Floats:
-    return precision.decode(precision.encode(values, parameters), parameters, channels=width)
+def _decoded(precision: Precision, values: Floats, parameters: Mapping[str, Any], shape: TargetShape) -> Floats:
+    return precision.decode_views(precision.encode_views(values, parameters), parameters, shape)
 
 
 def _differences(
@@ -223,7 +228,7 @@ def _differences(
 ) -> dict[str, NDArray[np.float64]]:
     """What ``DifferenceTally.add`` takes, each (B, L + 1): the blocks, then importance."""
     again = sources.requantised(fresh.targets)
-    stored = reader.decode(reader.read("targets", *places(views)))
+    stored = reader.read_targets(*places(views))
     importance, usual = reader.read("importance", *places(views)), fresh.importance.mean(axis=1, keepdims=True)
     moments = np.stack([reader.read(name, *places(views)) for name in ("target_mean", "target_std")])
     targets = np.abs(stored - again), np.abs(fresh.targets - control.targets)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.reports.fidelity.error_meter import OUTLIER_RATIO, ChannelStatistics, ErrorMeter, channel_statistics
 from lookonce.reports.fidelity.reference import Reference
 from lookonce.reports.fidelity.report import FidelityReport, Outliers, PrecisionFidelity, StandInStudent
 from lookonce.reports.fidelity.student_sensitivity import LOSS, TargetSensitivity
-from lookonce.storage_schemas.arrays import cache_arrays
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.arrays import cache_arrays, target_shape
+from lookonce.storage_schemas.precision import KltPrecision, get_element_precision, get_precision
+from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
 from lookonce.storage_schemas.recipe import Recipe
 
-Parameters = Mapping[str, NDArray[np.float32]]
+Parameters = Mapping[str, NDArray[Any]]
 
 
 def measure_fidelity(
@@ -36,12 +36,12 @@ def measure_fidelity(
     calibrated, channels = _calibrate(reference, names)
     meters = {name: ErrorMeter(channels.outliers) for name in names}
     student, views = TargetSensitivity(channels.deviation, student_error=student_error), 0
-    width = reference.recipe.teacher.width
+    shape = target_shape(reference.recipe)
     for exact in reference.batches():
         student.start_batch(exact)
         for name, parameters in calibrated.items():
             precision = get_precision(name)
-            restored = precision.decode(precision.encode(exact, parameters), parameters, channels=width)
+            restored = precision.decode_views(precision.encode_views(exact, parameters), parameters, shape)
             meters[name].add(exact, restored)
             student.add(name, restored)
         views += len(exact)
@@ -69,12 +69,24 @@ def measure_fidelity(
 
 def _calibrate(reference: Reference, names: list[str]) -> tuple[dict[str, Parameters], ChannelStatistics]:
     """Parameters of each precision and statistics of the channels; the values themselves are freed on return."""
-    values = reference.calibrate()
-    return {name: get_precision(name).calibrate(values) for name in names}, channel_statistics(values)
+    values, calibrated = reference.calibrate(), dict[str, Parameters]()
+    statistics: TargetStatistics | None = None
+    for name in names:
+        precision = get_precision(name)
+        if isinstance(precision, KltPrecision):
+            if statistics is None:  # the same views serve all rates
+                statistics = TargetStatistics(target_shape(reference.recipe))
+                for views in reference.calibration_views():
+                    statistics.add(views)
+            calibrated[name] = statistics.code(precision.rate)[0].parameters()
+        else:
+            calibrated[name] = get_element_precision(name).calibrate(values)
+    return calibrated, channel_statistics(values)
 
 
 def _bytes_per_view(recipe: Recipe, precision: str, *, store_pixels: bool) -> dict[str, Any]:
     sizes = {
         spec.name: spec.sample_bytes for spec in cache_arrays(recipe, precision=precision, store_pixels=store_pixels)
     }
-    return {"target_bytes": sizes["targets"], "all_bytes": sum(sizes.values())}
+    encoded = [array.name for array in get_precision(precision).arrays(target_shape(recipe))]
+    return {"target_bytes": sum(sizes[name] for name in encoded), "all_bytes": sum(sizes.values())}

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.cache.read.calibration_features import calibration_values, evenly_spread
+from lookonce.cache.read import calibration_features
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.precision import PRECISIONS, calibration_view_count, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
 ENOUGH_IMAGES = 16
@@ -30,22 +31,24 @@ class Reference:
 
     facts: Mapping[str, Any]
     """Kind, name, precision and whose views, JSON-compatible."""
-    bits: int
+    bits: float
     """Bits a value of the reference: only precisions of fewer can be judged."""
     recipe: Recipe
     store_pixels: bool
     """Whether a view's bytes count its pixels."""
     calibrate: Callable[[], NDArray[np.float32]]
     """What precisions are calibrated from, float32 (token, layer, channel)."""
+    calibration_views: Callable[[], Iterator[NDArray[np.float32]]]
+    """What KLT precisions are calibrated from, float32 (view, token, layer, channel) each."""
     batches: Callable[[], Iterator[NDArray[np.float32]]]
     """What they are judged by, float32 (view, token, layer, channel) each."""
 
     def judged(self) -> tuple[list[str], dict[str, str]]:
         """Precisions that can be judged, and why each of the others can not."""
         left_out = {
-            name: f"{precision.bits} bits cannot be judged from a reference of {self.bits}"
+            name: f"{precision.bits_per_value:g} bits cannot be judged from a reference of {self.bits:g}"
             for name, precision in PRECISIONS.items()
-            if precision.bits >= self.bits
+            if precision.bits_per_value >= self.bits
         }
         return [name for name in PRECISIONS if name not in left_out], left_out
 
@@ -60,7 +63,7 @@ def split_images(count: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np
     """
     if count < ENOUGH_IMAGES:
         return np.arange(count), np.arange(count)
-    judged = evenly_spread(count, min(wanted, count // 2))
+    judged = calibration_features.evenly_spread(count, min(wanted, count // 2))
     return judged, np.setdiff1d(np.arange(count), judged)
 
 
@@ -128,13 +131,14 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
     if not len(rows):
         raise IncompleteCacheError(f"{root}: no sample is there in every seed, so there is nothing to judge by")
     judged, others = (rows[part] for part in split_images(len(rows), -(-views // len(reader.seeds))))
+    many = max(calibration_views, calibration_view_count(target_shape(manifest.recipe)))
 
     def batches() -> Iterator[NDArray[np.float32]]:
         size = views_a_batch(manifest.recipe)
         for seed in reader.seeds:
             for start in range(0, len(judged), size):
                 batch = judged[start : start + size]
-                yield reader.decode(reader.read("targets", [seed] * len(batch), batch))
+                yield reader.read_targets([seed] * len(batch), batch)
 
     reference = Reference(
         facts=reference_facts(
@@ -147,10 +151,15 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
             seeds=reader.seeds,
             calibration_views=calibration_views,
         ),
-        bits=found.bits,
+        bits=found.bits_per_value,
         recipe=manifest.recipe,
         store_pixels=manifest.stores_pixels,
-        calibrate=lambda: calibration_values(reader, reader.seeds[0], others, samples=calibration_views),
+        calibrate=lambda: calibration_features.calibration_values(
+            reader, reader.seeds[0], others, samples=calibration_views
+        ),
+        calibration_views=lambda: calibration_features.calibration_views(
+            reader, reader.seeds[0], others, manifest.recipe.tokens, samples=many
+        ),
         batches=batches,
     )
     if not reference.judged()[0]:

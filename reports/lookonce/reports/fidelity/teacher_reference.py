@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookonce.extract.calibration import calibration_values
+from lookonce.extract.calibration import calibration_values, calibration_views
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import build_recipe, load_config_teacher, open_extraction
 from lookonce.extract.sanity import check_finite
@@ -17,6 +17,8 @@ from lookonce.extract.views.image_views import CroppedViews, batches_of_views
 from lookonce.reports.fidelity.reference import Reference, reference_facts, split_images, views_a_batch
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError, UsageError
+from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.precision import calibration_view_count
 from lookonce.weights.device import resolve_device
 
 BATCH_IMAGES = 16
@@ -50,6 +52,10 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
     def calibrate() -> NDArray[np.float32]:
         return calibration_values(teacher, producer, calibration, seed=seeds[0], views=config.calibration_views)
 
+    def calibrate_views() -> Iterator[NDArray[np.float32]]:
+        many = max(config.calibration_views, calibration_view_count(target_shape(recipe)))
+        return calibration_views(teacher, producer, calibration, recipe.tokens, seed=seeds[0], views=many)
+
     def batches() -> Iterator[NDArray[np.float32]]:
         size = views_a_batch(recipe)
         rows, seen = judged.tolist(), 0
@@ -82,5 +88,6 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
         recipe=recipe,
         store_pixels=config.pixels == "store",
         calibrate=calibrate,
+        calibration_views=calibrate_views,
         batches=batches,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,16 @@ from lookonce.cache.write.sizes import CacheBytes, cache_bytes, key_bytes
 from lookonce.extract.prepare import Extraction, new_manifest
 from lookonce.extract.sanity import ShardStatistics
 from lookonce.shared.config_values import parse_seeds
-from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.arrays import ArraySpec, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.precision import (
+    PRECISIONS,
+    KltPrecision,
+    TargetShape,
+    get_element_precision,
+    get_precision,
+)
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import AllTokens, TokenSubset, TopTokens, VisibleTokens
 
@@ -71,9 +78,17 @@ def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, st
 
 def planned_manifest(extraction: Extraction, recipe: Recipe, precision: str, versions: dict[str, str]) -> Manifest:
     """A manifest of the right size before calibration: its parameters have the right shapes and arbitrary values."""
-    values = np.zeros((2, len(recipe.teacher.blocks), recipe.teacher.width), dtype=np.float32)
-    encoding = Encoding(precision=precision, parameters=get_precision(precision).calibrate(values))
-    return new_manifest(extraction, recipe, encoding, versions)
+    return new_manifest(extraction, recipe, stand_in_encoding(precision, target_shape(recipe)), versions)
+
+
+@functools.cache
+def stand_in_encoding(precision: str, shape: TargetShape) -> Encoding:
+    """An encoding before calibration: its parameters have the right shapes, for KLT about so, and arbitrary values."""
+    codec = get_precision(precision)
+    if isinstance(codec, KltPrecision):
+        return Encoding(precision=precision, parameters=codec.stand_in(shape))
+    values = np.zeros((2, shape.layers, shape.channels), dtype=np.float32)
+    return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 
 
 def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -> int:
@@ -85,6 +100,8 @@ def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -
         visible: how many of them the student sees.
     """
     shares = {"targets": (visible + 1, stored_patches + 1), "pixels": (visible, stored_patches)}
-    whole = {"importance": (1, 1), "patch_ids": (1, 1)}
+    whole = dict.fromkeys(("importance", "patch_ids", "coarse_targets", "class_targets"), (1, 1))
+    if any(spec.name == "class_targets" for spec in arrays):
+        shares["targets"] = (visible, stored_patches)
     read = {**shares, **whole}
     return sum(spec.sample_bytes * part // of for spec in arrays for part, of in [read.get(spec.name, (0, 1))])

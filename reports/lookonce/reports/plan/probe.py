@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lookonce.clusters.extraction.resources import WorkerResources
 from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.prepare import Extraction, resolve_batch_size
 from lookonce.extract.teachers import Teacher, TeacherFeatures
 from lookonce.extract.views.image_views import ImageViews, image_views
+from lookonce.reports.plan.planned_sizes import stand_in_encoding
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import SourceError
 from lookonce.shared.patches import patchify
 from lookonce.shared.randomness import random_uniform
 from lookonce.shared.views import pixel_digest
-from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import TargetShape
 
 MOST_IMAGES = 512
 SEEDS_PROBED = 16
@@ -168,27 +167,30 @@ def _time_writing(
     patches = (config.view_size // config.patch_size) ** 2
     kept = 1 + config.token_subset.stored_patches(patches)
     targets = features.targets[:, :kept].contiguous()
-    encode = TargetEncoder(_encoding(config.precision, targets)).to(device)
+    shape = TargetShape(
+        patches=kept - 1,
+        layers=targets.shape[2],
+        channels=targets.shape[3],
+        all_patches=config.token_subset.keeps_all,
+    )
+    encode = TargetEncoder(stand_in_encoding(config.precision, shape)).to(device)
     views = np.resize(pixels, (len(targets), *pixels.shape[1:]))
     encode_times: list[float] = []
     write_times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(write_times) < 2 or time.perf_counter() < deadline:
-        spent, stored = _timed(lambda: encode.encode(targets)[0].cpu().numpy(), device)
+        spent, stored = _timed(
+            lambda: [array.cpu().numpy() for array in encode.encode_targets(targets).values()], device
+        )
         encode_times.append(spent)
         started = time.thread_time()
         cut = patchify(views, config.patch_size)
         digests = [pixel_digest(one) for one in cut]
-        written = [stored, *digests, *([cut[:, : kept - 1]] if config.pixels == "store" else [])]
+        written = [*stored, *digests, *([cut[:, : kept - 1]] if config.pixels == "store" else [])]
         for values in written:
             hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()
         write_times.append(time.thread_time() - started)
     return statistics.median(encode_times) / len(targets), statistics.median(write_times) / len(targets)
-
-
-def _encoding(precision: str, targets: Tensor) -> Encoding:
-    parameters: Mapping[str, Any] = get_precision(precision).calibrate(targets[:2].flatten(0, 1).cpu().numpy())
-    return Encoding(precision=precision, parameters=parameters)
 
 
 def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:

@@ -56,7 +56,11 @@ def json_bytes(document: Any) -> bytes:
 
 def write_json(path: Path, document: Any) -> None:
     """Write the ``json_bytes`` of a document by rename."""
-    data = json_bytes(document)
+    write_bytes(path, json_bytes(document))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file by rename."""
     with atomic_file(path) as handle:
         handle.write(data)
 

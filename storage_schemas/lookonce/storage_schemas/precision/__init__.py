@@ -18,7 +18,7 @@ from lookonce.storage_schemas.precision.base import (
 )
 from lookonce.storage_schemas.precision.floats import Bf16, Fp8E4M3, Fp16
 from lookonce.storage_schemas.precision.int8 import Int8
-from lookonce.storage_schemas.precision.klt.precision import RATES, KltPrecision
+from lookonce.storage_schemas.precision.klt.precision import RATES, KltPrecision, calibration_view_count
 from lookonce.storage_schemas.precision.lloyd_max import Int2, Int4
 
 PRECISIONS: Mapping[str, Precision] = {
@@ -61,6 +61,7 @@ __all__ = [
     "QuantisationPlan",
     "StoredArray",
     "TargetShape",
+    "calibration_view_count",
     "get_element_precision",
     "get_precision",
 ]

@@ -113,7 +113,8 @@ class StoredArray:
 class Precision(abc.ABC):
     """One way to store the targets of a view. It has no state: calibrated arrays are passed as ``Parameters``.
 
-    Targets are LayerNormed teacher features, float32 (V, 1 + k, L, C): views, class token and patches, layers, channels.
+    Targets are LayerNormed teacher features, float32 (V, 1 + k, L, C): views, class token and patches, layers,
+    channels.
     """
 
     name: ClassVar[str]

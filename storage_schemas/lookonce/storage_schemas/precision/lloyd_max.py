@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.base import (
-    Parameters,
     ElementPrecision,
+    Parameters,
     QuantisationPlan,
     channel_moments,
     rounded,

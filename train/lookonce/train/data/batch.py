@@ -18,7 +18,14 @@ class StoredTargets:
     """One teacher's features of the visible tokens, as its cache stores them."""
 
     elements: Tensor
-    """Encoded elements (B, n, L, stored channels); token 0 is the class token."""
+    """Encoded elements (B, n, L, stored channels), token 0 is the class token; in a KLT precision records of the
+    visible patches, uint8 (B, k, bytes)."""
+    class_elements: Tensor | None = None
+    """KLT precisions: class tokens, uint8 (B, L, C)."""
+    coarse: Tensor | None = None
+    """KLT precisions: records of the views' coarse parts, uint8 (B, bytes)."""
+    positions: Tensor | None = None
+    """KLT precisions: positions of the visible patches among the stored ones, int64 (B, k)."""
     token_mean: Tensor | None = None
     """float32 (B, n, L), the mean that LayerNorm subtracted; None if the target norm does not need it."""
     token_std: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -148,12 +149,20 @@ class BatchReader:
         seeds, rows = here.seeds, self._caches.rows_in(number, here.rows)
         positions = visible.positions if number == 0 else self._positions(number, here, visible.ids)
         tokens = np.pad(positions + 1, ((0, 0), (1, 0)))
-        elements = self._gathered(reader, "targets", seeds, rows, tokens)
+        if reader.manifest.encoding.apart:
+            encoded = StoredTargets(
+                elements=self._gathered(reader, "targets", seeds, rows, positions),
+                class_elements=self._gathered(reader, "class_targets", seeds, rows),
+                coarse=self._gathered(reader, "coarse_targets", seeds, rows),
+                positions=self._memory.holding(positions),
+            )
+        else:
+            encoded = StoredTargets(elements=self._gathered(reader, "targets", seeds, rows, tokens))
         if self._target_norm == "whiten":
-            return StoredTargets(elements=elements)
+            return encoded
         mean, std = (self._gathered(reader, name, seeds, rows, tokens) for name in ("target_mean", "target_std"))
-        return StoredTargets(
-            elements=elements,
+        return replace(
+            encoded,
             token_mean=mean,
             token_std=std,
             statistics=self._statistics(number, samples) if self._target_norm == "bn" else None,
@@ -165,10 +174,11 @@ class BatchReader:
         name: str,
         seeds: NDArray[np.int64],
         rows: NDArray[np.int64],
-        tokens: NDArray[np.int64],
+        tokens: NDArray[np.int64] | None = None,
     ) -> Tensor:
         spec = reader.manifest.array(name)
-        gathered = self._memory.empty((*tokens.shape, *spec.sample_shape[1:]), spec.numpy_dtype)
+        picked = spec.sample_shape if tokens is None else (tokens.shape[1], *spec.sample_shape[1:])
+        gathered = self._memory.empty((len(rows), *picked), spec.numpy_dtype)
         reader.read(name, seeds, rows, tokens, out=gathered.numpy())
         return gathered
 

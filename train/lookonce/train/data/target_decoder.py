@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import get_element_precision
 from lookonce.storage_schemas.precision.codes import unpack
 from lookonce.train.data.batch import StoredTargets
 from lookonce.train.data.target_norm import LevelStatistics, recover_targets
+from lookonce.train.data.view_decoder import ViewDecoder
 from lookonce.train.names import TargetNorm
 
 
@@ -33,7 +35,7 @@ class TargetDecoder(nn.Module):
     def __init__(self, encoding: Encoding, layers: Sequence[int], channels: int) -> None:
         super().__init__()
         self._layers = list(layers)
-        plan = get_precision(encoding.precision).plan(encoding.parameters).for_layers(self._layers)
+        plan = get_element_precision(encoding.precision).plan(encoding.parameters).for_layers(self._layers)
         self._channels = channels
         self._float_dtype: torch.dtype | None = getattr(torch, plan.float_dtype) if plan.float_dtype else None
         for name, values in (("scale", plan.scale), ("offset", plan.offset)):
@@ -64,8 +66,27 @@ class TargetDecoder(nn.Module):
             return values
         return torch.addcmul(self.offset, values, self.scale)
 
+    def decode(self, stored: StoredTargets) -> Tensor:
+        """Decode the visible tokens of a batch, float32 (B, n, L, C)."""
+        decoded: Tensor = self(stored.elements)
+        return decoded
 
-def decode_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets) -> Tensor:
+
+def make_decoder(manifest: Manifest, layers: Sequence[int]) -> TargetDecoder | ViewDecoder:
+    """The decoder of a cache's targets.
+
+    Args:
+        manifest: of the cache.
+        layers: positions on the cache's layer axis to decode, in the wanted order.
+    """
+    if manifest.encoding.apart:
+        return ViewDecoder(manifest, layers)
+    return TargetDecoder(manifest.encoding, layers, manifest.recipe.teacher.width)
+
+
+def decode_targets(
+    decoder: TargetDecoder | ViewDecoder, layers: list[int], norm: TargetNorm, stored: StoredTargets
+) -> Tensor:
     """Targets of a cache, decoded, in the wanted norm.
 
     Args:
@@ -78,7 +99,7 @@ def decode_targets(decoder: TargetDecoder, layers: list[int], norm: TargetNorm, 
         float32 (B, n, L, C).
     """
     with torch.autocast(stored.elements.device.type, enabled=False):
-        whitened: Tensor = decoder(stored.elements)
+        whitened = decoder.decode(stored)
         if stored.token_mean is None or stored.token_std is None:  # only "whiten" needs none of them
             return whitened
         statistics = stored.statistics

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lookonce.train.data.batch import Batch, StoredTargets
 from lookonce.train.data.target_decoder import TargetDecoder, decode_targets
+from lookonce.train.data.view_decoder import ViewDecoder
 from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
 from lookonce.train.model.student import Student
 
@@ -33,7 +34,9 @@ class TeacherAlignment(nn.Module):
         layers: positions of the aligned levels on the cache's layer axis.
     """
 
-    def __init__(self, alignment: DynamicAlignment, decoder: TargetDecoder, *, layers: Sequence[int]) -> None:
+    def __init__(
+        self, alignment: DynamicAlignment, decoder: TargetDecoder | ViewDecoder, *, layers: Sequence[int]
+    ) -> None:
         super().__init__()
         self.alignment, self.decoder = alignment, decoder
         self._layers = list(layers)

@@ -66,6 +66,7 @@ class TargetStatistics:
         self._coarse: list[Float32] = []
         self._classes: list[Float32] = []
         self._sampled: list[tuple[Float32, NDArray[np.int64]]] = []
+        self._eigenvectors: dict[int, tuple[Float64, Float64]] = {}
         self.views = 0
 
     @property
@@ -79,6 +80,7 @@ class TargetStatistics:
         Args:
             values: LayerNormed targets, float32 (V, 1 + k, L, C).
         """
+        self._eigenvectors.clear()
         count = len(values)
         patches = values[:, 1:].reshape(count, self._patches, -1)
         flat = patches.reshape(-1, patches.shape[-1])
@@ -114,56 +116,57 @@ class TargetStatistics:
         """
         if self._sum is None or self._products is None or not self.tokens:
             raise ValueError("calibration needs at least one view")
-        sizes, choices = record_sizes(rate, self._shape), self._choices()
-        tried = [self._allocated(choices[-1], sizes)]
-        tried += [self._allocated(number, sizes, tried[0].basis) for number in choices[:-1]]
-        best = min(tried, key=lambda one: one.error)
-        if best is not tried[0]:
-            best = self._allocated(math.isqrt(len(best.coarse_bits)), sizes)
+        sizes = record_sizes(rate, self._shape)
+        guess = self._bases(max(self._choices()))
+        allocations = {number: self._allocated(number, sizes, guess) for number in self._choices()}
+        cosines = min(allocations, key=lambda number: allocations[number].error)
+        best = self._allocated(cosines, sizes, self._bases(cosines))
         return self._finished(best), ExpectedLoss(
             relative_error=math.sqrt(best.error / (np.trace(self._products) / self.views)),
             components=int((best.token_bits > 0).sum()),
             coarse_functions=len(best.coarse_bits),
         )
 
-    def _allocated(self, cosines: int, sizes: RecordSizes, basis: Float64 | None = None) -> _Allocation:
-        """Bases and bits with so many cosines per axis.
+    def _bases(self, cosines: int) -> tuple[Float64, Float64]:
+        """Eigenvectors of tokens beside the coarse part, and those of the coarse part, both (N, N)."""
+        if cosines not in self._eigenvectors:
+            rest, sampled, prior = self._covariances(cosines)
+            coarse = (1 - SHRINKAGE) * sampled + SHRINKAGE * prior
+            self._eigenvectors[cosines] = _eigenvectors(rest), _eigenvectors(coarse)
+        return self._eigenvectors[cosines]
 
-        Args:
-            cosines: cosines per axis.
-            sizes: lengths of records.
-            basis: the tokens' basis; None to compute the eigenvectors of what remains beside the coarse part.
-        """
+    def _covariances(self, cosines: int) -> tuple[Float64, Float64, Float64]:
+        """Covariance of tokens beside the coarse part, that of the coarse part, and the former scaled to the latter."""
         total, products = self._sums()
-        mean, coarse = total / self.tokens, self._coarse_of(cosines)
-        flat = coarse.reshape(-1, len(mean))
-        centred_products = products - self.tokens * np.outer(mean, mean)
+        mean, flat = total / self.tokens, self._coarse_of(cosines).reshape(-1, len(total))
         coarse_products = flat.T @ flat
-        rest = (centred_products - coarse_products) / self.tokens
-        if basis is None:
-            variances, basis = _eigenvectors(rest)
-        else:
-            variances = _variances(rest, basis)
-        coarse_covariance = coarse_products / len(flat)
-        prior = rest * (np.trace(coarse_covariance) / np.trace(rest))
-        coarse_basis = _eigenvectors((1 - SHRINKAGE) * coarse_covariance + SHRINKAGE * prior)[1]
-        sampled = ((coarse @ coarse_basis) ** 2).mean(axis=0)
-        share = sampled.sum(axis=1, keepdims=True) / sampled.sum() * len(sampled)  # of each function
-        coarse_variances = (1 - SHRINKAGE) * sampled + SHRINKAGE * share * _variances(prior, coarse_basis)
+        rest = (products - self.tokens * np.outer(mean, mean) - coarse_products) / self.tokens
+        sampled = coarse_products / len(flat)
+        return rest, sampled, rest * (np.trace(sampled) / np.trace(rest))
+
+    def _allocated(self, cosines: int, sizes: RecordSizes, bases: tuple[Float64, Float64]) -> _Allocation:
+        """Variances along bases, and bits, with so many cosines per axis."""
+        basis, coarse_basis = bases
+        rest, _, prior = self._covariances(cosines)
+        variances = _variances(rest, basis)
+        order = np.argsort(-variances, kind="stable")
+        basis, variances = basis[:, order], variances[order]
+        energy = np.square(self._coarse_of(cosines) @ coarse_basis).mean(axis=0)
+        share = energy.sum(axis=1, keepdims=True) / energy.sum() * len(energy)  # of each spatial function
+        coarse_variances = (1 - SHRINKAGE) * energy + SHRINKAGE * share * _variances(prior, coarse_basis)
         coarse_variances = np.maximum(coarse_variances, LEAST)
         token_bits = allocate_bits(variances, 8 * sizes.token, most=TOKEN_BITS)
         coarse_bits = allocate_bits(coarse_variances.reshape(-1), 8 * sizes.coarse, most=MAX_BITS)
         error = self._patches * expected_error(variances, token_bits)
         error += expected_error(coarse_variances.reshape(-1), coarse_bits)
-        coarse_bits = coarse_bits.reshape(coarse_variances.shape)
         return _Allocation(
-            mean=mean,
+            mean=self._sums()[0] / self.tokens,
             basis=basis,
             variances=variances,
             token_bits=token_bits,
             coarse_basis=coarse_basis,
             coarse_variances=coarse_variances,
-            coarse_bits=coarse_bits,
+            coarse_bits=coarse_bits.reshape(coarse_variances.shape),
             error=error,
             sizes=sizes,
         )
@@ -241,7 +244,7 @@ def _variances(covariance: Float64, basis: Float64) -> Float64:
     return variances
 
 
-def _eigenvectors(covariance: Float64) -> tuple[Float64, Float64]:
-    """Eigenvalues in descending order and their eigenvectors, as columns."""
-    values, vectors = np.linalg.eigh(covariance)
-    return np.maximum(values[::-1], LEAST), vectors[:, ::-1]
+def _eigenvectors(covariance: Float64) -> Float64:
+    """Eigenvectors as columns, by descending eigenvalue."""
+    vectors: Float64 = np.linalg.eigh(covariance)[1][:, ::-1]
+    return vectors

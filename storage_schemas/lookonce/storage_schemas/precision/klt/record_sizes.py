@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lookonce.storage_schemas.precision.base import TargetShape
 
 COARSE_SHARE = 0.1
-"""Part of the bits that the coarse part gets if cosines are possible. Free allocation on DeiT-Tiny gave it 8 to 14 %."""
+"""Part of the bits that the coarse part gets if cosines are possible; free allocation on DeiT-Tiny gave 8 to 14 %."""
 
 MEAN_SHARE = 0.03
 """The same if the coarse part is the mean over a subset of patches; free allocation gave 2 to 4 %."""

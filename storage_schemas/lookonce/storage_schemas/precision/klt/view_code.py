@@ -215,10 +215,10 @@ class ViewCode:
                 raise ValueError(f"{name!r} has shape {list(found)}, expected {list(shape)}")
         checked = (("token_bits", self.token_bits, TOKEN_BITS), ("coarse_bits", self.coarse_bits, MAX_BITS))
         for (name, bits, most), length in zip(checked, self.record_bytes.tolist(), strict=True):
-            if int(bits.sum(dtype=np.int64)) > 8 * length:
-                raise ValueError(f"{name!r} add up to {bits.sum(dtype=np.int64)} bits, a record has {8 * length}")
             if bits.max(initial=0) > most:
                 raise ValueError(f"{name!r} goes up to {bits.max()}, expected at most {most}")
+            if int(bits.sum(dtype=np.int64)) > 8 * length:
+                raise ValueError(f"{name!r} add up to {bits.sum(dtype=np.int64)} bits, a record has {8 * length}")
             if len(self.levels) < (needed := 2 ** (int(bits.max(initial=0)) + 1) - 2):
                 raise ValueError(f"'levels' has {len(self.levels)} values, expected at least {needed}")
 
