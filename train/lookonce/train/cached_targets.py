@@ -26,7 +26,7 @@ from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.data.prefetch import prefetched_batches
 from lookonce.train.data.sample_order import batch_parts
-from lookonce.train.data.target_decoder import make_decoder, decode_targets
+from lookonce.train.data.target_decoder import decode_targets, make_decoder
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.model.layer_weights import aligned_blocks

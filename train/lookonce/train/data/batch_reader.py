@@ -154,7 +154,7 @@ class BatchReader:
                 elements=self._gathered(reader, "targets", seeds, rows, positions),
                 class_elements=self._gathered(reader, "class_targets", seeds, rows),
                 coarse=self._gathered(reader, "coarse_targets", seeds, rows),
-                positions=self._memory.holding(positions),
+                positions=self._memory.tensor(positions),
             )
         else:
             encoded = StoredTargets(elements=self._gathered(reader, "targets", seeds, rows, tokens))
