@@ -156,5 +156,5 @@ def _array_digest(values: NDArray[Any]) -> ParameterDocument:
 
 
 def _array_from(document: ParameterDocument) -> NDArray[np.float32]:
-    raw = base64.b64decode(document["base64"], validate=True)
+    raw = base64.b64decode(document.get("base64", ""), validate=True)
     return np.frombuffer(raw, dtype="<f4").reshape(document["shape"]).astype(np.float32)

@@ -215,12 +215,16 @@ def _encoding(
         return Encoding.from_document(document)
     try:
         encoding = Encoding.from_document(document, load_object)
-        shape = (len(recipe.teacher.blocks), recipe.teacher.width)
-        problem = PRECISIONS[encoding.precision].parameter_problem(encoding.parameters, shape)
     except ValueError as error:
-        problem = str(error)
+        raise _object_error(document, where, str(error)) from error
+    shape = (len(recipe.teacher.blocks), recipe.teacher.width)
+    problem = PRECISIONS[encoding.precision].parameter_problem(encoding.parameters, shape)
     if problem is not None:
-        raise SchemaError(
-            f"{where}: the object {document['object']} of its encoding is damaged: {problem}; restore it from a copy"
-        )
+        raise _object_error(document, where, problem)
     return encoding
+
+
+def _object_error(document: EncodingDocument, where: str, problem: str) -> SchemaError:
+    return SchemaError(
+        f"{where}: the object {document.get('object')} of its encoding is damaged: {problem}; restore it from a copy"
+    )
