@@ -196,7 +196,7 @@ def test_images_that_are_not_taken_are_counted(tmp_path: Path) -> None:
     assert [entry.key for entry in listing.entries] == ["a/1.jpg"]
     assert listing.notes == (
         "left out: 4 files (1 .pgm, 1 .png, 1 .txt, 1 without extension)",
-        "not among the classes, as no image is in them: the folders b",
+        "not among the classes, because they contain no image: the folders b",
     )
 
 
