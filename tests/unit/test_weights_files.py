@@ -327,7 +327,7 @@ def test_a_folder_gives_the_file_inside(state: State, architecture: Architecture
     with pytest.raises(WeightsError, match="it is a folder without weights"):
         open_weights(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(WeightsError, match="folder of a run that is not finished"):
+    with pytest.raises(WeightsError, match="folder of an unfinished run"):
         open_weights(tmp_path)
     torch.save(state, tmp_path / "only.pth")
     assert open_weights(tmp_path).path == tmp_path / "only.pth"
