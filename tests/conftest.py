@@ -25,7 +25,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_sessionstart() -> None:
-    """Take SIGINT back: a run started in the background inherits it ignored, and so would every command under test."""
+    """Take SIGINT back: a run started in the background inherits it ignored, and so would every command under test.
+
+    Tests kill processes and never cut the power, so files need not reach the disk: syncing them would take most of the
+    time of a test on a busy disk. ``test_writer.py`` checks what is synced, and when.
+    """
+    os.fsync = os.fstat  # type: ignore[assignment]  # fails as well for a descriptor that is not open
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

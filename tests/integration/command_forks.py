@@ -19,6 +19,8 @@ import lookonce.train.run  # noqa: F401 - for the children
 from lookonce.commands import evaluate_student, extract_features, feature_cache, train_student
 from lookonce.extract.teachers.adapters.timm_adapter import build_trunk, describe
 
+os.fsync = os.fstat  # as in tests/conftest.py
+
 COMMANDS = {
     "extract-features": extract_features,
     "train-student": train_student,

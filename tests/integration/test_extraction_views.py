@@ -119,7 +119,7 @@ def test_a_cache_without_labels_goes_on_without(
     again = extract("cache", images=str(images), seeds="0-1")
     assert (again.fingerprint, again.views_written) == (old.fingerprint, 25)
     said = capsys.readouterr().err
-    assert f"{images}: without a label, as it lies beside the class folders: stray.png\n" in said
+    assert f"{images}: without a label, because it lies beside the class folders: stray.png\n" in said
     assert "cache was made without labels; this run continues without them" in said
     assert "labels: 0 of 25 images, 0 classes" in said
     assert set(CacheReader(tmp_path / "cache", seeds=[1]).column("label", 1).tolist()) == {-1}

@@ -57,7 +57,7 @@ def test_sizes_are_what_is_written(make_manifest, fill_cache, tmp_path_factory, 
     assert planned.objects == object_bytes(root)
     assert planned.total == pytest.approx(written(root), rel=0.02)
     assert planned.documents == pytest.approx(written(root) - planned.objects, rel=0.02)
-    assert planned.a_view == planned.total / planned.views
+    assert planned.per_view == planned.total / planned.views
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

@@ -8,6 +8,8 @@ import pytest
 
 from lookonce.shared.errors import BusyError, CheckpointError, UsageError
 from lookonce.train.evaluation.evaluation_folder import EvaluationFolder
+from lookonce.train.evaluation.linear_probe.linear import LinearResult
+from lookonce.train.evaluation.result import stored_result
 
 CONFIG = {
     "evaluation": "linear",
@@ -90,3 +92,8 @@ def test_results_that_are_not_whole_are_none(tmp_path: Path) -> None:
     assert folder.results() is None
     (tmp_path / "run/results.json").write_text('{"accuracy": 1.0}')
     assert folder.results() == {"accuracy": 1.0}
+
+
+def test_a_result_with_other_fields_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"results\.json: is not the result of this evaluation .*'accuracies'"):
+        stored_result(LinearResult, tmp_path / "results.json", {"method": "linear", "accuracies": 1.0})

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookonce.commands.evaluation_commands.knn import KnnOptions
+from lookonce.commands.evaluation_commands.options import open_images
 from lookonce.shared.errors import SourceError, UnreadableImageError, UsageError
 from lookonce.shared.views import center_view
 from lookonce.train.evaluation.labelled_images import open_labelled_images
@@ -83,3 +85,13 @@ def test_images_outside_of_class_folders_are_named(folder: Path) -> None:
     write(folder / "train/loose.png")
     with pytest.raises(SourceError, match=r"found loose\.png outside"):
         open_labelled_images(folder)
+
+
+def test_files_left_out_are_in_the_notes_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert open_labelled_images(folder).notes == []
+    (folder / "train/a/notes.txt").write_text("x")
+    note = f"{folder / 'train'}: left out: 1 file (1 .txt)"
+    assert open_labelled_images(folder).notes == [note]
+    options = KnnOptions(images=folder, untrained=True, student="vit_tiny_patch16_224")
+    open_images(options, "k-NN")
+    assert note in capsys.readouterr().err.splitlines()

@@ -288,7 +288,7 @@ def test_a_dead_worker_is_a_sentence(images: LabelledImages, monkeypatch: pytest
         os._exit(9)
 
     monkeypatch.setattr(TrainingViews, "__getitem__", die)
-    with pytest.raises(MachineError, match=r"a process that prepares images was ended from outside.* fewer --workers"):
+    with pytest.raises(MachineError, match=r"a process that prepares images was killed.* fewer --workers"):
         batches(images, workers=1)
 
 

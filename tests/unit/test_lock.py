@@ -107,7 +107,7 @@ class TestWithoutLocks:
                 with pytest.raises(BusyError, match="busy"), exclusive_folder(tmp_path, BusyError("busy")):
                     pass
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-        assert "gives no locks: No locks available (ENOLCK); the file .lock-holder" in capsys.readouterr().err
+        assert "has no locks: No locks available (ENOLCK); the file .lock-holder" in capsys.readouterr().err
 
     def test_a_dead_holder_of_this_machine_is_followed(self, tmp_path: Path) -> None:
         with exclusive_folder(tmp_path, BusyError("")):

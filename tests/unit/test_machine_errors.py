@@ -67,7 +67,7 @@ def test_memory(options: object, ways: list[str]) -> None:
             ),
             ["/dev/shm", "--workers 0", "--shm-size"],
         ),
-        ("DataLoader worker (pid 7) is killed by signal: Killed. ", ["ended from outside", "fewer --workers"]),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", ["was killed", "fewer --workers"]),
         ("can't start new thread", ["ulimit -u"]),
         ("[Errno 24] Too many open files", ["ulimit -n"]),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lookonce.cache.read.mapped_objects import MappedObject
-from lookonce.cache.read.readahead import PIECE, Range, Readahead, will_need
+from lookonce.cache.read.readahead import ANNOUNCED_BYTES, Range, Readahead, will_need
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import IntegrityError
 
@@ -60,12 +60,12 @@ def test_advice_is_given_in_whole_pages() -> None:
 
 def test_long_ranges_are_announced_in_pieces() -> None:
     mapped = MappedObject(Recorded(), np.zeros(1, np.uint8), {})  # type: ignore[arg-type]
-    will_need(mapped, mmap.PAGESIZE + 7, 2 * PIECE + 11)
+    will_need(mapped, mmap.PAGESIZE + 7, 2 * ANNOUNCED_BYTES + 11)
     given = mapped.memory.advice  # type: ignore[attr-defined]
     assert [(start, length) for _, start, length in given] == [
-        (mmap.PAGESIZE, PIECE),
-        (mmap.PAGESIZE + PIECE, PIECE),
-        (mmap.PAGESIZE + 2 * PIECE, 18),
+        (mmap.PAGESIZE, ANNOUNCED_BYTES),
+        (mmap.PAGESIZE + ANNOUNCED_BYTES, ANNOUNCED_BYTES),
+        (mmap.PAGESIZE + 2 * ANNOUNCED_BYTES, 18),
     ]
 
 

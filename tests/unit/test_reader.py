@@ -54,7 +54,7 @@ def test_a_folder_without_manifest_is_no_cache(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_caches_names_them(cache: Path) -> None:
-    with pytest.raises(CacheError, match="caches lie inside it: c"):
+    with pytest.raises(CacheError, match="the folder contains caches: c"):
         CacheReader(cache.parent)
 
 
@@ -101,7 +101,7 @@ def test_holes_are_not_rows_and_cannot_be_read(cache: Path) -> None:
 def test_truncated_and_missing_objects_are_refused_whatever_is_checked(cache: Path, check) -> None:
     path = cache / TARGETS
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match=r"targets/c/0.*its receipt says"):
+    with pytest.raises(IntegrityError, match=r"targets/c/0.*its receipt lists"):
         CacheReader(cache, check=check).read("targets", [0], [0])
     path.unlink()
     with pytest.raises(IntegrityError, match=r"targets/c/0.*no such file"):
@@ -220,7 +220,7 @@ def test_the_pool_closes_the_least_recently_used() -> None:
 def test_blocks_the_cache_lacks_are_named(cache: Path) -> None:
     reader = CacheReader(cache)
     assert reader.layer_positions([4, 3]) == [1, 0]
-    with pytest.raises(CacheMismatchError, match=r"blocks 1, 2 are not in this cache, which holds blocks 3, 4 of 4"):
+    with pytest.raises(CacheMismatchError, match=r"blocks 1, 2 are not in this cache, which has blocks 3, 4 of 4"):
         reader.layer_positions([1, 3, 2])
 
 
@@ -258,10 +258,10 @@ class TestSizesAtTheStart:
         objects = sorted(path for path in (root / "seed-0001" / "targets" / "c").rglob("*") if path.is_file())
         size = objects[2].stat().st_size
         os.truncate(objects[2], size - 1)
-        with pytest.raises(IntegrityError, match=rf"{objects[2]} .*: {size - 1} bytes, its receipt says {size} bytes"):
+        with pytest.raises(IntegrityError, match=rf"{objects[2]} .*: {size - 1} bytes, its receipt lists {size} bytes"):
             CacheReader(root)
         objects[1].unlink()
-        with pytest.raises(IntegrityError, match=rf"{objects[1]} .*no such file.* it is with 2 of 54 objects; copy it"):
+        with pytest.raises(IntegrityError, match=rf"{objects[1]} .*no such file.*2 of 54 objects .*; copy it"):
             CacheReader(root)
         CacheReader(root, seeds=[0])  # what is not wanted is not looked at
 

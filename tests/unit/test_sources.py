@@ -182,7 +182,7 @@ def test_images_outside_the_class_folders_cost_a_line_and_not_the_labels(tmp_pat
         listing = make(tmp_path / make.__qualname__, FILES | stray).listing()
         assert listing.classes == ("a", "b")
         assert {entry.key for entry in listing.entries if entry.label == NO_LABEL} == set(stray)
-        assert listing.notes == ("without a label, as they lie beside the class folders: a.jpg, cover.jpg",)
+        assert listing.notes == ("without a label, because they lie beside the class folders: a.jpg, cover.jpg",)
 
 
 def test_a_folder_beside_most_images_is_no_class(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_class_without_images_is_no_class(tmp_path: Path) -> None:
     assert listing.classes == ("a",)
     assert listing.notes == (
         "left out: 3 files (2 .txt, 1 without extension)",
-        "not among the classes, as no image is in them: the folders empty, notes",
+        "not among the classes, because they contain no image: the folders empty, notes",
     )
 
 
@@ -211,7 +211,7 @@ def test_folders_named_like_parts_of_a_data_set_are_pointed_out(tmp_path: Path) 
         return ImageFolder(write(root, {f"{name}/cat/1.jpg": b"" for name in names})).listing().notes
 
     (note,) = notes("train", "test")
-    assert note.startswith("the folders test, train look like the parts of a data set, not like classes; all of them")
+    assert note.startswith("the folders test, train look like the splits of a dataset, not like classes; all of them")
     assert "--images (.../train)" in note
     for names in (("Train", "VAL"), ("validation",), ("train", "valid", "extra")):
         assert len(notes(*names)) == 1, names
@@ -327,7 +327,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
 def test_an_image_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": b"1"})
     (tmp_path / "annex.jpg").symlink_to("gone.jpg")
-    with pytest.raises(SourceError, match=r"annex\.jpg: .*leads nowhere"):
+    with pytest.raises(SourceError, match=r"annex\.jpg: .*broken link"):
         ImageFolder(tmp_path).listing()
 
 

@@ -90,7 +90,7 @@ def test_a_column_that_cannot_be_labels_is_refused_by_name(datasets: Any, tmp_pa
         ]
     ):
         images(datasets, 2, label=(feature, values)).save_to_disk(tmp_path / str(number))
-        with pytest.raises(SourceError, match=rf"hf:{tmp_path}/{number}: the column label holds .*remove_columns"):
+        with pytest.raises(SourceError, match=rf"hf:{tmp_path}/{number}: the column label contains .*remove_columns"):
             entries(f"hf:{tmp_path}/{number}")
 
 
@@ -106,7 +106,7 @@ def test_several_columns_of_labels_are_never_chosen_from_silently(datasets: Any,
     labels, (note,) = listed("two", fine=fine, coarse=coarse)
     assert labels == [NO_LABEL] * 2
     assert note.startswith(
-        "no labels are taken, as there are several columns of classes; the one that counts of fine, coarse"
+        "no labels are used, because there are several columns of classes; rename one of fine, coarse"
     )
     assert listed("named", label=fine, coarse=coarse) == (
         [1, 2],
@@ -114,7 +114,7 @@ def test_several_columns_of_labels_are_never_chosen_from_silently(datasets: Any,
     )
     labels, (note,) = listed("other", target=(number, [1, 2]))
     assert labels == [NO_LABEL] * 2
-    assert "no column called label; the one that counts of target must be called label (rename_column)" in note
+    assert "no column called label; rename one of target to label (rename_column)" in note
     assert listed("one", fine=fine, size=(number, [1, 2])) == ([1, 2], ())
 
 

@@ -196,7 +196,7 @@ def test_images_that_are_not_taken_are_counted(tmp_path: Path) -> None:
     assert [entry.key for entry in listing.entries] == ["a/1.jpg"]
     assert listing.notes == (
         "left out: 4 files (1 .pgm, 1 .png, 1 .txt, 1 without extension)",
-        "not among the classes, as no image is in them: the folders b",
+        "not among the classes, because they contain no image: the folders b",
     )
 
 
@@ -262,16 +262,16 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
             [("a.jpg", b""), ("a.x.cls", b"1"), ("a.y.cls", b"2")],
             r"one label of the sample 'a', found 2 \(x\.cls, y\.cls\)",
         ),
-        ([("b.x.cls", b"1"), ("a.jpg", b"")], r"behind 'b\.x\.cls', found none"),
+        ([("b.x.cls", b"1"), ("a.jpg", b"")], r"next to 'b\.x\.cls', found none"),
         ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label"),
         ([("a.jpg", b""), ("a.cls", b"x" * 201)], r"a\.cls: expected a class, found a text of 201 characters"),
         (
             [("a.jpg", b""), ("b.jpg", b""), ("a.cls", b"1"), ("b.cls", b"2")],
-            r"behind 'a\.cls', found none.*--sort=name",
+            r"next to 'a\.cls', found none.*--sort=name",
         ),
         (
             [("a.jpg", b""), ("b.jpg", b""), ("a.json", b'{"label": 1}'), ("b.json", b'{"label": 2}')],
-            r"behind 'a\.json', found none.*--sort=name",
+            r"next to 'a\.json', found none.*--sort=name",
         ),
         ([("a.txt", b"")], r"expected images \(jpg .*\), found none in 1 tars, but 1 \.txt; give"),
     ],

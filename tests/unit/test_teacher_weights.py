@@ -166,7 +166,7 @@ def test_absent_file_folder_and_file_without_tensors(tmp_path: Path) -> None:
     torch.save({"model": {"epoch": 1}}, tmp_path / "nothing.pth")
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
     for name in ("nothing.pth", "list.pth"):
-        with pytest.raises(TeacherError, match="holds no named tensors"):
+        with pytest.raises(TeacherError, match="contains no named tensors"):
             load(tmp_path / name)
 
 

@@ -188,7 +188,7 @@ def test_damaged_tags_of_the_pixels_are_named(tag: int) -> None:
     at = next(at for at in range(len(data) - 12) if data[at : at + 2] == struct.pack("<H", tag)
               and data[at + 2 : at + 4] in (b"\3\0", b"\4\0"))  # fmt: skip
     damaged = data[: at + 4] + struct.pack("<II", 1 << 20, 1 << 30) + data[at + 12 :]
-    with pytest.raises(UnreadableImageError, match=rf"tag {tag}, which tells how its pixels are stored, is damaged"):
+    with pytest.raises(UnreadableImageError, match=rf"tag {tag}, which describes .* pixels .*, is damaged"):
         decode_rgb(damaged, "here")
 
 

@@ -178,7 +178,7 @@ def test_of_several_sets_the_average_is_taken_and_the_choice_is_said(
     weights = read(wrap(state, ema), path, architecture)
     assert same(weights, ema)
     (note,) = weights.notes
-    assert f"holds 2 sets of weights that fit: taking '{taken}'" in note
+    assert f"has 2 sets of weights that fit: taking '{taken}'" in note
     assert f"not '{others[0]}' (two.pth#{others[0]} takes another)" in note
     assert same(open_weights(Path(f"{path}#{others[0]}")).fitting(architecture), state)
     with pytest.raises(WeightsError, match="has nothing under 'nowhere': found '"):
@@ -213,7 +213,7 @@ def test_weights_that_are_not_finite_are_mentioned(
     value: float, state: State, architecture: Architecture, tmp_path: Path
 ) -> None:
     (note,) = read({**state, "cls_token": torch.full((1, 1, 64), value)}, tmp_path / "w.pth", architecture).notes
-    assert "cls_token and 0 others hold NaN or infinity" in note
+    assert "cls_token and 0 others contain NaN or infinity" in note
 
 
 def write_zip(*names: str) -> Callable[[Path], None]:
@@ -318,7 +318,7 @@ def test_files_that_would_run_something_are_refused_and_run_nothing(
     trace = tmp_path / "trace"
     argument = f"touch {trace}" if function is os.system else str(trace)
     torch.save({"model": state, "extra": Malice(function, argument)}, tmp_path / "malice.pth")
-    with pytest.raises(WeightsError, match=r"holds code that would run on loading .*do not trust it"):
+    with pytest.raises(WeightsError, match=r"contains code that would run on loading .*do not trust it"):
         open_weights(tmp_path / "malice.pth")
     assert not trace.exists()
 
@@ -327,12 +327,12 @@ def test_a_folder_gives_the_file_inside(state: State, architecture: Architecture
     with pytest.raises(WeightsError, match="it is a folder without weights"):
         open_weights(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(WeightsError, match="folder of a run that is not finished"):
+    with pytest.raises(WeightsError, match="folder of an unfinished run"):
         open_weights(tmp_path)
     torch.save(state, tmp_path / "only.pth")
     assert open_weights(tmp_path).path == tmp_path / "only.pth"
     torch.save(state, tmp_path / "second.pth")
-    with pytest.raises(WeightsError, match=r"the folder holds 'only\.pth', 'second\.pth': give one of them"):
+    with pytest.raises(WeightsError, match=r"the folder contains 'only\.pth', 'second\.pth': give one of them"):
         open_weights(tmp_path)
     save_file(state, tmp_path / "model.safetensors")
     weights = open_weights(tmp_path).fitting(architecture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -218,3 +219,25 @@ def test_damaged_zarr_metadata_is_written_anew(root: Path, manifest: Manifest, c
         path.write_bytes(content)
         prepare_seed(root, manifest, 0)
         assert load_json(path) == document
+
+
+@pytest.mark.parametrize("container", ["zarr", "webdataset"])
+def test_every_object_is_on_disk_before_its_receipt(
+    make_manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str
+) -> None:
+    """After a power cut a receipt must not name bytes that were never written."""
+    manifest, synced = make_manifest(samples=4, shard_size=4, container=container), []
+    create_cache(tmp_path, manifest)
+    prepare_seed(tmp_path, manifest, 0)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    with open_writer(tmp_path, manifest) as writer:
+        writer.append([0, 1, 2, 3], values(manifest, 4))
+        receipt = commit(writer)
+    layout = CacheLayout(tmp_path)
+    receipt_file = layout.receipt_file(0, 0)
+    at = synced.index(receipt_file.stat().st_ino)
+    objects = [tmp_path / stored.path for stored in receipt.objects]
+    assert objects
+    for file in objects:
+        assert {file.stat().st_ino, file.parent.stat().st_ino} <= set(synced[:at])
+    assert receipt_file.parent.stat().st_ino in synced[at:]

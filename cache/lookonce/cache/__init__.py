@@ -1,6 +1,7 @@
-"""The cache on disk, between the two stages: written by extraction, read by training.
+"""The cache on disk between the two stages: extraction writes it, training reads it.
 
-Samples flow through ``write/`` into the shards of a container (``containers/``), and from there through ``read/`` to
-training. ``layout.py`` says where everything lies, ``committed.py`` which shards count. ``verify/``, ``convert/`` and
-``show/`` answer ``feature-cache``; ``zarr_plugin/`` lets stock zarr decode targets. Open ``read/reader.py`` first.
+Samples flow through ``write/`` into the shards of a container (``containers/``), and through ``read/`` to training.
+``layout.py`` defines the paths, ``committed.py`` decides which shards count. ``verify/``, ``convert/`` and ``show/``
+implement the commands of ``feature-cache``; ``zarr_plugin/`` lets stock zarr decode targets. Open ``read/reader.py``
+first.
 """

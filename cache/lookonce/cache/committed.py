@@ -1,4 +1,4 @@
-"""Which shards count: the one rule by which whoever writes a cache resumes."""
+"""Which shards of a cache count. Extraction, conversion and planning resume by this one rule."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 STATUS_THREADS = 16
-"""Network file systems answer many at once."""
+"""Network file systems answer many requests at once."""
 
-STATUSES_A_TASK = 64
+STATUSES_PER_TASK = 64
 
 
 def receipt_identity(manifest: Manifest, shard: int) -> dict[str, object]:
-    """What every receipt of a cache's shard says, by field.
+    """The fields of a shard's receipt that the manifest determines, with their values.
 
-    Rows are among it: shards of another size, of a cache of the same content, would give a row another one's values.
+    They include the rows: with another shard size, rows of a cache with the same content would get wrong values.
     """
     rows = manifest.shard_rows(shard)
     return {
@@ -34,20 +34,20 @@ def receipt_identity(manifest: Manifest, shard: int) -> dict[str, object]:
     }
 
 
-def misfits(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
-    """What a receipt of one of a cache's shards says otherwise than the manifest: field to (found, expected)."""
+def receipt_mismatches(receipt: Receipt, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """Fields of a receipt that contradict the manifest, with (found, expected)."""
     expected = receipt_identity(manifest, receipt.shard)
     found = {field: getattr(receipt, field) for field in expected}
     return {field: (found[field], value) for field, value in expected.items() if found[field] != value}
 
 
 def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> bool:
-    """Whether a shard has a receipt of this cache that names all its objects, each there with its size.
+    """Whether a shard has a receipt of this cache that lists all its objects, and each object has its size.
 
-    Digests are ``feature-cache verify``'s work.
+    Digests are not checked here; ``feature-cache verify --full`` checks them.
 
     Raises:
-        AccessError: the operating system does not give a receipt or an object out: it may be sound, and must stay.
+        AccessError: a receipt or an object cannot be accessed; it may be sound and must stay.
     """
     if shard >= manifest.shard_count:
         return False
@@ -55,10 +55,10 @@ def is_committed(layout: CacheLayout, manifest: Manifest, seed: int, shard: int)
         receipt = layout.load_receipt(seed, shard)
     except SchemaError:
         return False
-    if misfits(receipt, manifest):
+    if receipt_mismatches(receipt, manifest):
         return False
-    named = {stored.array: stored.path for stored in receipt.objects}
-    if named != container_of(manifest).object_paths(manifest, seed, shard):
+    listed = {stored.array: stored.path for stored in receipt.objects}
+    if listed != container_of(manifest).object_paths(manifest, seed, shard):
         return False
     return all(_has_size(layout.root / stored.path, stored.bytes) for stored in receipt.objects)
 
@@ -69,8 +69,8 @@ def remaining_shards(
     """(seed, shard) pairs of a cache that are not committed, by seed, then shard; see ``is_committed``.
 
     Args:
-        layout: of the cache.
-        manifest: of the cache.
+        layout: layout of the cache.
+        manifest: manifest of the cache.
         seeds: augmentation seeds.
         remove_invalid_receipts: for callers that write the remaining shards: an invalid receipt must not outlive the
             decision to write its shard again.
@@ -91,28 +91,28 @@ def remaining_shards(
 
 
 def require_sizes(root: Path, receipts: Iterable[Receipt]) -> None:
-    """Look whether every object that receipts name is there with its size; digests are checked when they are read.
+    """Check that every object of some receipts exists and has its size. Digests are checked at the first read.
 
-    A second for ten thousand objects on a local disk.
+    This takes a second for ten thousand objects on a local disk.
 
     Args:
         root: the cache folder.
-        receipts: of it.
+        receipts: receipts of the cache.
 
     Raises:
-        IntegrityError: objects are missing or have another size; names the first.
-        AccessError: the operating system does not tell of one.
+        IntegrityError: objects are missing or have another size; the message names the first.
+        AccessError: an object cannot be accessed.
     """
     objects = [stored for receipt in receipts for stored in receipt.objects]
-    parts = [objects[start : start + STATUSES_A_TASK] for start in range(0, len(objects), STATUSES_A_TASK)]
+    parts = [objects[start : start + STATUSES_PER_TASK] for start in range(0, len(objects), STATUSES_PER_TASK)]
     with ThreadPoolExecutor(STATUS_THREADS, thread_name_prefix="lookonce-size") as threads:
-        wrong = [one for found in threads.map(lambda part: _wrong_sizes(root, part), parts) for one in found]
+        wrong = [pair for pairs in threads.map(lambda part: _wrong_sizes(root, part), parts) for pair in pairs]
     if wrong:
         stored, size = wrong[0]
-        there = "there is no such file" if size is None else f"{size} bytes"
-        more = f"; so it is with {len(wrong)} of {len(objects)} objects" if len(wrong) > 1 else ""
+        found = "there is no such file" if size is None else f"{size} bytes"
+        more = f" ({len(wrong)} of {len(objects)} objects have this problem)" if len(wrong) > 1 else ""
         raise IntegrityError(
-            f"{root / stored.path} (array {stored.array!r}): {there}, its receipt says {stored.bytes} bytes: the "
+            f"{root / stored.path} (array {stored.array!r}): {found}, its receipt lists {stored.bytes} bytes: the "
             f"object is missing, truncated or was replaced{more}; copy it again if the cache was copied, or {RESUME}"
         )
 

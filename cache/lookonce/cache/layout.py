@@ -1,4 +1,4 @@
-"""Where things lie in a cache folder; nothing here touches the disk but listing and loading documents."""
+"""Paths in a cache folder. Apart from listing folders and loading documents, nothing here touches the disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CacheLayout:
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def seed_folders(self) -> tuple[int, ...]:
-        """Seeds that have a folder of arrays, in numeric order, whether or not anything in it counts."""
+        """Seeds that have a folder of arrays, in numeric order, with or without committed shards."""
         matches = (_SEED_FOLDER.fullmatch(entry.name) for entry in self.root.iterdir() if entry.is_dir())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
@@ -72,8 +72,8 @@ class CacheLayout:
         """Read the manifest.
 
         Raises:
-            CacheError: there is none.
-            SchemaError: it is not valid; the message lists all problems.
+            CacheError: there is no manifest.
+            SchemaError: the manifest is invalid; ``problems`` of the error are all problems.
         """
         if not self.manifest_file.is_file():
             raise CacheError(f"{self.root}: no {FILE_NAME} here, so this is not a lookonce cache; {self._advice()}")
@@ -103,14 +103,14 @@ class CacheLayout:
             return "the folder does not exist: check the path, or make a cache with extract-features --out"
         nested = sorted(child.parent.name for child in self.root.glob(f"*/{FILE_NAME}"))[:3]
         if nested:
-            return f"caches lie inside it: {', '.join(nested)}"
+            return f"the folder contains caches: {', '.join(nested)}"
         return "check the path, or make a cache with extract-features --out"
 
     def load_receipt(self, seed: int, shard: int) -> Receipt:
-        """Read one receipt and check that it is the one its name says.
+        """Read one receipt and check that it belongs to this seed and shard.
 
         Raises:
-            SchemaError: it is not valid, or belongs to another seed or shard.
+            SchemaError: the receipt is invalid, or belongs to another seed or shard.
         """
         path = self.receipt_file(seed, shard)
         receipt = parse_receipt(load_json(path), str(path))
@@ -126,16 +126,16 @@ def load_json(path: Path) -> Any:
     """Decode a JSON file.
 
     Raises:
-        SchemaError: it is not there or not JSON.
-        AccessError: the operating system does not give it out.
+        SchemaError: the file is missing or is not JSON.
+        AccessError: the file cannot be accessed.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
-        canonical_json(document)  # refuses what Python reads but JSON has not: NaN, infinity, half characters
+        canonical_json(document)  # Python also reads NaN, infinity and lone surrogates, which are not JSON
         return document
     except ABSENT as error:
         raise SchemaError(f"{path}: cannot be read: {os_reason(error)}; {RESTORE}") from error
     except OSError as error:
         raise access_error(error, path) from error
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, endless numbers
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or numbers of too many digits
         raise SchemaError(f"{path}: cannot be read as JSON: {error}; {RESTORE}") from error

@@ -1,4 +1,4 @@
-"""Canonical JSON and SHA-256 digests: the same content gives the same bytes, everywhere and forever."""
+"""Canonical JSON and SHA-256 digests: the same content always gives the same bytes."""
 
 from __future__ import annotations
 

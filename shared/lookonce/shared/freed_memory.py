@@ -1,8 +1,8 @@
-"""What a process that computes on CPUs does with memory that it frees: it keeps it for the next batch.
+"""Lets a process that computes on CPUs keep freed memory for the next batch.
 
-Every forward allocates and frees the same megabytes. glibc gives them back, and the next forward waits for the kernel
-to clear them page by page: a twentieth of a training step on CPUs, and a few percent of a teacher's forward, more in
-some processes than in others. A process that keeps them stays as large as it ever was until it ends.
+Every forward pass allocates and frees the same megabytes. By default glibc returns them to the kernel, and the next
+forward pass waits until the kernel has cleared new pages. This takes a twentieth of a training step on CPUs, and a few
+percent of a teacher's forward pass. With this setting the process never shrinks.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from __future__ import annotations
 import ctypes
 import os
 
-KEPT = {-8: 1, -4: 0, -1: -1}
-"""Numbers of glibc's options with our values: M_ARENA_MAX, one heap for all threads, as the others cannot grow beyond
-64 MB; M_MMAP_MAX, large blocks come from it too; M_TRIM_THRESHOLD, it never shrinks. See mallopt(3)."""
+GLIBC_OPTIONS = {-8: 1, -4: 0, -1: -1}
+"""Options of mallopt(3) with their values. M_ARENA_MAX 1: all threads share one heap, because others cannot grow beyond
+64 MB. M_MMAP_MAX 0: large blocks come from the heap too. M_TRIM_THRESHOLD -1: the heap never shrinks."""
 
-CHOSEN_BY_THE_USER = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""Beginnings of environment variables that say how memory is to be had: then nothing is changed."""
+USER_SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+"""Prefixes of environment variables that configure the allocator; if one is set, nothing is changed."""
 
 
 def keep_freed_memory(device: str) -> bool:
-    """Let this process keep what it frees; call it before other threads run, as they keep heaps that they have.
+    """Let this process keep freed memory. Call it before other threads run: existing threads keep their malloc arenas.
 
-    So it is of little use in Ray's workers, which have a dozen before our code runs; there nothing was gained.
+    It therefore has no measurable effect in Ray's workers, which have a dozen threads before our code runs.
 
     Args:
-        device: ``cpu``, or where else tensors are: there nothing is changed.
+        device: ``cpu``; for any other device nothing is changed.
 
     Returns:
-        Whether the setting was made; it is not with other C libraries, or where the environment chooses.
+        Whether the options were set; they are not with other C libraries, or if the environment configures malloc.
     """
-    if device != "cpu" or _chosen():
+    if device != "cpu" or _user_configured():
         return False
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all(set_option(option, value) for option, value in KEPT.items())
+    return all(set_option(option, value) for option, value in GLIBC_OPTIONS.items())
 
 
-def _chosen() -> bool:
-    return any(name.startswith(CHOSEN_BY_THE_USER) for name in os.environ)
+def _user_configured() -> bool:
+    return any(name.startswith(USER_SETTINGS) for name in os.environ)

@@ -1,4 +1,4 @@
-"""Flags as a user has given them: URLs where files are meant, and flags that have no effect beside the others."""
+"""Checks of flags that a user gave: URLs instead of paths, and flags without effect."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from lookonce.shared.errors import UsageError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""A path of two letters and more before the colon; Path has already made one slash of two."""
+"""A scheme of two letters or more, a colon and a slash; Path has already merged two slashes."""
 
 _OTHER_PATHS = frozenset({"images", "resume"})
-"""Fields that are texts because they may also hold something else."""
+"""Text fields that may be a path or something else."""
 
 
 def flag_fields(options: Any) -> Iterator[tuple[Field[Any], Any]]:
@@ -33,13 +33,13 @@ def flag_values(options: Any) -> dict[str, Any]:
 
 
 def refuse_urls(options: Any) -> None:
-    """Refuse URLs wherever a path is taken: Path would make a folder of that name here.
+    """Refuse URLs in options that are paths: Path would create a folder of that name.
 
     Args:
         options: a dataclass; its paths are checked, and texts that may be one.
 
     Raises:
-        UsageError: names the flag, the URL and what to type.
+        UsageError: an option is a URL; the message says what to type instead.
     """
     for field, given in flag_fields(options):
         for one in given if isinstance(given, tuple) else (given,):
@@ -67,15 +67,15 @@ def _refuse_url(flag: str, text: str) -> None:
 
 
 def refuse_without_effect(options: Any, because: str, *names: str) -> None:
-    """Refuse flags that were changed from their defaults and that the other flags leave without effect.
+    """Refuse flags that differ from their defaults but have no effect beside the other flags.
 
     Args:
         options: a dataclass with those fields.
-        because: what they go with, such as ``--executor ray``.
-        names: the fields.
+        because: the flag that they need, such as ``--executor ray``.
+        names: names of the fields.
 
     Raises:
-        UsageError: names the flag, its value and what it goes with.
+        UsageError: a flag has no effect; the message names it and the flag that it needs.
     """
     for field in fields(options):
         value = getattr(options, field.name)

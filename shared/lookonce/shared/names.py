@@ -1,4 +1,4 @@
-"""Names that nobody knows, and those that were probably meant."""
+"""Messages for unknown names, with suggestions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 
 def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Known names like the one that was typed, the likeliest first; letter case, ``_`` and ``-`` make no difference.
+    """Known names similar to ``name``, the most similar first; letter case, ``_`` and ``-`` do not matter.
 
     Args:
-        name: what was typed.
-        known: the names there are.
-        most: how many are returned at most.
+        name: the given name.
+        known: all known names.
+        most: greatest number of returned names.
 
     >>> close_names("deit_tiny", ["deit-small", "deit-tiny", "clip-b16"], most=1)
     ['deit-tiny']
@@ -33,7 +33,7 @@ def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 
 def did_you_mean(close: Sequence[str]) -> str:
-    """The close names as a question in brackets; empty where there are none.
+    """The close names as a question in brackets; empty if there are none.
 
     >>> did_you_mean(["a", "b", "c"]), did_you_mean(["a"]), did_you_mean([])
     (' (did you mean a, b or c?)', ' (did you mean a?)', '')
@@ -45,7 +45,7 @@ def did_you_mean(close: Sequence[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """What is said of an unknown name: what was probably meant, and all that are known.
+    """Message about an unknown name, with similar names and all known names.
 
     >>> unknown_name("loss", "L1", ["l1", "l2"])
     "unknown loss 'L1' (did you mean l1?); known: l1, l2"

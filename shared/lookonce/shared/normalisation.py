@@ -1,4 +1,4 @@
-"""What a model's pixels are normalised by; no torch here, so that command lines can check it at once."""
+"""Pixel mean and standard deviation of a model. It needs no torch, so commands can check them at once."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """``(pixel / 255 - mean) / std``, for each of red, green and blue."""
+    """``(pixel / 255 - mean) / std`` for red, green and blue."""
 
     mean: RGB
-    """What is subtracted from RGB in [0, 1]."""
+    """Mean, subtracted from RGB in [0, 1]."""
     std: RGB
-    """What RGB in [0, 1] is then divided by; above 0."""
+    """Standard deviation, above 0, by which the difference is divided."""
 
     def __str__(self) -> str:
-        """For people."""
+        """Both as text."""
         return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}"
 
     @property
     def flags(self) -> str:
-        """As a command takes it."""
+        """Both as command-line flags."""
         return f"--mean {' '.join(f'{v:g}' for v in self.mean)} --std {' '.join(f'{v:g}' for v in self.std)}"
 
     def replaced(self, mean: RGB | None, std: RGB | None) -> Normalisation:
-        """The same, but for what is given."""
+        """A copy with ``mean`` and ``std`` replaced unless they are None."""
         return Normalisation(mean=mean or self.mean, std=std or self.std)
 
     def document(self) -> dict[str, list[float]]:
-        """JSON-compatible."""
+        """Both as a JSON-compatible document."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Normalisation | None:
-        """Mean and std of a model's description, such as timm's ``pretrained_cfg``; None where it has none."""
+        """Mean and std of a model's description, such as timm's ``pretrained_cfg``; None if it lacks them."""
         try:
             mean, std = (tuple(map(float, document[name])) for name in ("mean", "std"))
         except (KeyError, TypeError, ValueError):
@@ -50,14 +50,14 @@ class Normalisation:
 
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What students are trained with unless they are told otherwise."""
+"""The default for training students."""
 
 
 def require_rgb(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Refuse values of ``--mean`` and ``--std`` that are none; None is allowed.
+    """Refuse invalid values of ``--mean`` and ``--std``; None is allowed.
 
     Raises:
-        UsageError: with the flag, the value and what is allowed.
+        UsageError: a value is out of range; the message names the flag.
 
     >>> require_rgb((0.5, 0.5, 0.5), (0.5, 0.5, 0.0))
     Traceback (most recent call last):
@@ -66,8 +66,8 @@ def require_rgb(mean: Sequence[float] | None, std: Sequence[float] | None) -> No
     for flag, values, least in (("--mean", mean, ""), ("--std", std, ", above 0")):
         if values is None:
             continue
-        whole = len(values) == 3 and all(0 <= value <= 1 for value in values)
-        if not whole or (least and min(values) <= 0):
+        valid = len(values) == 3 and all(0 <= value <= 1 for value in values)
+        if not valid or (least and min(values) <= 0):
             raise UsageError(
                 f"{flag} {' '.join(f'{value:g}' for value in values)}: must be 3 numbers from 0 to 1, for red, green, "
                 f"blue{least}"

@@ -1,4 +1,4 @@
-"""A view cut in the square patches that a vision transformer embeds, and put together again."""
+"""Splits a view into the square patches that a vision transformer embeds, and joins them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lookonce.shared.errors import UsageError
 
 
 def patchify(pixels: NDArray[np.uint8], patch_size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Cut images in patches: patches row by row, and (row, column, channel) inside a patch.
+    """Split images into patches: patches row by row, and (row, column, channel) inside a patch.
 
     Args:
-        pixels: uint8, shape (..., height, width, 3); both sides multiples of ``patch_size``.
-        patch_size: side of a patch, pixels.
-        out: where to put the result, C-contiguous and of its shape; None for new memory.
+        pixels: uint8, shape (..., height, width, 3); both sides are multiples of ``patch_size``.
+        patch_size: side of a patch in pixels.
+        out: C-contiguous array for the result, with its shape; None to allocate it.
 
     Returns:
         uint8, shape (..., patches, patch_size * patch_size * 3), C order.
 
     Raises:
-        UsageError: a side is no multiple of ``patch_size``, the last axis is not 3, or ``out`` does not fit.
+        UsageError: a side is not a multiple of ``patch_size``, the last axis is not 3, or ``out`` does not fit.
 
     >>> patchify(np.zeros((224, 224, 3), np.uint8), 16).shape
     (196, 768)
@@ -46,17 +46,17 @@ def patchify(pixels: NDArray[np.uint8], patch_size: int, out: NDArray[np.uint8] 
 
 
 def unpatchify(patches: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
-    """Put the patches of square images together: the inverse of ``patchify``.
+    """Join the patches of square images: the inverse of ``patchify``.
 
     Args:
         patches: uint8, shape (..., patches, patch_size * patch_size * 3); a square number of patches.
-        patch_size: side of a patch, pixels.
+        patch_size: side of a patch in pixels.
 
     Returns:
         uint8, shape (..., side, side, 3), C order, side = sqrt(patches) * patch_size.
 
     Raises:
-        UsageError: the patches are not a square number, or are not of this size.
+        UsageError: the number of patches is not a square, or the patches have another size.
     """
     expected = patch_size * patch_size * 3
     if patch_size < 1 or patches.ndim < 2 or patches.shape[-1] != expected:

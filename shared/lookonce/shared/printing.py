@@ -9,7 +9,7 @@ from typing import Any, Protocol
 _BYTE_UNITS = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 _TIME_UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
 _LEAST_OF_UNIT = {"days": 2.0, "h": 1.5, "min": 1.5}
-"""Below that many, the next unit is easier to read."""
+"""Below this number of a unit, the next smaller unit is easier to read."""
 
 
 class Result(Protocol):
@@ -39,7 +39,7 @@ def bytes_text(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds in the unit that suits.
+    """Seconds in a suitable unit.
 
     >>> [duration_text(seconds) for seconds in (0, 0.0123, 42, 100, 5000, 100000, 1e6)]
     ['0 ms', '12.3 ms', '42 s', '1.67 min', '83.3 min', '27.8 h', '11.6 days']
@@ -49,7 +49,7 @@ def duration_text(seconds: float) -> str:
 
 
 def count_text(number: int, thing: str, plural: str = "s") -> str:
-    """A number of things.
+    """A number with its noun.
 
     >>> count_text(1, "patch", "es"), count_text(1200, "patch", "es")
     ('1 patch', '1,200 patches')

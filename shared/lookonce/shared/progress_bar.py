@@ -1,4 +1,4 @@
-"""One progress line on standard error: lively on a terminal, a line now and then in a log file."""
+"""One progress line on standard error: redrawn on a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 TICK_SECONDS = 1.0
-"""Longest time between two drawings on a terminal, however long a unit takes."""
+"""Longest time between two redraws on a terminal, even if a unit takes longer."""
 
 
 class _TickingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """A bar that a thread of its own draws again every second: time and rate move while a slow unit is under way."""
+    """A bar that its own thread redraws every second, so that time and rate advance during a slow unit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -28,8 +28,8 @@ class _TickingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
             self.refresh()
 
     def close(self) -> None:
-        """Stop drawing; leaves the last line."""
-        if ticks := getattr(self, "_ticks", None):  # tqdm may close what it never opened
+        """Stop redrawing and leave the last line."""
+        if ticks := getattr(self, "_ticks", None):  # tqdm may close a bar that it never opened
             self._closed.set()
             ticks.join()
             self._ticks = None
@@ -37,13 +37,13 @@ class _TickingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
 
 
 def progress_bar(*, total: int, unit: str, initial: int = 0, show: bool = True) -> tqdm[Any]:
-    """A tqdm bar that updates twice a second on a terminal, at least once a second, and four times a minute elsewhere.
+    """A tqdm bar that updates one to two times per second on a terminal, and four times per minute elsewhere.
 
     Args:
-        total: how many units there are in all.
+        total: total number of units.
         unit: name of a unit.
-        initial: units done before.
-        show: whether anything is printed.
+        initial: number of units that are done already.
+        show: whether to print anything.
     """
     every = 0.5 if sys.stderr.isatty() else 15.0
     return _TickingBar(

@@ -1,8 +1,8 @@
-"""Counter-based random numbers: a pure function of what they are for, never of worker, order or library state.
+"""Counter-based random numbers: a pure function of their purpose, independent of worker, order and library state.
 
-A stream is Philox4x64-10 (Salmon et al., SC 2011) keyed by the first 128 bits of SHA-256 of its purpose. Only raw
-64-bit words are taken from numpy, whose Philox bit stream is fixed; every distribution is made here, so that no
-library version can change a view, a mask or an order.
+A stream is Philox4x64-10 (Salmon et al., SC 2011), keyed by the first 128 bits of the SHA-256 of its purpose. numpy
+gives only raw 64-bit words, and its Philox bit stream is fixed. All distributions are computed here, so that no library
+version can change a view, a mask or an order.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def random_words(count: int, *purpose: str | int) -> NDArray[np.uint64]:
     """``count`` random 64-bit words of the stream named by ``purpose``.
 
     Args:
-        count: how many words.
-        purpose: what the numbers are for, most general first, e.g. ``"view", 1, seed, key``.
+        count: number of words.
+        purpose: name of the stream, most general part first, such as ``"view", 1, seed, key``.
 
     Returns:
         uint64, shape (count,).
@@ -44,10 +44,10 @@ def random_uniform(count: int, *purpose: str | int) -> NDArray[np.float64]:
 
 
 def random_uniform_rows(count: int, *purpose: str | int, last: Iterable[tuple[str | int, ...]]) -> NDArray[np.float64]:
-    """A row of ``random_uniform(count, *purpose, *rest)`` for each ``rest`` of ``last``, at a tenth of its cost.
+    """One row ``random_uniform(count, *purpose, *rest)`` for each ``rest`` of ``last``, at a tenth of the cost.
 
-    One generator is set to the start of each stream, as making one costs more than a few hundred numbers do, and what
-    the streams' names have in common is hashed once.
+    One generator is reset to the start of each stream, because creating one costs more than a few hundred numbers. The
+    common part of the streams' names is hashed once.
 
     Returns:
         float64, shape (rows, count).

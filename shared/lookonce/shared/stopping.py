@@ -1,9 +1,8 @@
-"""Ctrl-C and SIGTERM end a command within seconds, also while it waits for what never comes.
+"""Ends a command within seconds after Ctrl-C or SIGTERM, even during an endless wait.
 
-Python tells the main thread of a signal only when that is between two instructions: not while it waits, inside of a
-library, for another process, a dead disk or a full pipe. So a thread of its own hears of signals, too. Where the main
-thread has not ended by itself after some seconds, and is not at work that must become whole (a step, a checkpoint),
-that thread ends the process.
+Python runs signal handlers in the main thread between two instructions, not while a library waits for another process,
+a dead disk or a full pipe. A second thread therefore receives signals too. It ends the process if the main thread has
+not ended after some seconds, unless the main thread is in work that must finish (a step, a checkpoint).
 """
 
 from __future__ import annotations
@@ -23,39 +22,39 @@ from lookonce.shared.errors import Interrupted
 _Result = TypeVar("_Result")
 
 PATIENCE = 10.0
-"""Seconds from a signal, or from the start of a wait behind it, to the end."""
+"""Seconds from a signal, or from the start of a later wait, to the forced end."""
 STOPPED = "stopped; what was committed stays valid, run the same command again to resume"
-_LOOK = 0.2
+_POLL_SECONDS = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
-    """What the main thread is doing."""
+    """State of the main thread."""
 
     unhurried = 0
-    """Blocks of work that must become whole, nested."""
+    """Number of nested blocks of work that must finish."""
     waits: tuple[tuple[float, float], ...] = ()
-    """When each wait inside of such work began, and its patience; seconds of the monotonic clock."""
+    """Start of each wait inside such work, in seconds of the monotonic clock, and its patience."""
     signalled: float | None = None
-    """When the first signal came."""
+    """Time of the first signal, in seconds of the monotonic clock."""
 
 
 @contextlib.contextmanager
 def ending_on_signals() -> Generator[None, None, None]:
-    """Within, the first Ctrl-C or SIGTERM raises KeyboardInterrupt, and the process ends soon, whatever it waits for.
+    """Inside, the first Ctrl-C or SIGTERM raises KeyboardInterrupt, and the process ends soon even if it waits.
 
-    Only in the main thread, where Python handles signals; elsewhere nothing changes.
+    It works only in the main thread, where Python handles signals; in other threads it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _State.signalled = None
-    heard, tell = os.pipe()
-    os.set_blocking(tell, False)
-    number, over = signal.set_wakeup_fd(tell, warn_on_full_buffer=False), threading.Event()
-    os.register_at_fork(after_in_child=_deafen)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    number, over = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False), threading.Event()
+    os.register_at_fork(after_in_child=_forget_wakeup_pipe)
     previous = {one: signal.signal(one, _interrupt) for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN}
-    threading.Thread(target=_listen, args=(heard, over), name="lookonce-signals", daemon=True).start()
+    threading.Thread(target=_listen, args=(read_end, over), name="lookonce-signals", daemon=True).start()
     try:
         yield
     finally:
@@ -63,12 +62,12 @@ def ending_on_signals() -> Generator[None, None, None]:
             signal.signal(one, handler)
         signal.set_wakeup_fd(number)
         over.set()
-        os.close(tell)  # which ends the thread, unless a signal came: then it sees that the process does end
+        os.close(write_end)  # ends the thread, unless a signal came: then it waits until the process ends
 
 
 @contextlib.contextmanager
 def unhurried() -> Generator[None, None, None]:
-    """Within, work becomes whole first: who is inside looks after signals itself, but for its ``waiting``."""
+    """Inside, work finishes first: the caller handles signals itself, except during ``waiting``."""
     _State.unhurried += 1
     try:
         yield
@@ -78,10 +77,10 @@ def unhurried() -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def waiting(patience: float = PATIENCE) -> Generator[None, None, None]:
-    """Within unhurried work, a wait that may be endless: a signal ends the process if the wait does not end soon.
+    """A possibly endless wait inside ``unhurried`` work: after a signal, the process ends if the wait does not.
 
     Args:
-        patience: seconds.
+        patience: seconds until then.
     """
     _State.waits = (*_State.waits, (time.monotonic(), patience))
     try:
@@ -91,24 +90,24 @@ def waiting(patience: float = PATIENCE) -> Generator[None, None, None]:
 
 
 def note_signal() -> None:
-    """Told by who handles signals itself; see ``wait_for``."""
+    """Record a signal; for callers that handle signals themselves. See ``wait_for``."""
     if _State.signalled is None:
         _State.signalled = time.monotonic()
 
 
 def forget_signals() -> None:
-    """Work begins of which no signal was heard yet."""
+    """Forget earlier signals, at the start of new work."""
     _State.signalled = None
 
 
 def raise_if_stopped(began: float) -> None:
-    """Call now and then in a wait that may be endless.
+    """Call this repeatedly in a possibly endless wait.
 
     Args:
-        began: when the wait did, seconds of the monotonic clock.
+        began: start of the wait, in seconds of the monotonic clock.
 
     Raises:
-        Interrupted: a signal came, and the wait has not ended for a few seconds behind it.
+        Interrupted: the wait has lasted a few seconds after a signal.
     """
     signalled = _State.signalled
     if signalled is not None and time.monotonic() - max(signalled, began) > PATIENCE / 2:
@@ -116,30 +115,30 @@ def raise_if_stopped(began: float) -> None:
 
 
 def wait_for(future: Future[_Result]) -> _Result:
-    """A future's result; unlike ``result``, it does not wait for ever where a signal asks for the end.
+    """The result of a future; unlike ``Future.result``, it stops waiting after a signal.
 
     Raises:
         Interrupted: see ``raise_if_stopped``.
     """
     began = time.monotonic()
     while not future.done():
-        wait([future], timeout=_LOOK)
+        wait([future], timeout=_POLL_SECONDS)
         raise_if_stopped(began)
     return future.result()
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt  # no Exception: libraries on the way must not catch it
+    raise KeyboardInterrupt  # not an Exception: libraries must not catch it
 
 
-def _deafen() -> None:
-    """A forked child shares the pipe: its signals are not its parent's."""
+def _forget_wakeup_pipe() -> None:
+    """Detach a forked child from the pipe: its signals are not those of its parent."""
     with contextlib.suppress(ValueError):
         signal.set_wakeup_fd(-1)
 
 
-def _listen(heard: int, over: threading.Event) -> None:
-    with open(heard, "rb", buffering=0) as pipe:
+def _listen(read_end: int, over: threading.Event) -> None:
+    with open(read_end, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
             if number[0] in _SIGNALS:
                 break
@@ -151,10 +150,10 @@ def _listen(heard: int, over: threading.Event) -> None:
             sys.stderr.write(f"error: {STOPPED}\n")
             sys.stderr.flush()
             os._exit(1)
-        time.sleep(_LOOK)
-    while threading.main_thread().is_alive():  # whoever has called the command may have more to do
-        time.sleep(_LOOK)
-    time.sleep(PATIENCE)  # the end of the interpreter waits for threads, of which one may never end
+        time.sleep(_POLL_SECONDS)
+    while threading.main_thread().is_alive():  # the caller of the command may have more work
+        time.sleep(_POLL_SECONDS)
+    time.sleep(PATIENCE)  # the interpreter waits for all threads, and one may never end
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What a view is: the recipe it is drawn by, and the parameters that were drawn."""
+"""The recipe of views, and the parameters of one drawn view."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lookonce.shared.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """How views are drawn. Defaults are the released recipe's; no colour augmentation."""
+    """Distribution of views. Defaults are those of the released recipe, without colour augmentation."""
 
     NAME: ClassVar[str] = "random-resized-crop-flip"
     VERSION: ClassVar[int] = 1
-    """Raised whenever the same key and seed would give another view."""
+    """Incremented whenever the same key and seed would give another view."""
     INTERPOLATION: ClassVar[str] = "bicubic-antialias (Pillow)"
 
     size: int = 224
-    """Side of the square view, pixels, at least 1."""
+    """Side of the square view in pixels, at least 1."""
     scale: tuple[float, float] = (0.2, 1.0)
     """Least and greatest share of the image's area, in (0, 1]."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -44,16 +44,16 @@ class ViewRecipe:
 
     @classmethod
     def parse(cls, *, size: int, crop_scale: str, crop_ratio: str, flip: float) -> ViewRecipe:
-        """The recipe that command-line options name.
+        """The recipe of command-line options.
 
         Args:
-            size: side of the view, pixels.
+            size: side of the view in pixels.
             crop_scale: least and greatest share of the area, such as ``0.2,1``.
             crop_ratio: least and greatest width / height, such as ``3/4,4/3``; 1.3333 is 4/3.
             flip: share of mirrored views.
 
         Raises:
-            UsageError: with the option, what was given and what is allowed.
+            UsageError: a value is out of range; the message names the option.
 
         >>> ViewRecipe.parse(size=224, crop_scale="0.2,1", crop_ratio="0.75,1.3333", flip=0.5) == ViewRecipe()
         True
@@ -65,7 +65,7 @@ class ViewRecipe:
         return cls(size=size, scale=scale, ratio=ratio, flip_probability=flip)
 
     def document(self) -> dict[str, Any]:
-        """The JSON object that stands for this recipe in a fingerprint.
+        """The recipe as a JSON-compatible document, as it enters a fingerprint.
 
         >>> ViewRecipe().document()["scale"]
         [0.2, 1.0]
@@ -82,7 +82,7 @@ class ViewRecipe:
 
 
 def view_sentence(document: Mapping[str, Any]) -> str:
-    """How a recipe's document crops and mirrors, for people.
+    """One line about the crops and mirroring of a recipe's document.
 
     >>> view_sentence(ViewRecipe().document())
     '20 to 100 % of the area, 3/4 to 4/3 as wide as high, 50 % mirrored'
@@ -107,7 +107,7 @@ def _two_numbers(flag: str, text: str, example: str, *, most: int) -> tuple[floa
 
 
 def _number(text: str) -> float:
-    """A decimal or a fraction; thirds that are written with four decimals or more are thirds."""
+    """Read a decimal or a fraction; thirds with four decimals or more are exact thirds."""
     exact = Fraction(text.strip())
     near = exact.limit_denominator(3)
     decimals = len(text.strip().partition(".")[2])
@@ -116,22 +116,22 @@ def _number(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewParameters:
-    """What was drawn for one view: the crop box in the upright source image, and whether the crop is mirrored."""
+    """Parameters of one drawn view: the crop box in the upright source image, and whether the crop is mirrored."""
 
     top: int
-    """First row of the crop, pixels."""
+    """First row of the crop in pixels."""
     left: int
-    """First column of the crop, pixels."""
+    """First column of the crop in pixels."""
     height: int
-    """Rows of the crop, at least 1."""
+    """Height of the crop in pixels, at least 1."""
     width: int
-    """Columns of the crop, at least 1."""
+    """Width of the crop in pixels, at least 1."""
     flip: bool
-    """Mirrored left to right after the resize."""
+    """Whether the crop is mirrored left to right after the resize."""
     source_height: int
-    """Rows of the whole image."""
+    """Height of the image in pixels."""
     source_width: int
-    """Columns of the whole image."""
+    """Width of the image in pixels."""
 
     def __post_init__(self) -> None:
         rows_fit = 0 <= self.top < self.top + self.height <= self.source_height
@@ -149,7 +149,7 @@ class ViewParameters:
         """The inverse of ``to_row``.
 
         Raises:
-            UsageError: not seven numbers, a flip other than 0 or 1, or a crop outside the image.
+            UsageError: the row is not seven numbers with a flip of 0 or 1, or the crop is outside the image.
         """
         if row.shape != (7,) or row[4] not in (0, 1):
             raise UsageError(f"view row: expected 7 numbers with a flip of 0 or 1, found {row.tolist()}")

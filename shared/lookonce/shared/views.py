@@ -1,7 +1,7 @@
-"""Views: RandomResizedCrop + mirroring as a pure function of (recipe version, sample key, augmentation seed).
+"""Views: RandomResizedCrop and mirroring as a pure function of (recipe version, sample key, augmentation seed).
 
-The crop follows torchvision's ``RandomResizedCrop`` (ten attempts, then a central crop); only where the random numbers
-come from differs. Teacher and student see the same view (MaskAlign, arXiv 2211.08887, section 3), so it is drawn once.
+The crop follows torchvision's ``RandomResizedCrop`` (ten attempts, then a central crop) with other random numbers.
+Teacher and student see the same view (MaskAlign, arXiv 2211.08887, section 3), so it is drawn once.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lookonce.shared.view_recipe import ViewParameters, ViewRecipe
 __all__ = ["ViewParameters", "ViewRecipe", "apply_view", "center_view", "draw_view", "pixel_digest"]
 
 ATTEMPTS = 10
-"""Random crops tried before the central one, as in torchvision."""
+"""Number of random crops that are tried before the central one, as in torchvision."""
 
 LONGEST_STRIP = 16
-"""Longer over shorter side beyond which the centre view looks at the central part only."""
+"""Aspect ratio of a source image beyond which the centre view uses the central part only."""
 
 
 def draw_view(recipe: ViewRecipe, *, key: str, seed: int, source_height: int, source_width: int) -> ViewParameters:
     """Draw the view of one sample under one augmentation seed.
 
-    Always 41 uniforms of the stream ("view", version, seed, key), whatever is used of them: number 0 decides the flip,
-    numbers 1 + 4a to 4 + 4a are area, ratio, top and left of attempt a. A released order never changes.
+    It always draws 41 uniforms of the stream ("view", version, seed, key). Number 0 decides the flip, numbers 1 + 4a to
+    4 + 4a are area, ratio, top and left of attempt a. A released order never changes.
 
     Args:
         recipe: scale, ratio and flip probability.
-        key: the sample's key in its source.
+        key: key of the sample in its source.
         seed: augmentation seed.
-        source_height: rows of the upright image, at least 1.
-        source_width: columns of the upright image, at least 1.
+        source_height: height of the upright image in pixels, at least 1.
+        source_width: width of the upright image in pixels, at least 1.
 
     Returns:
         A crop of at least 1 x 1 inside the image.
@@ -87,25 +87,25 @@ def _central_box(recipe: ViewRecipe, source_height: int, source_width: int) -> t
 
 
 def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> NDArray[np.uint8]:
-    """Cut a view out of an image: crop, then resize (Pillow bicubic), then mirror.
+    """Compute a view of an image: crop, then resize (Pillow bicubic), then mirror.
 
     Args:
-        image: mode RGB, upright, as ``decode_rgb`` gives it.
-        parameters: as drawn for this very image.
-        size: side of the view, pixels.
+        image: mode RGB, upright, as ``decode_rgb`` returns it.
+        parameters: parameters that were drawn for this image.
+        size: side of the view in pixels.
 
     Returns:
         uint8, shape (size, size, 3), C order.
 
     Raises:
-        SourceError: the image has another size than the one the view was drawn for.
+        SourceError: the size of the image differs from that in ``parameters``.
     """
     _require_rgb(image)
     expected = (parameters.source_width, parameters.source_height)
     if image.size != expected:
         raise SourceError(
             f"the image has changed since its view was drawn: expected {expected[0]} x {expected[1]} pixels "
-            f"(width x height), found {image.size[0]} x {image.size[1]}; restore the image or extract anew"
+            f"(width x height), found {image.size[0]} x {image.size[1]}; restore the image or extract again"
         )
     crop = _crop(image, parameters.top, parameters.left, parameters.height, parameters.width)
     view = crop.resize((size, size), Image.Resampling.BICUBIC)
@@ -117,19 +117,19 @@ def apply_view(image: Image.Image, parameters: ViewParameters, size: int) -> NDA
 def center_view(image: Image.Image, size: int, resize_ratio: float = 256 / 224) -> NDArray[np.uint8]:
     """The evaluation view: shorter side resized to ``round(size * resize_ratio)`` (bicubic), then the central square.
 
-    The same pixels as torchvision's ``Resize`` and ``CenterCrop``. Of strips longer than 16 times their width only
-    the central part is resized: a 5000 x 1 image would become one of 1,280,000 x 256.
+    The pixels are those of torchvision's ``Resize`` and ``CenterCrop``. Of images longer than 16 times their width,
+    only the central part is resized: a 5000 x 1 image would become 1,280,000 x 256.
 
     Args:
         image: mode RGB.
-        size: side of the view, pixels.
-        resize_ratio: shorter side over view side, at least 1.
+        size: side of the view in pixels.
+        resize_ratio: shorter side divided by view side, at least 1.
 
     Returns:
         uint8, shape (size, size, 3), C order.
 
     Raises:
-        UsageError: size or ratio below 1.
+        UsageError: ``size`` or ``resize_ratio`` is below 1.
     """
     _require_rgb(image)
     if size < 1 or resize_ratio < 1:
@@ -146,7 +146,7 @@ def center_view(image: Image.Image, size: int, resize_ratio: float = 256 / 224) 
 
 
 def pixel_digest(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """First 16 bytes of SHA-256 of the pixels in C order: proves that a replayed view is the cached one.
+    """First 16 bytes of the SHA-256 of the pixels in C order, which identifies a replayed view.
 
     Args:
         pixels: uint8, any shape; by convention the patchified view, (patch, patch_size * patch_size * 3).
@@ -161,7 +161,7 @@ def pixel_digest(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _crop(image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
-    # Pasting at a negative offset is a crop; Image.crop would refuse large crops by Pillow's process-wide pixel limit.
+    # Pasting at a negative offset crops; Image.crop would refuse large crops by Pillow's process-wide pixel limit.
     crop = Image.new("RGB", (width, height), None)
     crop.paste(image, (-left, -top))
     return crop

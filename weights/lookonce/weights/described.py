@@ -1,4 +1,4 @@
-"""What a file of weights, or the ``config.json`` beside it, says of the model in timm's words."""
+"""Reads timm's description of a model from a file of weights or the ``config.json`` beside it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from lookonce.shared.normalisation import Normalisation
 
 PRETRAINED_CFG = "pretrained_cfg"
-"""Key of safetensors metadata, and of a ``config.json`` of timm's: the model's ``pretrained_cfg``."""
+"""Key of timm's ``pretrained_cfg`` in safetensors metadata and in ``config.json``."""
 CONFIG = "config.json"
 
 
 def described(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """timm's ``pretrained_cfg`` of a file: out of its metadata, or of a hub folder's ``config.json``; else empty.
+    """timm's ``pretrained_cfg`` from the metadata of a file, or from ``config.json`` of a hub folder; else empty.
 
     Args:
         path: the file of weights.
-        metadata: of its safetensors header.
+        metadata: metadata of its safetensors header.
     """
     texts = [metadata.get(PRETRAINED_CFG)]
     beside = path.parent / CONFIG
@@ -36,7 +36,7 @@ def described(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def described_normalisation(path: Path, metadata: Mapping[str, str]) -> Normalisation | None:
-    """The mean and std that a file says its pixels are normalised by; None where it says nothing."""
+    """The pixel mean and std that a file declares; None if it declares none."""
     return Normalisation.from_document(described(path, metadata))
 
 

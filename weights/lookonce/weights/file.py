@@ -1,4 +1,4 @@
-"""A file of weights: opened without running anything in it, and the weights of an architecture taken out of it."""
+"""Opens a file of weights without running code from it, and selects the weights of an architecture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lookonce.shared.errors import WeightsError
 from lookonce.shared.faults.os_errors import access_error
-from lookonce.weights.checkpoint import HoldsCodeError, UnskippableError, load_checkpoint_content
+from lookonce.weights.checkpoint import ContainsCodeError, UnskippableError, load_checkpoint_content
 from lookonce.weights.kinds import foreign_kind, is_safetensors, safetensors_shortfall
 from lookonce.weights.selection import Architecture, WeightSet, listed, not_floating, weight_sets
 
@@ -23,7 +23,7 @@ IN_FOLDERS = (
     "student.safetensors", "model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )  # fmt: skip
-"""Names that are looked for in a folder, first ones first: a run's, and a hub repository's."""
+"""File names that are searched in a folder, in this order: those of a run, then of a hub repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,40 +31,40 @@ class Weights:
     """The weights of one architecture."""
 
     state: Mapping[str, Tensor] = field(repr=False)
-    """Parameter name -> tensor as stored, on the CPU; what the architecture lacks is left out only where it may be."""
+    """Parameter name -> tensor as stored, on the CPU."""
     notes: tuple[str, ...]
-    """What the user should know: which set of several was taken, under which keys, and what was converted."""
+    """Notes for the user: the selected set of several, its keys, and conversions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """What a file holds."""
+    """Content of a file of weights."""
 
     path: Path
-    """The file itself, also where a folder was given."""
+    """The file, also if a folder was given."""
     key: str
-    """Which set of weights is wanted (``FILE#KEY``); empty for the best."""
+    """Key of the requested set of weights (``FILE#KEY``); empty for the best set."""
     metadata: Mapping[str, str]
-    """Of safetensors; empty for checkpoints."""
+    """Metadata of a safetensors file; empty for a checkpoint."""
     content: Any = field(repr=False)
     """Tensors, nested as in the file."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how the file was found."""
+    """Notes for the user about the choice of the file."""
 
     def fitting(self, architecture: Architecture, *, strict: bool = True) -> Weights:
-        """The weights of an architecture: prefixes taken off; of several sets the moving average, or the one asked for.
+        """The weights of an architecture without prefixes. Of several sets, the moving average or the set of ``key``.
 
         Args:
-            architecture: what is wanted.
-            strict: refuse weights that do not fit; otherwise those that come closest are returned for the caller to
-                refuse.
+            architecture: the architecture.
+            strict: refuse weights that do not fit; otherwise the closest weights are returned, and the caller checks
+                them.
 
         Raises:
-            WeightsError: no tensors, none that fit, none under the wanted key, or values that are no usable floats.
+            WeightsError: there are no tensors, none fit, none have the key, or values are not usable floats.
         """
-        found, fit = weight_sets(self._wanted(), architecture)
+        found, fit = weight_sets(self._requested(), architecture)
         if not found:
-            raise WeightsError(f"the weights file {self.path} holds no named tensors; give the file of the weights")
+            raise WeightsError(f"the weights file {self.path} contains no named tensors; give the file of the weights")
         chosen = found[0]
         problems = [] if fit or not strict else architecture.misfits(chosen.state)
         if problems:
@@ -72,12 +72,12 @@ class WeightsFile:
             where = f" (its tensors under '{chosen.label}')" if chosen.label else ""
             raise WeightsError(
                 f"the weights file {self.path}{where} does not fit {architecture.name}: {problems[0]}{others}; give "
-                "weights of that architecture, or name the architecture that they are of"
+                "weights of that architecture, or name the architecture of these weights"
             )
         self._require_floats(chosen, architecture)
         return Weights(state=chosen.state, notes=(*self.notes, *self._notes(chosen, found, architecture)))
 
-    def _wanted(self) -> Any:
+    def _requested(self) -> Any:
         """The content, or the part of it under ``key``."""
         part = self.content
         for key in self.key.split(".") if self.key else ():
@@ -97,17 +97,17 @@ class WeightsFile:
         if wrong is not None:
             raise WeightsError(
                 f"the weights file {self.path}: {wrong}: expected floating-point numbers of 16 bits or more; quantised "
-                "and integer tensors are no weights without their scales: give the floating-point weights"
+                "and integer tensors are not usable without their scales: give the floating-point weights"
             )
 
     def _notes(self, chosen: WeightSet, found: list[WeightSet], architecture: Architecture) -> list[str]:
         notes = []
         if len(found) > 1:
             why = ", the moving average, as timm does" if chosen.is_average else ", the teacher" * (chosen.rank == 1)
-            others = [one.label or "the top level" for one in found[1:]]
+            others = [other_set.label or "the top level" for other_set in found[1:]]
             other = others[0] if found[1].label else "KEY"
             notes.append(
-                f"{self.path} holds {len(found)} sets of weights that fit: taking '{chosen.label or 'the top level'}'"
+                f"{self.path} has {len(found)} sets of weights that fit: taking '{chosen.label or 'the top level'}'"
                 f"{why}, not {listed(others)} ({self.path.name}#{other} takes another)"
             )
         elif chosen.label:
@@ -119,7 +119,7 @@ class WeightsFile:
         bad = [name for name in architecture.tensors if name in chosen.state and not _is_finite(chosen.state[name])]
         if bad:
             notes.append(
-                f"{self.path}: {bad[0]} and {len(bad) - 1} others hold NaN or infinity: the training had diverged"
+                f"{self.path}: {bad[0]} and {len(bad) - 1} others contain NaN or infinity: the training had diverged"
             )
         return notes
 
@@ -129,14 +129,14 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Open a safetensors file or a torch checkpoint (loaded weights-only); its first bytes say which it is.
+    """Open a safetensors file or a torch checkpoint (loaded weights-only); its first bytes decide.
 
     Args:
-        path: the file; ``FILE#KEY`` for one set of several; or a folder with one of ``IN_FOLDERS`` in it.
+        path: the file; ``FILE#KEY`` for one set of several; or a folder that contains one of ``IN_FOLDERS``.
 
     Raises:
-        WeightsError: no such file, or none of weights: the message says what it is and what to do.
-        AccessError: the operating system does not give it out.
+        WeightsError: the file is missing or contains no weights; the message says what it is.
+        AccessError: the file cannot be accessed.
     """
     file, key = _with_key(path)
     file, notes = _in_folder(file)
@@ -176,9 +176,9 @@ def _in_folder(path: Path) -> tuple[Path, tuple[str, ...]]:
             "dcp_to_torch_save"
         )
     elif others:
-        reason = f"the folder holds {listed(others)}: give one of them"
+        reason = f"the folder contains {listed(others)}: give one of them"
     elif (path / "checkpoints").is_dir():
-        reason = "it is the folder of a run that is not finished, which leaves its weights at its end: let it finish"
+        reason = "it is the folder of an unfinished run, which writes its weights at the end: let it finish"
     else:
         reason = "it is a folder without weights: give a safetensors file or a checkpoint"
     raise WeightsError(f"no weights file at {path}: {reason}")
@@ -193,17 +193,17 @@ def _content(path: Path) -> tuple[Mapping[str, str], Any]:
         return {}, load_checkpoint_content(path)
     except (OSError, MemoryError):
         raise
-    except HoldsCodeError as error:
+    except ContainsCodeError as error:
         raise WeightsError(
-            f"cannot read the weights file {path}: it holds code that would run on loading ({error}); none of it was "
-            "run: do not trust it, and take the weights from another place"
+            f"cannot read the weights file {path}: it contains code that would run on loading ({error}); none of it "
+            "was run: do not trust it, and take the weights from another source"
         ) from error
     except UnskippableError as error:
         raise WeightsError(
-            f"cannot read the weights file {path}: beside weights it holds objects that cannot be skipped ({error}): "
-            "where you trust it, save its state_dict alone with torch.save"
+            f"cannot read the weights file {path}: beside weights it has objects that cannot be skipped ({error}): "
+            "if you trust it, save its state_dict alone with torch.save"
         ) from error
-    except Exception as error:  # torch.load raises half a dozen kinds; to the user they are one
+    except Exception as error:  # torch.load raises many types
         raise WeightsError(f"cannot read the weights file {path}: {_reason(error)}") from error
 
 
@@ -230,7 +230,7 @@ def _reason(error: Exception) -> str:
             "default protocol, or as safetensors"
         )
     if "allocate memory" in text or "out of memory" in text.lower():
-        return f"this machine's memory does not hold it ({text:.100}); close other programs, or take a larger machine"
+        return f"this machine has too little memory for it ({text:.100}); close other programs, or use a larger machine"
     short = text.partition("Please file an issue")[0].partition("In PyTorch 2.6")[0]
     return (
         f"expected safetensors or a torch checkpoint, and found it truncated, damaged or of another kind "

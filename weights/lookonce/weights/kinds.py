@@ -1,4 +1,4 @@
-"""What kind of file this is, by its first bytes: files that hold no usable weights are named, with a way out."""
+"""Recognises files without usable weights by their first bytes, and gives advice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 HEAD_BYTES = 512
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of torch before 1.6 begin."""
+"""First bytes of files of torch before 1.6."""
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights",
@@ -34,7 +34,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"model_checkpoint_path:", "the index of a TensorFlow checkpoint",
      "take the model's PyTorch weights, or convert it with the script of the library that it is from"),
 )  # fmt: skip
-"""First bytes, what the file is, and what to do."""
+"""First bytes, kind of the file, and advice."""
 
 _BY_SUFFIX: dict[str, tuple[str, str]] = {
     ".onnx": ("an ONNX model", "take the PyTorch weights that it was exported from"),
@@ -43,7 +43,7 @@ _BY_SUFFIX: dict[str, tuple[str, str]] = {
     ".msgpack": ("a Flax file (msgpack)", "take the model's PyTorch weights, or convert it with transformers"),
     ".tflite": ("a TensorFlow Lite model", "take the PyTorch weights that it was exported from"),
 }
-"""Formats that begin with nothing of their own."""
+"""Formats without characteristic first bytes, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class ForeignFile:
     """A file that contains no usable weights."""
 
     kind: str
-    """What it is: ``a Git LFS pointer, not the weights``."""
+    """Kind of the file, such as ``a Git LFS pointer, not the weights``."""
     advice: str
-    """What to do if weights are wanted."""
+    """Advice for getting weights."""
 
     def __str__(self) -> str:
         """Both as part of a sentence."""
@@ -61,13 +61,13 @@ class ForeignFile:
 
 
 def foreign_kind(path: Path) -> ForeignFile | None:
-    """What a file is that neither safetensors nor ``torch.load`` can read; None for one that they may read.
+    """The kind of a file that neither safetensors nor ``torch.load`` can read; None for any other file.
 
     Args:
         path: an existing file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as handle:
         head = handle.read(HEAD_BYTES)
@@ -98,7 +98,7 @@ def foreign_kind(path: Path) -> ForeignFile | None:
     if head.startswith(b"\x80"):
         return ForeignFile(
             "a Python pickle that torch.save did not write (detectron2 and NumPy models come so)",
-            "it could run code on loading; where you trust it, load it and save its arrays by name with safetensors",
+            "it could run code on loading; if you trust it, load it and save its arrays by name with safetensors",
         )
     if not head.strip(b"\x00"):
         return ForeignFile(
@@ -116,15 +116,15 @@ def foreign_kind(path: Path) -> ForeignFile | None:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as safetensors do: eight bytes of length, then JSON."""
+    """Whether a file starts like safetensors: eight bytes of length, then JSON."""
     return head[8:9] == b"{"
 
 
 def safetensors_shortfall(path: Path) -> str | None:
-    """Why a file that begins as safetensors is not whole, or None.
+    """Why a file that starts like safetensors is incomplete; None if it is complete.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as handle:
@@ -141,7 +141,7 @@ def safetensors_shortfall(path: Path) -> str | None:
 
 
 def _zip_kind(path: Path) -> ForeignFile | None:
-    """None for a torch checkpoint."""
+    """The kind of a zip archive; None for a torch checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -154,7 +154,7 @@ def _zip_kind(path: Path) -> ForeignFile | None:
     if any(name.startswith("code/") for name in inner) or "constants.pkl" in inner:
         return ForeignFile(
             "a TorchScript archive (torch.jit.save), which contains code",
-            "where you trust it, save its weights with "
+            "if you trust it, save its weights with "
             "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')",
         )
     if any(name.endswith("data.pkl") for name in names):
@@ -190,5 +190,5 @@ def _json_kind(path: Path) -> ForeignFile:
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A protobuf message whose first field is the IR version and whose next is the producer's name or the like."""
+    """Whether a file is a protobuf message with an IR version as first field, then a name or the like."""
     return head[:1] == b"\x08" and 0 < head[1] < 32 and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42")

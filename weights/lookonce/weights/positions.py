@@ -1,4 +1,4 @@
-"""Position embeddings on another grid of patches."""
+"""Interpolates position embeddings to another grid of patches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional
 
 
 def interpolate_positions(embedding: Tensor, prefix: int, patch_count: int) -> Tensor:
-    """Position embedding on another square grid: bicubic, ``align_corners=False``, no antialiasing.
+    """Interpolate a position embedding to another square grid: bicubic, ``align_corners=False``, no antialiasing.
 
     Args:
         embedding: (..., prefix + patches, channels) float32.
-        prefix: leading rows to keep as they are.
-        patch_count: patches of the wanted square grid.
+        prefix: number of leading rows that stay unchanged.
+        patch_count: number of patches of the new square grid.
 
     Returns:
-        (..., prefix + patch_count, channels); the input itself when it fits already or its grid is not square.
+        (..., prefix + patch_count, channels); the input itself if it fits or its grid is not square.
     """
     have = embedding.shape[-2] - prefix if embedding.ndim >= 2 else 0
     side, wanted = math.isqrt(max(have, 0)), math.isqrt(patch_count)

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are the weights of an architecture: wrappers and prefixes are found, not listed."""
+"""Selects the weights of an architecture among the tensors of a checkpoint, in any wrapper and with any prefix."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import torch
 from torch import Tensor
 
 DEPTH = 6
-"""How deep mappings may lie in each other."""
+"""Greatest depth of nested mappings."""
 _AVERAGE = {"ema", "averaged", "average", "swa"}
 _SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The parameters of a model, as a file should hold them."""
+    """The parameters that a file should contain."""
 
     name: str
-    """For errors."""
+    """Name of the architecture, for errors."""
     tensors: Mapping[str, Tensor]
-    """Name -> tensor of the wanted shape and type; on any device, meta too."""
+    """Name -> tensor of the expected shape and type, on any device, also meta."""
     any_shape: frozenset[str] = frozenset()
-    """Names whose shape may be another: position embeddings, which are interpolated."""
+    """Names whose shape may differ: position embeddings, which are interpolated."""
     may_lack: frozenset[str] = frozenset()
-    """Names that a file need not hold."""
+    """Names that may be missing in a file."""
     beside: tuple[str, ...] = ()
-    """Beginnings of names that a file may hold besides; they are left out."""
+    """Prefixes of other names that a file may contain; they are ignored."""
 
     def misfits(self, state: Mapping[str, Tensor]) -> list[str]:
-        """What is missing, of another shape or too much, each in words; empty where all fits."""
+        """Sentences about missing tensors, wrong shapes and unexpected tensors; empty if all tensors fit."""
         problems = [
             f"{name} should be {shape_text(wanted.shape)} and is "
             f"{shape_text(state[name].shape) if name in state else 'missing'}"
@@ -44,7 +44,8 @@ class Architecture:
         extra = sorted(name for name in state if name not in self.tensors and not name.startswith(self.beside or "\0"))
         return problems + [f"{name}, {shape_text(state[name].shape)}, is not in the model" for name in extra]
 
-    def _likeness(self, state: Mapping[str, Tensor]) -> int:
+    def similarity(self, state: Mapping[str, Tensor]) -> int:
+        """Number of matching names, counted twice if the shape matches too."""
         wanted = self.tensors
         return sum(2 if value.shape == wanted[name].shape else 1 for name, value in state.items() if name in wanted)
 
@@ -54,43 +55,43 @@ class WeightSet:
     """One set of named tensors in a checkpoint."""
 
     label: str
-    """Where it is: keys and prefix, joined by dots; empty for a file that holds nothing else."""
+    """Keys and prefix of the set, joined by dots; empty at the top level."""
     state: Mapping[str, Tensor] = field(repr=False)
-    """Parameter name -> tensor, the prefix taken off."""
+    """Parameter name without the prefix -> tensor."""
 
     @property
     def is_average(self) -> bool:
-        """Whether its name says that it is a moving average."""
+        """Whether the label names a moving average."""
         return bool(_AVERAGE & set(re.split(r"[^a-z0-9]+", self.label.lower())))
 
     @property
     def rank(self) -> int:
-        """Moving averages first, as timm takes them; then teachers, which are the average in DINO and its kin."""
+        """Order of preference: moving averages first, as in timm, then teachers, which are the average in DINO."""
         if self.is_average:
             return 0
         return 1 if "teacher" in re.split(r"[^a-z0-9]+", self.label.lower()) else 2
 
 
 def weight_sets(content: Any, architecture: Architecture) -> tuple[list[WeightSet], bool]:
-    """The sets of tensors that fit an architecture, best first; without any, the one that comes closest.
+    """The sets of tensors that fit an architecture, best first; if none fits, the closest set.
 
     Args:
-        content: what a checkpoint holds.
-        architecture: what is wanted.
+        content: content of a checkpoint.
+        architecture: the architecture.
 
     Returns:
-        The sets, in the order of their rank and then of the file, and whether they fit. Empty without tensors.
+        The sets, by rank and then in the order of the file, and whether they fit. Empty without tensors.
     """
     candidates = [one for path, state in _states(content) for one in _by_prefix(path, state, architecture)]
     fitting = [one for one in candidates if not architecture.misfits(one.state)]
     if fitting:
         return sorted(fitting, key=lambda one: one.rank), True
-    closest = sorted(candidates, key=lambda one: (-architecture._likeness(one.state), one.rank))
+    closest = sorted(candidates, key=lambda one: (-architecture.similarity(one.state), one.rank))
     return closest[:1], False
 
 
 def _by_prefix(path: Sequence[str], state: Mapping[str, Tensor], architecture: Architecture) -> Iterator[WeightSet]:
-    """The state under each prefix below which most of the wanted names are; as it is where there is none."""
+    """The tensors under each prefix with most of the expected names; all tensors if there is no such prefix."""
     prefixes: Counter[str] = Counter()
     for name in state:
         for start in (0, *(match.end() for match in re.finditer(r"\.", name))):
@@ -103,7 +104,7 @@ def _by_prefix(path: Sequence[str], state: Mapping[str, Tensor], architecture: A
 
 
 def _states(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every mapping that holds tensors, and every pickled module, with the keys that lead to it."""
+    """Every mapping with tensors, and every pickled module, with the path of keys to it."""
     if len(path) > DEPTH:
         return
     if parameters := dict(_module_state(content)):
@@ -120,7 +121,7 @@ def _states(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def _module_state(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a pickled ``nn.Module``, of which loading left a mapping with its attributes."""
+    """Parameters and buffers of a pickled ``nn.Module``, which is loaded as a mapping with its attributes."""
     attributes = getattr(content, "__dict__", {})
     if not isinstance(attributes.get("_modules"), Mapping):
         return
@@ -134,7 +135,7 @@ def _module_state(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]
 
 
 def not_floating(state: Mapping[str, Tensor], architecture: Architecture) -> str | None:
-    """The first wanted tensor that holds no usable floats, in words; None where all do."""
+    """A sentence about the first expected tensor without usable floats; None if there is none."""
     for name, wanted in architecture.tensors.items():
         value = state.get(name)
         if value is None or not wanted.is_floating_point():
@@ -146,7 +147,7 @@ def not_floating(state: Mapping[str, Tensor], architecture: Architecture) -> str
 
 
 def listed(labels: Sequence[str]) -> str:
-    """Labels for a sentence."""
+    """Labels as part of a sentence."""
     shown = ", ".join(f"'{label}'" for label in labels[:_SHOWN])
     return shown + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")
 

@@ -1,7 +1,7 @@
-"""Containers: how shards lie on disk. One file each, one table from name to container.
+"""Containers: the layouts of shards on disk. ``CONTAINERS`` is the table of all, each has its own file.
 
-Open ``container.py`` first: which objects a shard has, how they are written, and where in them a sample lies. Bytes go
-through ``object_file.py``, which digests them on their way.
+Open ``container.py`` first: it defines the objects of a shard, how they are written, and where a sample starts. Bytes
+flow through ``object_file.py``, which computes their digests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lookonce.storage_schemas.manifest import Manifest
 CONTAINERS: Mapping[str, Container] = {
     container.name: container for container in (ZarrContainer(), WebDatasetContainer())
 }
-"""By the name that a manifest holds; its schema refuses others."""
+"""All containers by their name in the manifest."""
 
 
 def container_of(manifest: Manifest) -> Container:

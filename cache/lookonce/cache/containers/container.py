@@ -1,4 +1,4 @@
-"""What a container decides: which objects a shard has, how they are written, and where in them a sample lies."""
+"""The interface of a container: the objects of a shard, how they are written, and where a sample starts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 Offsets = NDArray[np.int64]
-"""int64 (rows of the shard,): byte where each sample's value starts; -1 for a hole."""
+"""int64 (rows of the shard,): first byte of each sample's value; -1 for a hole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectContent:
-    """The bytes of one object and what manifest and receipt say about them."""
+    """The bytes of one object, with its entry in the receipt, the receipt and the manifest."""
 
     data: NDArray[np.uint8] | FileBytes
     stored: StoredObject
@@ -41,7 +41,7 @@ class ObjectContent:
 
 
 class ShardSink(abc.ABC):
-    """Writes the objects of one shard under temporary names, sample by sample as they come."""
+    """Writes the objects of one shard under temporary names, as samples arrive."""
 
     @abc.abstractmethod
     def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
@@ -56,56 +56,56 @@ class ShardSink(abc.ABC):
         """Complete all objects, sync them and rename them into place.
 
         Raises:
-            OSError: the operating system refused.
+            OSError: the operating system refused the write.
         """
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Remove temporary files; harmless after ``finish``."""
+        """Remove temporary files. It does nothing after ``finish``."""
 
 
 class Container(abc.ABC):
-    """One way to lay shards on disk. Stateless."""
+    """One layout of shards on disk. It has no state."""
 
     name: ClassVar[str]
 
     @abc.abstractmethod
     def seed_documents(self, manifest: Manifest, seed: int) -> dict[str, dict[str, Any]]:
-        """JSON files that a seed has beside its shards: path relative to the cache, and content."""
+        """JSON files of a seed beside its shards: path relative to the cache, and content."""
 
     @abc.abstractmethod
     def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
-        """The objects of a shard, in the order of its receipt: name, and POSIX path relative to the cache."""
+        """The objects of a shard in the order of its receipt: name, and POSIX path relative to the cache."""
 
     @abc.abstractmethod
     def object_of(self, array: str) -> str:
-        """Name of the object that holds an array."""
+        """Name of the object that contains an array."""
 
     @abc.abstractmethod
     def open_sink(
         self, root: Path, manifest: Manifest, seed: int, shard: int, keys: Sequence[str], labels: Sequence[int]
     ) -> ShardSink:
-        """Begin to write a shard; ``keys`` and ``labels`` are those of all its rows.
+        """Start writing a shard; ``keys`` and ``labels`` are those of all its rows.
 
         Raises:
-            OSError: the operating system refused to make the files.
+            OSError: the operating system refused to create the files.
         """
 
     @abc.abstractmethod
     def sample_bytes(self, manifest: Manifest) -> int:
-        """Bytes that a sample takes in a shard's objects, without ``key_bytes``."""
+        """Bytes of a sample in a shard's objects, without ``key_bytes``."""
 
     @abc.abstractmethod
     def shard_bytes(self, manifest: Manifest) -> int:
-        """Bytes that a shard's objects have beside those of its samples: indices, columns, end marks."""
+        """Bytes of a shard's objects apart from its samples: indices, columns, end marks."""
 
     @abc.abstractmethod
     def key_bytes(self, row: int, key: str, label: int, seed: int) -> int:
-        """Bytes that go with the key and label of a sample."""
+        """Bytes of the key and label of a sample."""
 
     @abc.abstractmethod
     def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
-        """Where the samples of each ``chunking="sample"`` array in an object lie; cheap: headers and indices only.
+        """Offsets of the samples of each ``chunking="sample"`` array in an object; reads headers and indices only.
 
         Raises:
             IntegrityError: the object is damaged.
@@ -121,7 +121,7 @@ class Container(abc.ABC):
 
     @abc.abstractmethod
     def check(self, content: ObjectContent) -> None:
-        """Check all that can be checked of an object without digesting its bytes.
+        """Check an object as far as possible without computing its digest.
 
         Raises:
             IntegrityError: the object is damaged, or contradicts its receipt.

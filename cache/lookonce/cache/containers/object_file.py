@@ -1,4 +1,4 @@
-"""An object being written: a temporary file whose SHA-256 and length are known at every moment."""
+"""An object being written: a temporary file with a running SHA-256 and length."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lookonce.shared.files.atomic import TEMPORARY_MARK, sync_directory
 from lookonce.storage_schemas.receipt import StoredObject
 
 _HASHERS = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), thread_name_prefix="lookonce-digest")
-"""Digesting takes as long as writing does, and both release the GIL; objects of several shards are digested at once."""
+"""Digests of several objects are computed at once: this takes as long as writing, and both release the GIL."""
 
 
 class ObjectFile:
-    """One object, written under a temporary name beside its place."""
+    """One object, written under a temporary name in its folder."""
 
     def __init__(self, root: Path, name: str, path: str) -> None:
         self._name, self._path, self.target = name, path, root / path
@@ -34,11 +34,11 @@ class ObjectFile:
         self._handle: BinaryIO = self._temporary.open("wb", buffering=0)
 
     def write(self, data: bytes) -> None:
-        """Append and digest, at the same time."""
+        """Append bytes; another thread updates the digest meanwhile."""
         write_together([(self, data)])
 
     def finish(self) -> StoredObject:
-        """Sync and rename into place."""
+        """Sync, and rename to the final name."""
         os.fsync(self._handle.fileno())
         self._handle.close()
         self._temporary.replace(self.target)
@@ -47,35 +47,37 @@ class ObjectFile:
         return StoredObject(array=self._name, path=self._path, bytes=self.length, digest=digest)
 
     def discard(self) -> None:
-        """Remove the temporary file; harmless after ``finish``."""
+        """Remove the temporary file. It does nothing after ``finish``."""
         self._handle.close()
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
-    def _put(self, data: memoryview) -> None:
+    def append_bytes(self, data: memoryview) -> None:
+        """Append bytes without updating the digest."""
         rest = data
-        while rest:  # a file system that runs full, and Linux beyond 2 GiB, take a part and raise nothing
+        while rest:  # a full file system, and Linux beyond 2 GiB, write a part without an error
             rest = rest[self._handle.write(rest) :]
         self.length += len(data)
 
-    def _digest(self, data: memoryview) -> None:
+    def update_digest(self, data: memoryview) -> None:
+        """Add appended bytes to the digest."""
         self._hasher.update(data)
 
 
 def write_together(parts: Sequence[tuple[ObjectFile, bytes | NDArray[Any]]]) -> None:
-    """Append to several files, each at most once, while other threads digest; returns when all is done.
+    """Append to several files, each at most once, while other threads update the digests; wait for both.
 
     Args:
-        parts: file, and bytes or a C-contiguous array.
+        parts: files, each with bytes or a C-contiguous array.
 
     Raises:
         OSError: the operating system refused a write.
     """
     views = [(file, _flat(data)) for file, data in parts]
-    digesting: list[Future[None]] = [_HASHERS.submit(file._digest, view) for file, view in views]
+    digesting: list[Future[None]] = [_HASHERS.submit(file.update_digest, view) for file, view in views]
     try:
         for file, view in views:
-            file._put(view)
+            file.append_bytes(view)
     finally:
         wait(digesting)  # the caller may reuse its memory as soon as this returns
 

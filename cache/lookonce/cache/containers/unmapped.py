@@ -1,4 +1,4 @@
-"""An object's bytes where a file system does not map files into memory: read when they are asked for."""
+"""Bytes of an object on a file system that cannot map files into memory: each slice is read on demand."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _FILE_ADVICE = {
     mmap.MADV_RANDOM: os.POSIX_FADV_RANDOM,
     mmap.MADV_WILLNEED: os.POSIX_FADV_WILLNEED,
 }
-_told: set[int] = set()
-"""Devices of which it was told."""
+_noted: set[int] = set()
+"""Devices for which the note was printed."""
 
 
 class FileBytes:
-    """A file's bytes, sliced like a uint8 array; each slice is read from the file. Thread-safe.
+    """The bytes of a file, sliced like a uint8 array. Each slice is read from the file. Thread-safe.
 
     Args:
         path: the file, for messages.
-        descriptor: it, open for reading; duplicated.
-        size: its bytes.
+        descriptor: descriptor of the open file; it is duplicated.
+        size: size of the file in bytes.
     """
 
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
@@ -44,8 +44,8 @@ class FileBytes:
         """Bytes of a slice, uint8 (bytes,).
 
         Raises:
-            AccessError: the operating system does not give them out.
-            IntegrityError: the file has become shorter.
+            AccessError: the file cannot be read.
+            IntegrityError: the file became shorter.
         """
         start, stop, step = part.indices(self._size)
         read = bytearray()
@@ -53,7 +53,7 @@ class FileBytes:
             while len(read) < stop - start:
                 piece = os.pread(self._descriptor, stop - start - len(read), start + len(read))
                 if not piece:
-                    raise IntegrityError(f"{self._path}: it ends before byte {stop}: it was truncated; {RESUME}")
+                    raise IntegrityError(f"{self._path}: the file ends before byte {stop}: it was truncated; {RESUME}")
                 read += piece
         except OSError as error:
             raise access_error(error, self._path) from error
@@ -61,7 +61,7 @@ class FileBytes:
 
     @property
     def data(self) -> FileBytes:
-        """What a numpy array has under this name: its memory."""
+        """The same object, as ``data`` of a numpy array is its memory."""
         return self
 
     def tobytes(self) -> bytes:
@@ -69,17 +69,17 @@ class FileBytes:
         return self[:].tobytes()
 
     def madvise(self, advice: int, start: int = 0, length: int = 0) -> None:
-        """As ``mmap.madvise`` does, with the file's own call."""
+        """Like ``mmap.madvise``, by ``posix_fadvise``."""
         os.posix_fadvise(self._descriptor, start, length, _FILE_ADVICE[advice])
 
 
-def tell_unmapped(path: Path, device: int, error: OSError) -> None:
-    """Tell once of each file system that objects on it are read instead of mapped."""
-    if device not in _told:
-        _told.add(device)
+def note_unmapped(path: Path, device: int, error: OSError) -> None:
+    """Print a note, once per file system, that objects are read instead of mapped."""
+    if device not in _noted:
+        _noted.add(device)
         print(
             f"note: {path}: its file system does not map files into memory: {os_reason(error)}; objects are read "
-            "instead, which gives the same values more slowly",
+            "instead, with the same values, but more slowly",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""WebDataset: one uncompressed tar a shard; the stock ``webdataset`` library reads it with its default decoders."""
+"""WebDataset: one uncompressed tar per shard. The ``webdataset`` library reads it with its default decoders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class WebDatasetSink(ShardSink):
         self.file = ObjectFile(root, OBJECT, path)
 
     def append(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
-        """Append whole samples, all of a batch in one write."""
+        """Append complete samples, a batch in one write."""
         parts: list[bytes | memoryview] = []
         for position, row in enumerate(rows):
             parts += self._member(row, FACTS, self._facts(row))
@@ -71,7 +71,7 @@ class WebDatasetSink(ShardSink):
         return [member_header(row, suffix, len(content)), content.ljust(padded(len(content)), b"\0")]
 
     def finish(self) -> list[StoredObject]:
-        """Write the end mark, sync, rename."""
+        """Write the end mark, sync and rename."""
         self.file.write(END_MARK)
         return [self.file.finish()]
 
@@ -81,12 +81,12 @@ class WebDatasetSink(ShardSink):
 
 
 class WebDatasetContainer(Container):
-    """A shard is one object, ``shard``, and there is nothing else in a seed's folder."""
+    """A shard is one object, ``shard``; a seed's folder contains nothing else."""
 
     name: ClassVar[str] = "webdataset"
 
     def seed_documents(self, manifest: Manifest, seed: int) -> dict[str, dict[str, Any]]:
-        """None: a tar says all that its readers need."""
+        """None: a tar contains all that its readers need."""
         return {}
 
     def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
@@ -105,7 +105,7 @@ class WebDatasetContainer(Container):
         return WebDatasetSink(root, path, manifest, seed, shard, keys, labels)
 
     def sample_bytes(self, manifest: Manifest) -> int:
-        """All members of a sample but the first, whose size varies."""
+        """Bytes of all members of a sample except the first, whose size varies."""
         return SampleLayout(manifest).rest
 
     def shard_bytes(self, manifest: Manifest) -> int:
@@ -156,7 +156,7 @@ class WebDatasetContainer(Container):
 
 
 def _samples(content: ObjectContent, layout: SampleLayout) -> Iterator[tuple[int, int, int]]:
-    """Row, start of its first member and size of that member, for each sample that the receipt says is there."""
+    """Row, start of the first member and size of that member, for each sample of the receipt that is not a hole."""
     data, holes = content.data.data, {hole.sample for hole in content.receipt.holes}
     place = 0
     for row in content.rows:
@@ -169,12 +169,12 @@ def _samples(content: ObjectContent, layout: SampleLayout) -> Iterator[tuple[int
         yield row, place, size
         place += BLOCK + padded(size) + layout.rest
     if bytes(data[place:]) != END_MARK:
-        _damaged(content, place, f"no end mark of {len(END_MARK)} zero bytes, and then the end")
+        _damaged(content, place, f"no end mark of {len(END_MARK)} zero bytes at the end")
 
 
 def _damaged(content: ObjectContent, place: int, found: str) -> NoReturn:
     raise IntegrityError(
-        f"{content.where}: there is {found} at byte {place} of {len(content.data)}: the tar is truncated, damaged or "
+        f"{content.where}: {found} at byte {place} of {len(content.data)}: the tar is truncated, damaged or "
         f"of another shard; {REPAIR}"
     )
 
@@ -193,12 +193,12 @@ def _facts(content: ObjectContent, row: int, start: int, size: int) -> dict[str,
     stored = content.data[start + BLOCK : start + BLOCK + size].tobytes()
     try:
         facts: dict[str, Any] = json.loads(stored)
-        expected = facts_json(str(facts["key"]), int(facts["label"]), row, content.receipt.seed)
+        valid = stored == facts_json(str(facts["key"]), int(facts["label"]), row, content.receipt.seed)
+        if valid and -(2**63) <= facts["label"] < 2**63:
+            return facts
     except (ValueError, LookupError, TypeError, RecursionError):
-        expected = b""
-    if stored != expected or not -(2**63) <= facts["label"] < 2**63:
-        _damaged(content, start + BLOCK, f"no JSON of key and label of row {row}, seed {content.receipt.seed}")
-    return facts
+        pass
+    _damaged(content, start + BLOCK, f"no JSON of key and label of row {row}, seed {content.receipt.seed}")
 
 
 def _view(content: ObjectContent, row: int, start: int) -> NDArray[np.int32]:
@@ -208,9 +208,8 @@ def _view(content: ObjectContent, row: int, start: int) -> NDArray[np.int32]:
     try:
         document = json.loads(stored)
         values = np.array([document[field] for field in VIEW_FIELDS], dtype=np.int32)
-        whole = stored == view_json(values) and header == member_header(row, VIEW, size)
+        if stored == view_json(values) and header == member_header(row, VIEW, size):
+            return values
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
-        whole = False
-    if not whole:
-        _damaged(content, start, f"no {member_name(row, VIEW)}")
-    return values
+        pass
+    _damaged(content, start, f"no {member_name(row, VIEW)}")

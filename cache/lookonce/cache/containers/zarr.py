@@ -1,4 +1,4 @@
-"""zarr v3: one object an array and shard, one zarr group a seed; any zarr v3 library opens it."""
+"""zarr v3: one object per array and shard, one zarr group per seed. Any zarr v3 library opens it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ZarrSink(ShardSink):
         write_together([(self.files[name], np.ascontiguousarray(values[name])) for name in self._starts])
 
     def finish(self) -> list[StoredObject]:
-        """Write indices and columns, sync, rename."""
+        """Write indices and columns, sync and rename."""
         size = self._manifest.shard_size
         for spec in self._manifest.arrays:
             if spec.chunking == "sample":
@@ -101,11 +101,11 @@ class ZarrContainer(Container):
         return documents
 
     def object_paths(self, manifest: Manifest, seed: int, shard: int) -> dict[str, str]:
-        """One object an array."""
+        """One object per array."""
         return {spec.name: f"{seed_folder(seed)}/{spec.chunk_path(shard)}" for spec in manifest.arrays}
 
     def object_of(self, array: str) -> str:
-        """An array's object has its name."""
+        """The object of an array has the array's name."""
         return array
 
     def open_sink(
@@ -119,7 +119,7 @@ class ZarrContainer(Container):
         return sum(spec.sample_bytes for spec in manifest.arrays if spec.chunking == "sample")
 
     def shard_bytes(self, manifest: Manifest) -> int:
-        """Indices, and columns without the letters of their strings: even a short shard has ``shard_size`` entries."""
+        """Bytes of indices, and of columns with empty strings; a short shard has ``shard_size`` entries too."""
         size, index = manifest.shard_size, shard_index_bytes(manifest.shard_size)
         return sum(index if spec.chunking == "sample" else empty_chunk_bytes(spec, size) for spec in manifest.arrays)
 
@@ -140,7 +140,7 @@ class ZarrContainer(Container):
         return chunk[: content.receipt.samples]
 
     def check(self, content: ObjectContent) -> None:
-        """A column must decode; an index must name the samples that the receipt names, each its own bytes."""
+        """Decode a column; compare an index with the receipt's samples, which must not share bytes."""
         spec = content.manifest.array(content.stored.array)
         if spec.chunking == "shard":
             self.column(content, spec)

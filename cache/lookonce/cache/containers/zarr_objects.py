@@ -1,7 +1,7 @@
 """Objects of a zarr v3 array as bytes: the sharding index at a shard's end, and string chunks.
 
-The bytes are those that zarr-python writes for the same array (a parity test proves it both ways); writing them
-directly is several times faster than assigning through zarr-python.
+zarr-python writes the same bytes for the same array (``tests/integration/test_zarr_parity.py`` compares both ways).
+Writing them directly is several times faster than assigning through zarr-python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CRC_BYTES = 4
 
 
 def shard_index_bytes(shard_size: int) -> int:
-    """Length of a shard's index: it has an entry for every inner chunk, there or not."""
+    """Length of a shard's index, which has an entry for every inner chunk, present or missing."""
     return shard_size * _ENTRY_BYTES + _CRC_BYTES
 
 
@@ -37,7 +37,7 @@ def encode_shard_index(offsets: NDArray[np.uint64], lengths: NDArray[np.uint64])
     """Index of a shard: little-endian (offset, length) pairs and their CRC-32C (zarr sharding codec 1.0).
 
     Args:
-        offsets: uint64 (inner chunks,), bytes from the file's start; EMPTY_CHUNK where there is none.
+        offsets: uint64 (inner chunks,), bytes from the start of the file; EMPTY_CHUNK for a missing chunk.
         lengths: uint64 (inner chunks,).
     """
     entries = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
@@ -48,7 +48,7 @@ def decode_shard_index(data: memoryview | bytes | FileBytes, inner_chunks: int, 
     """Read the index at the end of a shard.
 
     Returns:
-        uint64 (inner chunks, 2): offset and length, EMPTY_CHUNK twice where there is no chunk.
+        uint64 (inner chunks, 2): offset and length; EMPTY_CHUNK twice for a missing chunk.
 
     Raises:
         IntegrityError: the shard is too short or the index's CRC-32C does not match.
@@ -90,7 +90,7 @@ def sample_offsets(data: memoryview | FileBytes, spec: ArraySpec, shard_size: in
 
 
 def encode_whole_chunk(values: NDArray[Any] | Sequence[str], spec: ArraySpec, shard_size: int) -> bytes:
-    """A ``chunking="shard"`` array's chunk: the values, padded to ``shard_size`` rows with the fill value."""
+    """The chunk of a ``chunking="shard"`` array: values, padded to ``shard_size`` rows with the fill value."""
     if spec.dtype == "string":
         strings = np.array([*values, *[""] * (shard_size - len(values))], dtype=object)
         return bytes(VLenUTF8().encode(strings))
@@ -103,10 +103,10 @@ def decode_whole_chunk(data: bytes, spec: ArraySpec, shard_size: int, where: str
     """Read a ``chunking="shard"`` chunk.
 
     Returns:
-        Shape (shard_size, ...), the array's dtype; dtype object holding str for strings.
+        Shape (shard_size, ...) in the array's dtype; for strings dtype object with str.
 
     Raises:
-        IntegrityError: the chunk has another length than its array says, or broken strings.
+        IntegrityError: the chunk has the wrong length, or broken strings.
     """
     if spec.dtype == "string":
         return _decode_strings(data, shard_size, where)
@@ -119,7 +119,7 @@ def decode_whole_chunk(data: bytes, spec: ArraySpec, shard_size: int, where: str
 
 
 def _decode_strings(data: bytes, count: int, where: str) -> NDArray[Any]:
-    """zarr's ``vlen-utf8``: a count, then length and bytes of each; numcodecs trusts damaged counts and lengths."""
+    """Decode zarr's ``vlen-utf8``: a count, then length and bytes of each. numcodecs trusts damaged lengths."""
     strings = np.empty(count, dtype=object)
     found = int.from_bytes(data[:4], "little")
     if found != count:
@@ -128,7 +128,7 @@ def _decode_strings(data: bytes, count: int, where: str) -> NDArray[Any]:
     for position in range(count):
         end = start + 4 + int.from_bytes(data[start : start + 4], "little")
         if end > len(data) or start + 4 > len(data):
-            raise IntegrityError(f"{where}: string {position} ends behind the object's {len(data)} bytes; {REPAIR}")
+            raise IntegrityError(f"{where}: string {position} ends after the object's {len(data)} bytes; {REPAIR}")
         try:
             strings[position] = data[start + 4 : end].decode("utf-8")
         except UnicodeDecodeError as error:

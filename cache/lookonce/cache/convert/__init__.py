@@ -1,5 +1,5 @@
-"""Converting a cache: another container, fewer bits, fewer tokens or another shard size, from what is stored.
+"""Converting a cache to another container, fewer bits, fewer tokens or another shard size, without the teacher.
 
-Open ``conversion.py`` first: it turns a request (``request.py``) into a manifest and converts shard by shard
+Open ``conversion.py`` first: it turns a request (``request.py``) into a manifest, and converts shard by shard
 (``shard_conversion.py``).
 """

@@ -1,7 +1,7 @@
-"""Converting a cache: to another container, fewer bits, fewer tokens, another shard size; features stay the recipe's.
+"""Converts a cache to another container, fewer bits, fewer tokens or another shard size.
 
-The result is a cache like any other: its fingerprint is the source's (or, of fewer tokens, that of their recipe), its
-receipts keep holes and statistics, and a conversion that was stopped goes on where it was.
+The result is a cache like any other. Its fingerprint is that of the source, unless tokens are dropped, which changes
+the recipe. Its receipts keep holes and statistics. A stopped conversion resumes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from lookonce.shared.printing import Result
 from lookonce.storage_schemas.manifest import Manifest
 
 Progress = Callable[[int, int], None]
-"""Called with the shards there so far and the shards in all."""
+"""Called with the number of committed shards and the total number of shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionSummary(Result):
-    """What a conversion did, and what is there now."""
+    """Result of a conversion."""
 
     source: str
     cache: str
@@ -45,12 +45,12 @@ class ConversionSummary(Result):
     seeds: tuple[int, ...]
     shards: int
     shards_written: int
-    """Written by this run; the others were there."""
+    """Number of shards that this run wrote; the others existed."""
     source_bytes: int
     bytes: int
 
     def document(self) -> dict[str, Any]:
-        """JSON-compatible."""
+        """The summary as a JSON-compatible document."""
         return {**asdict(self), "seeds": list(self.seeds)}
 
     def text(self) -> str:
@@ -63,22 +63,22 @@ class ConversionSummary(Result):
 def convert_cache(
     source: Path, out: Path, request: ConversionRequest, *, workers: int = 1, progress: Progress | None = None
 ) -> ConversionSummary:
-    """Write what the cache at ``out`` still lacks of a converted ``source``.
+    """Write the shards that the cache at ``out`` still lacks of the converted ``source``.
 
     Args:
-        source: a cache whose seeds are whole.
-        out: new, empty, or a conversion of the same cache by the same request.
-        request: what to change.
-        workers: threads, at least 1; each holds one batch in memory.
-        progress: told after each shard.
+        source: a cache whose seeds are complete.
+        out: new, empty, or an earlier result of the same conversion.
+        request: properties to change.
+        workers: threads, at least 1; each needs memory for one batch.
+        progress: called after each shard.
 
     Raises:
-        UsageError: fewer than one worker, ``out`` is ``source`` or in it, or a precision of no fewer bits.
+        UsageError: ``workers`` is below 1, ``out`` is ``source`` or inside it, or the precision has no fewer bits.
         IncompleteCacheError: a seed of the source has shards without receipts.
         IntegrityError: an object of the source is damaged.
         RecipeMismatchError: ``out`` is a cache of another recipe.
-        CacheError: ``out`` is something else, or a cache stored in another way.
-        StorageError: the operating system refused; what was committed stays valid.
+        CacheError: ``out`` is not a cache, or a cache with other storage settings.
+        StorageError: the operating system refused a write; committed shards stay valid.
     """
     if workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
@@ -86,7 +86,7 @@ def convert_cache(
     if out.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{out}: a cache cannot be converted into itself or a folder in it; choose another folder")
     reader = CacheReader(source)
-    existing_manifest(out)  # refuses a folder that is something else before anything is written there
+    existing_manifest(out)  # refuses a folder with other files before anything is written there
     wanted = converted_manifest(reader, request)
     with exclusive_writer(out):
         _open_or_create(out, wanted)
@@ -133,7 +133,7 @@ def _open_or_create(out: Path, wanted: Manifest) -> None:
     for name, (there, asked) in pairs.items():
         if there != asked:
             raise CacheError(
-                f"{out}: the cache there has another {name} ({there}) than this conversion gives ({asked}); "
+                f"{out}: the cache there has another {name} ({there}) than this conversion ({asked}); "
                 "it is left untouched: choose another folder"
             )
 

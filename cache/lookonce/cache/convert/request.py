@@ -1,4 +1,4 @@
-"""What a conversion makes of a manifest: container, precision with its calibration, token subset, shard size."""
+"""The manifest of a converted cache: container, precision with its calibration, token subset, shard size."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from lookonce.storage_schemas.tokens import TokenSubset
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConversionRequest:
-    """What to change; None leaves a thing as it is."""
+    """Properties to change; None keeps a property."""
 
     container: Container | None = None
     precision: str | None = None
     shard_size: int | None = None
-    """Samples a shard, at least 1."""
+    """Samples per shard, at least 1."""
     tokens: TokenSubset | None = None
-    """Patches to keep of a cache that holds all of them."""
+    """Patches to keep; the source must contain all of them."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
 
         Raises:
-            UsageError: an unknown precision, or a shard size below 1.
+            UsageError: the precision is unknown, or the shard size is below 1.
         """
         if self.precision is not None:
             get_precision(self.precision)
@@ -44,10 +44,10 @@ class ConversionRequest:
 
 
 def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manifest:
-    """The manifest of the converted cache; the same source and request always give the same.
+    """The manifest of the converted cache; the same source and request always give the same manifest.
 
     Raises:
-        UsageError: the precision is another one of no fewer bits, or the source does not hold the wanted tokens.
+        UsageError: another precision has no fewer bits, or the source lacks the requested tokens.
         IncompleteCacheError: every sample is a hole, so there is nothing to calibrate from.
         IntegrityError: an object is damaged.
     """
@@ -76,7 +76,7 @@ def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
         return found
     if not found.tokens.keeps_all:
         raise UsageError(
-            f"{reader.root}: it holds the token subset {found.tokens.document()}, of which no other can be made; "
+            f"{reader.root}: this cache contains only the token subset {found.tokens.document()}; "
             "convert a cache of all tokens, or extract again"
         )
     return dataclasses.replace(found, tokens=tokens)
@@ -86,7 +86,7 @@ def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
     found, codec = get_precision(reader.manifest.encoding.precision), get_precision(precision)
     if codec.bits_per_value >= found.bits_per_value:
         raise UsageError(
-            f"--precision {precision} ({codec.bits_per_value:g} bits): {reader.root} holds {found.name} "
+            f"--precision {precision} ({codec.bits_per_value:g} bits): {reader.root} has {found.name} "
             f"({found.bits_per_value:g} bits), and a conversion can only take bits away; extract again for more"
         )
     if not codec.calibrated:
@@ -94,7 +94,9 @@ def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
     seed = reader.seeds[0]
     present = reader.rows(seed)
     if not len(present):
-        raise IncompleteCacheError(f"{reader.root}: every sample of seed {seed} is a hole: nothing to calibrate from")
+        raise IncompleteCacheError(
+            f"{reader.root}: every sample of seed {seed} is a hole, so nothing can calibrate the precision"
+        )
     if isinstance(codec, KltPrecision):
         shape = target_shape(recipe)
         views = calibration_views(reader, seed, present, recipe.tokens, samples=calibration_view_count(shape))

@@ -1,4 +1,4 @@
-"""Converting one shard: stored samples are read, cut to the token subset, encoded anew if need be, and appended."""
+"""Converts one shard: reads stored samples, selects tokens, encodes targets again if needed, and appends them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.receipt import Hole, Receipt
 
 BATCH_SIZE = 32
-"""Samples read, encoded and appended at a time."""
+"""Samples that are read, encoded and appended at a time."""
 
 
 class ShardConverter:
-    """Writes shards of a converted cache; thread-safe.
+    """Writes shards of a converted cache. Thread-safe.
 
     Args:
-        reader: the source.
-        out: folder of the converted cache, whose seeds are prepared.
-        manifest: of the converted cache.
+        reader: reader of the source.
+        out: folder of the converted cache, with the metadata of its seeds.
+        manifest: manifest of the converted cache.
     """
 
     def __init__(self, reader: CacheReader, out: Path, manifest: Manifest) -> None:
@@ -70,12 +70,12 @@ class ShardConverter:
             )
 
     def _sources(self, seed: int, rows: range) -> list[Receipt]:
-        """Receipts of the source's shards that hold the rows."""
+        """Receipts of the source's shards that contain the rows."""
         size = self._reader.manifest.shard_size
         return self._reader.receipts(seed)[rows.start // size : (rows.stop - 1) // size + 1]
 
     def _batch(self, seed: int, rows: list[int], keys: list[str]) -> tuple[dict[str, NDArray[Any]], float]:
-        """Arrays of the rows, and the share of their target values outside the precision's range."""
+        """Arrays of the rows, and the share of target values that saturate."""
         seeds, kept = [seed] * len(rows), dict[str, NDArray[np.int64]]()
         values: dict[str, NDArray[Any]] = {}
         if self._narrows:
@@ -95,14 +95,14 @@ class ShardConverter:
     def _statistics(
         self, sources: list[Receipt], rows: range, holes: dict[int, Hole], saturated: float
     ) -> dict[str, float]:
-        """The source's means, weighted by the samples that came from each of its shards."""
+        """Means of the source's statistics, weighted by the samples from each of its shards."""
         weights = [_present_in(receipt, rows) for receipt in sources]
         totals: dict[str, float] = {}
         for receipt, weight in zip(sources, weights, strict=True):
             for name, value in receipt.statistics.items():
                 totals[name] = totals.get(name, 0.0) + value * weight
         count = sum(weights)
-        if len(sources) == 1:  # exactly what the source says
+        if len(sources) == 1:  # exactly the source's numbers
             statistics = dict(sources[0].statistics)
         else:
             statistics = {name: total / max(count, 1) for name, total in totals.items()}
@@ -112,6 +112,6 @@ class ShardConverter:
 
 
 def _present_in(receipt: Receipt, rows: range) -> int:
-    """How many samples of a source's shard lie in the rows and are no holes."""
+    """Number of samples of a source's shard that lie in the rows and are not holes."""
     first, last = max(receipt.first_sample, rows.start), min(receipt.first_sample + receipt.samples, rows.stop)
     return last - first - sum(first <= hole.sample < last for hole in receipt.holes)

@@ -1,4 +1,4 @@
-"""Decoded features of evenly spread stored samples: what a cache's next precision is calibrated from."""
+"""Decoded features of evenly spread stored samples, for calibrating another precision."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.tokens import TokenSubset
 
 CALIBRATION_SAMPLES = 256
-"""Stored samples that fix the scales of a calibrated precision, evenly spread."""
+"""Number of evenly spread samples that calibrate a precision."""
 
 CALIBRATION_TOKENS = 1 << 15
-"""Tokens kept for it, the class token of every sample among them."""
+"""Number of their tokens that are kept, with token 0 of every sample."""
 
 
 VIEWS_AT_A_TIME = 16
@@ -26,16 +26,16 @@ VIEWS_AT_A_TIME = 16
 def calibration_values(
     reader: CacheReader, seed: int, rows: NDArray[np.int64], *, samples: int = CALIBRATION_SAMPLES
 ) -> NDArray[np.float32]:
-    """Some tokens of evenly spread samples.
+    """Read some tokens of evenly spread samples.
 
     Args:
         reader: the open cache.
-        seed: whose views.
-        rows: rows to choose from, at least one, none of them a hole.
-        samples: how many samples, at most.
+        seed: augmentation seed of the views.
+        rows: rows to choose from, at least one, without holes.
+        samples: greatest number of samples.
 
     Returns:
-        float32 (token, layer, channel), as the cache decodes them.
+        float32 (token, layer, channel), decoded.
 
     Raises:
         IntegrityError: an object is damaged.
@@ -45,7 +45,7 @@ def calibration_values(
     kept = evenly_spread(tokens, max(2, CALIBRATION_TOKENS // len(chosen)))
     teacher = reader.manifest.recipe.teacher
     values = np.empty((len(chosen), len(kept), len(teacher.blocks), teacher.width), dtype=np.float32)
-    for place, row in enumerate(chosen):  # one at a time: decoding makes copies
+    for place, row in enumerate(chosen):  # one at a time, because decoding copies
         values[place] = reader.read_targets([seed], [row], kept[None])[0]
     return values.reshape(-1, *values.shape[2:])
 

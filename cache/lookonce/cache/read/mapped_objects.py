@@ -1,4 +1,4 @@
-"""Objects mapped into memory: opened once, checked, closed again when too many are open."""
+"""Objects mapped into memory: opened once, checked, and closed when too many are open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR, RESUME
-from lookonce.cache.containers.unmapped import FileBytes, tell_unmapped
+from lookonce.cache.containers.unmapped import FileBytes, note_unmapped
 from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.shared.errors import IntegrityError
 from lookonce.shared.faults.os_errors import ABSENT, access_error, os_reason
@@ -28,11 +28,11 @@ Key = tuple[str, int, int]
 """(object, seed, shard)."""
 
 _BLOCK_BYTES = 1 << 20
-"""Read and digested at a time."""
+"""Bytes that are read and digested at a time."""
 
 
 Memory = mmap.mmap | FileBytes
-"""A map, or what stands in for one where files cannot be mapped."""
+"""A map, or its substitute on file systems that cannot map files."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class MappedObject:
     memory: Memory
     """The map itself, for advice to the kernel."""
     data: Bytes | FileBytes
-    """uint8 (file bytes,), read-only, backed by the file."""
+    """uint8 (file bytes,), read-only view of the file."""
     offsets: Mapping[str, NDArray[np.int64]]
-    """By array: int64 (shard size,), where each sample starts; -1 for a hole."""
+    """First byte of each sample, by array: int64 (shard size,); -1 for a hole."""
 
 
 def bytes_of(memory: Memory) -> Bytes | FileBytes:
-    """What is in an object's memory: uint8 (file bytes,), read-only."""
+    """Content of an object's memory: uint8 (file bytes,), read-only."""
     return memory if isinstance(memory, FileBytes) else np.frombuffer(memory, dtype=np.uint8)
 
 
 def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memory:
     """Map an object's file after checking it against its receipt.
 
-    Digested are the bytes as they are read, not as they are mapped: a disk that fails then gives an error, where
-    touching a map would end the process.
+    The digest is computed from bytes that are read, not mapped: a failing disk then gives an error, while touching a
+    map would kill the process.
 
     Raises:
-        IntegrityError: the file is missing, has another size, or (``check_digest``) other bytes.
-        AccessError: the operating system does not give it out.
+        IntegrityError: the file is missing, has another size, or (``check_digest``) the wrong digest.
+        AccessError: the file cannot be accessed.
     """
     path = root / stored.path
     try:
@@ -68,19 +68,19 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memor
             status = os.fstat(handle.fileno())
             if status.st_size != stored.bytes:
                 raise IntegrityError(
-                    f"{path} (array {stored.array!r}): {status.st_size} bytes, its receipt says {stored.bytes}: "
+                    f"{path} (array {stored.array!r}): {status.st_size} bytes, its receipt lists {stored.bytes}: "
                     f"the object is truncated or was replaced; {RESUME}"
                 )
             if check_digest and (found := digest_file(handle)) != stored.digest:
                 raise IntegrityError(
-                    f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt says "
+                    f"{path} (array {stored.array!r}): the digest of its bytes is {found}, its receipt lists "
                     f"{stored.digest}: the object was changed or damaged; {REPAIR}"
                 )
             try:
                 return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:  # ENODEV; EACCES or EINVAL of some FUSE file systems
                 memory = FileBytes(path, handle.fileno(), status.st_size)
-                tell_unmapped(path, status.st_dev, error)
+                note_unmapped(path, status.st_dev, error)
                 return memory
     except ABSENT as error:
         raise IntegrityError(
@@ -92,28 +92,28 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memor
         raise IntegrityError(f"{path} (array {stored.array!r}): cannot be mapped: {error}; {REPAIR}") from error
 
 
-def digest_file(handle: BinaryIO, tell: Callable[[int], object] = lambda count: None) -> str:
-    """Digest of a file's bytes from where it stands on, ``sha256:...``.
+def digest_file(handle: BinaryIO, on_block: Callable[[int], object] = lambda count: None) -> str:
+    """Digest of a file's bytes from its position on, ``sha256:...``.
 
     Args:
         handle: open for reading.
-        tell: told the bytes of each block.
+        on_block: called with the number of bytes of each block.
 
     Raises:
-        OSError: the operating system does not give them out.
+        OSError: the file cannot be read.
     """
     hasher, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
-    while count := handle.readinto(block):  # type: ignore[attr-defined]  # BinaryIO lacks what every file has
+    while count := handle.readinto(block):  # type: ignore[attr-defined]  # BinaryIO does not declare it
         hasher.update(block[:count])
-        tell(count)
+        on_block(count)
     return DIGEST_PREFIX + hasher.hexdigest()
 
 
 class MapPool:
-    """Mapped objects by key, least recently used closed first; thread-safe.
+    """Mapped objects by key; the least recently used are closed first. Thread-safe.
 
-    Python keeps a file descriptor open for each map, so their number stays under half of the open-file limit (which
-    is raised to its hard value first).
+    Python keeps a file descriptor open for each map, so their number stays below half of the open-file limit, which
+    is raised to its hard value first.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -122,7 +122,7 @@ class MapPool:
         self._lock = threading.Lock()
 
     def find(self, key: Key) -> MappedObject | None:
-        """The object of (name, seed, shard) if it is mapped; it is then the most recently used."""
+        """The object of (name, seed, shard) if it is mapped; it becomes the most recently used."""
         with self._lock:
             found = self._open.get(key)
             if found is not None:
@@ -130,7 +130,7 @@ class MapPool:
             return found
 
     def add(self, key: Key, mapped: MappedObject) -> None:
-        """Take an object in, and let go of those used least recently; their maps close when nobody reads them."""
+        """Add an object and drop the least recently used ones; their maps close after the last read."""
         with self._lock:
             self._open[key] = mapped
             while len(self._open) > self._limit:

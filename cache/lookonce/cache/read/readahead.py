@@ -1,7 +1,7 @@
-"""Telling the kernel which samples come next, where that is faster than its own guess: chosen by a short measurement.
+"""Announces the next samples to the kernel, if a short measurement shows that this is faster.
 
-The kernel guesses that a file is read on from where it was read last, which shuffled samples contradict. On a cold
-cache, announcing whole samples ahead is several times faster; on a warm one it only costs system calls.
+The kernel expects sequential reads, which shuffled samples are not. On a cold page cache, announcing complete samples
+ahead is several times faster; on a warm one it only costs system calls.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Literal
 from lookonce.cache.read.mapped_objects import MappedObject
 
 ReadaheadMode = Literal["auto", "none", "advice"]
-"""``none``: leave it to the kernel; ``advice``: announce samples; ``auto``: whichever the first announcement shows.
-With ``advice``, what is read without having been announced comes a page at a time."""
+"""``none``: leave it to the kernel; ``advice``: announce samples; ``auto``: the faster one in the first announcement.
+With ``advice``, samples that were not announced are read page by page."""
 
-PIECE = 1 << 17
-"""Bytes announced at a time: the kernel cuts longer announcements at a length that differs between disks."""
+ANNOUNCED_BYTES = 1 << 17
+"""Bytes per announcement: the kernel truncates longer ones, at a length that differs between disks."""
 
 Range = tuple[MappedObject, int, int]
-"""An object, and first byte and length of a value in it."""
+"""An object, and the first byte and length of a value in it."""
 
 MEASURED = 32
-"""Ranges of the first announcement that ``auto`` reads to choose, half of them announced."""
+"""Number of ranges that ``auto`` reads for its choice; half of them are announced."""
 
 GAIN = 1.1
-"""How much faster announced ranges must be to be worth their system calls."""
+"""Least speed-up of announced ranges that is worth their system calls."""
 
 
 class Readahead:
-    """The choice, and what follows from it; thread-safe.
+    """Chooses a mode and announces ranges. Thread-safe.
 
     Args:
-        mode: what to do, or ``auto``.
+        mode: the mode, or ``auto`` to measure it.
         seconds: a clock, for tests.
     """
 
@@ -46,16 +46,16 @@ class Readahead:
 
     @property
     def mode(self) -> ReadaheadMode:
-        """``auto`` until the first announcement has shown what is faster."""
+        """The mode; ``auto`` until the first announcement."""
         return self._mode
 
-    def opened(self, mapped: MappedObject) -> None:
-        """Prepare a fresh map: where samples are announced, the kernel is not to guess."""
+    def prepare(self, mapped: MappedObject) -> None:
+        """Prepare a new map: if samples are announced, the kernel's own readahead is switched off."""
         if self._mode == "advice":
             mapped.memory.madvise(mmap.MADV_RANDOM)
 
     def announce(self, ranges: Sequence[Range]) -> None:
-        """Announce what is read next."""
+        """Announce the next ranges."""
         with self._lock:
             if self._mode == "auto" and ranges:
                 self._mode = self._faster(ranges[:MEASURED])
@@ -64,7 +64,7 @@ class Readahead:
                 will_need(mapped, start, length)
 
     def _faster(self, ranges: Sequence[Range]) -> Literal["none", "advice"]:
-        """Read every second range as it comes, the others after announcing them all."""
+        """Time every second range without announcement, then the others after announcing them."""
         unannounced, announced = ranges[0::2], ranges[1::2]
         started = self._seconds()
         for touched in unannounced:
@@ -87,12 +87,12 @@ class Readahead:
 
 
 def will_need(mapped: MappedObject, start: int, length: int) -> None:
-    """Ask the kernel to begin reading a range; returns at once."""
+    """Ask the kernel to start reading a range, without waiting."""
     first, end = start // mmap.PAGESIZE * mmap.PAGESIZE, start + length
-    for piece in range(first, end, PIECE):
-        mapped.memory.madvise(mmap.MADV_WILLNEED, piece, min(PIECE, end - piece))
+    for begin in range(first, end, ANNOUNCED_BYTES):
+        mapped.memory.madvise(mmap.MADV_WILLNEED, begin, min(ANNOUNCED_BYTES, end - begin))
 
 
 def touch(mapped: MappedObject, start: int, length: int) -> None:
-    """Bring a range into memory: one byte of each page is read."""
+    """Load a range into memory by reading one byte of each page."""
     mapped.data[start : start + length : mmap.PAGESIZE].max()

@@ -1,6 +1,6 @@
-"""Reading a cache: (seed, row) to bytes, visible tokens only, at the speed of memory.
+"""Reads samples of a cache by (seed, row), visible tokens only, at the speed of memory.
 
-A reader is thread-safe and picklable (maps are opened again in the other process) and holds O(shards) memory.
+A reader is thread-safe, picklable (the other process opens its own maps) and needs O(shards) memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import RESUME
-from lookonce.cache.committed import misfits, require_sizes
+from lookonce.cache.committed import receipt_mismatches, require_sizes
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.mapped_objects import MappedObject, MapPool, Memory, bytes_of, map_object
@@ -25,7 +25,7 @@ from lookonce.storage_schemas.precision import get_element_precision, get_precis
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 Check = Literal["first-use", "never"]
-"""When an object's bytes are digested: once, when a process first maps it, or never (sizes are always checked)."""
+"""When the digest of an object is checked: when a process first maps it, or never. Sizes are always checked."""
 
 
 def open_cache(
@@ -39,13 +39,13 @@ def open_cache(
 
     Args:
         root: the cache folder.
-        seeds: which seeds must be complete; None for every seed that has receipts.
-        check: when object digests are checked.
+        seeds: seeds to read, which must be complete; None for every seed with receipts.
+        check: when digests of objects are checked.
         readahead: what ``CacheReader.prefetch`` does.
 
     Raises:
-        CacheError: no cache at ``root``.
-        SchemaError: its manifest or a receipt is not valid.
+        CacheError: there is no cache at ``root``.
+        SchemaError: its manifest or a receipt is invalid.
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
     """
     return CacheReader(Path(root).expanduser(), seeds=seeds, check=check, readahead=readahead)
@@ -56,16 +56,16 @@ class CacheReader:
 
     Args:
         root: the cache folder.
-        seeds: which seeds must be whole; None for every seed that has receipts.
-        check: when object digests are checked.
+        seeds: seeds to read, which must be complete; None for every seed with receipts.
+        check: when digests of objects are checked.
         readahead: what ``prefetch`` does.
 
     Raises:
-        CacheError: no cache at ``root``.
-        SchemaError: its manifest or a receipt is not valid.
+        CacheError: there is no cache at ``root``.
+        SchemaError: its manifest or a receipt is invalid.
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
-        IntegrityError: an object is missing or has another size than its receipt says.
-        AccessError: the operating system does not give a document out.
+        IntegrityError: an object is missing or has the wrong size.
+        AccessError: a document cannot be accessed.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class CacheReader:
         if absent := [seed for seed in self.seeds if seed not in there]:
             wanted, has = (", ".join(map(str, seeds)) for seeds in (absent, there))
             raise IncompleteCacheError(
-                f"{self.root}: this cache has no seed {wanted}, it has {has}; choose of those, or extract the others "
+                f"{self.root}: this cache has no seed {wanted}, it has {has}; choose these, or extract the others "
                 f"(extract-features ... --seeds {wanted.replace(' ', '')})"
             )
         receipts = {}
@@ -115,10 +115,10 @@ class CacheReader:
 
     def _checked_receipt(self, seed: int, shard: int) -> Receipt:
         receipt = self.layout.load_receipt(seed, shard)
-        if differing := misfits(receipt, self.manifest):
+        if differing := receipt_mismatches(receipt, self.manifest):
             listed = ", ".join(f"{field} is {found}, expected {wanted}" for field, (found, wanted) in differing.items())
             raise IntegrityError(
-                f"{self.layout.receipt_file(seed, shard)}: it belongs to another cache ({listed}); "
+                f"{self.layout.receipt_file(seed, shard)}: this receipt belongs to another cache ({listed}); "
                 "delete it and run the extraction again"
             )
         return receipt
@@ -135,7 +135,7 @@ class CacheReader:
         self._pool, self._digested = MapPool(), set()
 
     def rows(self, seed: int) -> NDArray[np.int64]:
-        """Rows of a seed that can be trained on (no holes), int64, ascending."""
+        """Rows of a seed that are not holes, int64, ascending."""
         present = np.ones(self.manifest.samples, dtype=bool)
         for shard in range(self.manifest.shard_count):
             for hole in self._receipts[seed, shard].holes:
@@ -143,31 +143,31 @@ class CacheReader:
         return np.flatnonzero(present)
 
     def receipts(self, seed: int) -> list[Receipt]:
-        """All receipts of a seed, by shard."""
+        """All receipts of a seed, in order of shards."""
         return [self._receipts[seed, shard] for shard in range(self.manifest.shard_count)]
 
     def layer_positions(self, blocks: Sequence[int]) -> list[int]:
         """Positions on the layer axis of the given 1-based teacher blocks.
 
         Raises:
-            CacheMismatchError: the cache does not hold one of them; the message lists what it holds.
+            CacheMismatchError: the cache lacks one of them; the message lists its blocks.
         """
-        held = self.manifest.recipe.teacher.blocks
-        missing = [block for block in blocks if block not in held]
+        stored = self.manifest.recipe.teacher.blocks
+        missing = [block for block in blocks if block not in stored]
         if missing:
             raise CacheMismatchError(
-                f"{self.root}: blocks {', '.join(map(str, missing))} are not in this cache, which holds blocks "
-                f"{', '.join(map(str, held))} of {self.manifest.recipe.teacher.block_count}; "
+                f"{self.root}: blocks {', '.join(map(str, missing))} are not in this cache, which has blocks "
+                f"{', '.join(map(str, stored))} of {self.manifest.recipe.teacher.block_count}; "
                 "extract them with --layers, or choose other layer weights"
             )
-        return [held.index(block) for block in blocks]
+        return [stored.index(block) for block in blocks]
 
     def column(self, name: str, seed: int, rows: range | None = None) -> NDArray[Any]:
         """A ``chunking="shard"`` array of a seed (``key``, ``label`` or ``view``).
 
         Args:
             name: array name.
-            seed: which seed.
+            seed: augmentation seed.
             rows: consecutive rows, at least one; None for all.
 
         Returns:
@@ -191,22 +191,22 @@ class CacheReader:
         tokens: NDArray[np.int64] | None = None,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Gather samples of a ``chunking="sample"`` array, as stored.
+        """Gather stored samples of a ``chunking="sample"`` array.
 
         Args:
             name: array name.
             seeds: seed of each sample, length B.
             rows: row of each sample, length B.
-            tokens: int64 (B, k): positions on the first axis of a sample (tokens or patches); None for all.
-            out: where to put the result (same shape and dtype as returned, C-contiguous), such as pinned memory.
+            tokens: int64 (B, k), positions on the first axis of a sample (tokens or patches); None for all.
+            out: C-contiguous array for the result, with its shape and dtype, such as pinned memory.
 
         Returns:
             Stored dtype, (B, k, ...) with ``tokens``, else (B, *sample_shape).
 
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
-            AccessError: the operating system does not give an object out.
-            ValueError: a position that the axis does not have, or an ``out`` that does not fit.
+            AccessError: an object cannot be accessed.
+            ValueError: a position is out of range, or ``out`` does not fit.
         """
         spec = self.manifest.array(name)
         count = len(rows)
@@ -242,7 +242,7 @@ class CacheReader:
 
         Args:
             stored: elements as ``read`` returns them.
-            layers: positions on the layer axis that ``stored`` holds; None for all.
+            layers: positions on the layer axis of the cache that ``stored`` contains; None for all.
         """
         encoding, width = self.manifest.encoding, self.manifest.recipe.teacher.width
         precision = get_element_precision(encoding.precision)
@@ -282,9 +282,9 @@ class CacheReader:
         seeds: Sequence[int] | NDArray[np.int64],
         rows: Sequence[int] | NDArray[np.int64],
     ) -> None:
-        """Announce that samples will be read soon, so that a cold disk is at work meanwhile; best a batch ahead.
+        """Announce samples that will be read soon, best a batch ahead, so that a cold disk can load them.
 
-        What comes of it is ``readahead``'s choice. It may be called from any thread and changes no result.
+        ``readahead`` decides what happens. Any thread may call it, and it changes no result.
 
         Args:
             names: arrays that will be read.
@@ -301,7 +301,7 @@ class CacheReader:
             )
 
     def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int]]:
-        """The object and the first byte of each sample; no map is held longer than the pool holds it."""
+        """The object and the first byte of each sample; maps stay referenced only as long as the pool keeps them."""
         object_name, find = self._container.object_of(name), self._pool.find
         shards, places = np.divmod(np.asarray(rows, dtype=np.int64), self.manifest.shard_size)
         numbers = np.asarray(seeds, dtype=np.int64).tolist()
@@ -316,7 +316,7 @@ class CacheReader:
     def _open(self, name: str, seed: int, shard: int) -> MappedObject:
         memory, content = self._map(name, seed, shard)
         mapped = MappedObject(memory, content.data, self._container.offsets(content))
-        self.readahead.opened(mapped)
+        self.readahead.prepare(mapped)
         self._pool.add((name, seed, shard), mapped)
         return mapped
 
@@ -335,6 +335,6 @@ class CacheReader:
             if stored.array == name and stored.path == expected:
                 return stored
         raise IntegrityError(
-            f"{self.layout.receipt_file(receipt.seed, receipt.shard)}: it does not name the object {name!r} at "
-            f"{expected}; {RESUME}"
+            f"{self.layout.receipt_file(receipt.seed, receipt.shard)}: this receipt does not list the object {name!r} "
+            f"at {expected}; {RESUME}"
         )

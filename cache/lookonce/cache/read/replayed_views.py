@@ -1,4 +1,4 @@
-"""Views that a cache does not store whole: cut again from the source images, and proven by their digests."""
+"""Replays views that a cache does not store completely: crops the source images again and checks the digests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
 
 
 class ReplayedViews:
-    """Replays views from the images that the cache was made from; thread-safe.
+    """Replays views from the source images of a cache. Thread-safe.
 
     Args:
         reader: the open cache.
         images: image source, as given to extract-features.
 
     Raises:
-        SourceError: images of the cache are not in the source.
+        SourceError: the source lacks images of the cache.
     """
 
     def __init__(self, reader: CacheReader, images: str) -> None:
@@ -34,17 +34,17 @@ class ReplayedViews:
         missing = rows[self._positions[rows] < 0]
         if len(missing):
             raise SourceError(
-                f"{images}: {len(missing)} of the cache's {len(rows)} images are not there (first: "
+                f"{images}: {len(missing)} of the cache's {len(rows)} images are missing there (first: "
                 f"{keys[missing[0]]!r}); give the images that the cache was made from, or extract with --pixels store"
             )
         self._views = {seed: reader.column("view", seed) for seed in reader.seeds}
 
     def patches(self, seed: int, row: int) -> NDArray[np.uint8]:
-        """One view, whole, as ``patchify`` cuts it: uint8 (patches, patch size squared * 3).
+        """All patches of one view, as ``patchify`` returns them: uint8 (patches, patch size squared * 3).
 
         Raises:
-            CacheMismatchError: it has other pixels than the teacher saw.
-            SourceError: the image is gone or cannot be read.
+            CacheMismatchError: its pixels differ from those that the teacher saw.
+            SourceError: the image is missing or cannot be read.
         """
         entry = self._listing.entries[self._positions[row]]
         recipe = self._reader.manifest.recipe
@@ -55,9 +55,9 @@ class ReplayedViews:
         if not np.array_equal(pixel_digest(patches), expected):
             raise CacheMismatchError(
                 f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
-                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes otherwise than "
+                "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes differently from "
                 f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}), or it is "
                 "a deep or signed TIFF that was read wrongly then (see CHANGELOG.md); install that version, or extract "
-                "anew, with --pixels store to need no images"
+                "again, with --pixels store to need no images"
             )
         return patches

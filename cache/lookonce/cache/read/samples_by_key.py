@@ -1,4 +1,4 @@
-"""Samples of a cache by key: a row moves when images are added or removed, a key does not."""
+"""Finds samples of a cache by key: rows change when images are added or removed, keys do not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from lookonce.cache.read.reader import CacheReader
 
 COLUMNS_KEPT = 128
-"""Columns of (seed, shard) kept decoded: neighbours are asked for one after the other."""
+"""Decoded columns of (seed, shard) that are kept, because neighbours are requested one after the other."""
 
 
 class SamplesByKey:
-    """Finds where a cache holds a key, and the view there; thread-safe, O(shards) memory.
+    """Finds the row of a key, and the view of that row. Thread-safe, O(shards) memory.
 
     Args:
-        reader: the open cache; its keys ascend, as those of every listing do.
+        reader: the open cache; its keys ascend, like those of every listing.
     """
 
     def __init__(self, reader: CacheReader) -> None:
@@ -33,10 +33,10 @@ class SamplesByKey:
             for seed in reader.seeds
         }
         self._column = lru_cache(maxsize=COLUMNS_KEPT)(self._load)
-        self._loading = threading.Lock()  # an object is digested by one thread, not by all that come upon it
+        self._loading = threading.Lock()  # one thread checks the digest of an object; the others wait
 
     def row(self, key: str) -> int | None:
-        """The row of a key, or None where the cache has no such key.
+        """The row of a key, or None if the cache has no such key.
 
         Raises:
             IntegrityError: an object with keys is damaged.
@@ -50,7 +50,7 @@ class SamplesByKey:
         return shard * self._size + position if position < len(keys) and keys[position] == key else None
 
     def present(self, key: str, seeds: Sequence[int]) -> int | None:
-        """The row of a key that is a hole under none of ``seeds``, else None.
+        """The row of a key if it is a hole in none of ``seeds``, else None.
 
         Raises:
             IntegrityError: an object with keys is damaged.

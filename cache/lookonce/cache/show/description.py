@@ -1,4 +1,4 @@
-"""Facts of a cache, whole or not, from its manifest and receipts; objects are not looked at."""
+"""Facts of a complete or incomplete cache, from its manifest and receipts alone."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lookonce.shared.errors import AccessError, SchemaError
 from lookonce.storage_schemas.manifest import Manifest
 
 FIRST_HOLES = 5
-"""How many holes are listed with their reasons."""
+"""Number of holes that are listed with their reasons."""
 
 
 def describe_cache(root: Path) -> CacheFacts:
     """Facts of a cache.
 
-    Receipts are read without validation, which would take most of the time; ``feature-cache verify`` validates. One
-    that is no receipt, or belongs to another cache, is counted as unusable and its shard as missing; one that the
-    operating system does not give out is among ``not_readable``, with the reason.
+    Receipts are not validated, which would take most of the time; ``feature-cache verify`` validates them. A file that
+    is not a receipt, or belongs to another cache, counts as unusable and its shard as missing. A receipt that cannot be
+    accessed is listed in ``not_readable``, with the reason.
 
     Args:
         root: the cache folder; it may be incomplete.
 
     Raises:
-        CacheError: no cache at ``root``.
-        SchemaError: its manifest is not valid.
-        AccessError: the operating system does not give the manifest out.
+        CacheError: there is no cache at ``root``.
+        SchemaError: its manifest is invalid.
+        AccessError: the manifest cannot be accessed.
     """
     layout = CacheLayout(root)
     manifest = layout.load_manifest()
@@ -72,7 +72,7 @@ def describe_cache(root: Path) -> CacheFacts:
 
 
 class _Tally:
-    """What the receipts add up to."""
+    """Sums over receipts."""
 
     def __init__(self, layout: CacheLayout, manifest: Manifest) -> None:
         self._layout, self._manifest = layout, manifest
@@ -84,7 +84,7 @@ class _Tally:
         self._statistics: collections.defaultdict[str, list[float]] = collections.defaultdict(list)
 
     def add_seed(self, seed: int) -> SeedFacts:
-        """Add a seed's receipts; returns how complete it is."""
+        """Add the receipts of a seed; return its number of shards."""
         usable = sum(self._add_receipt(seed, shard) for shard in self._layout.receipted_shards(seed))
         total = self._manifest.shard_count
         return SeedFacts(seed=seed, shards=usable, of_shards=total, complete=usable == total)
@@ -100,7 +100,7 @@ class _Tally:
         except AccessError as error:
             self.not_readable.append(str(error))
             return False
-        except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not of a receipt's form
+        except (SchemaError, LookupError, TypeError, AttributeError):  # not JSON, or not a receipt
             usable = False
         self.unusable += not usable
         return usable
@@ -111,7 +111,7 @@ class _Tally:
         views = int(receipt["samples"]) - len(holes)
         statistics = {name: float(value) for name, value in receipt["statistics"].items()}
         versions = {name: str(version) for name, version in receipt["versions"].items()}
-        for name, size in sizes:  # from here on nothing can fail: a receipt counts as a whole or not at all
+        for name, size in sizes:  # nothing can fail from here on, so a receipt counts completely or not at all
             self.bytes[name] = self.bytes.get(name, 0) + size
         self.views += views
         self.hole_count += len(holes)

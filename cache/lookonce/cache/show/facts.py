@@ -1,4 +1,4 @@
-"""The facts of a cache: their document and their text."""
+"""The facts of a cache, as a document and as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_TOKEN = {"class": "the class token", "patch-mean": "the mean of the patch
 
 @dataclass(frozen=True, kw_only=True)
 class SeedFacts:
-    """How complete one augmentation seed is."""
+    """Number of committed shards of one augmentation seed."""
 
     seed: int
     shards: int
@@ -27,11 +27,11 @@ class SeedFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class HoleFacts:
-    """Samples that could not be read."""
+    """Samples that extraction could not read."""
 
     count: int
     first: list[dict[str, Any]]
-    """The first ones, each with its seed and the receipt's ``sample``, ``key``, ``label`` and ``reason``."""
+    """The first holes, each with its seed and ``sample``, ``key``, ``label`` and ``reason`` of the receipt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +57,18 @@ class CacheFacts(Result):
     shard_size: int
     seeds: list[SeedFacts]
     views: int
-    """Over all seeds, without holes."""
+    """Number of views of all seeds, without holes."""
     holes: HoleFacts
     unusable_receipts: int
     not_readable: list[str]
-    """Receipts that the operating system does not let us read, with the reason."""
+    """Receipts that cannot be accessed, with the reason."""
     classes: list[str]
     pixels: str
     """``store`` or ``none``."""
     bytes: int
     bytes_by_array: dict[str, int]
     bytes_a_view: dict[str, float]
-    """Per view, by array."""
+    """Bytes per view, by array."""
     statistics: dict[str, float]
     """Mean over the receipts, by name."""
     fingerprint: str
@@ -79,18 +79,18 @@ class CacheFacts(Result):
     versions: dict[str, list[str]]
     """Versions in the receipts, by library."""
     picture: Path | None = None
-    """The picture that was drawn."""
+    """File of the picture, if one was drawn."""
     picture_samples: int | None = None
-    """Samples in it."""
+    """Number of samples in the picture."""
 
     def document(self) -> dict[str, Any]:
-        """JSON-compatible; the picture only if there is one."""
+        """The facts as a JSON-compatible document; the picture only if there is one."""
         facts = asdict(self)
         picture, samples = facts.pop("picture"), facts.pop("picture_samples")
         return facts if picture is None else {**facts, "picture": str(picture), "picture_samples": samples}
 
     def text(self) -> str:
-        """Lines for people."""
+        """The facts as lines of text."""
         lines: list[str] = []
         for name, value in self._table().items():
             lines.append(f"{name:<13}{value}")
@@ -139,8 +139,8 @@ class CacheFacts(Result):
         if tokens["kind"] == "visible":
             return f"visible: {stored}, of {tokens['mask']} masks at ratio {tokens['mask_ratio']}, fixed per seed"
         if tokens["kind"] == "top":
-            return f"top:{tokens['share']}: {stored}, the most important; masks are drawn inside them"
-        return "all" if self.first_token == "class" else f"all; token 0 is {first}, as the teacher has no class token"
+            return f"top:{tokens['share']}: {stored}, the most important; masks are drawn among them"
+        return "all" if self.first_token == "class" else f"all; token 0 is {first}; the teacher has no class token"
 
 
 def _seeds_line(seeds: Sequence[SeedFacts]) -> str:

@@ -1,4 +1,4 @@
-"""A picture of a cache: views, importance, visible patches, and the targets' principal components."""
+"""Draws a picture of a cache: views, importance, visible patches, and principal components of the targets."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TopTokens, VisibleTokens
 
 MASK_RATIO = 0.7
-"""Share of hidden patches in the draw that is shown; the released recipe's."""
+"""Share of hidden patches in the drawn masks, that of the released recipe."""
 
 _PANEL, _TITLE, _HEAD, _FOOT, _EDGE, _GAP = 2.1, 0.2, 0.28, 0.52, 0.08, 0.05
-"""Inches: side of a panel, line above each row, column headings, legend, outer edge, gap between panels."""
+"""In inches: side of a panel, title of a row, column headings, legend, outer edge, gap between panels."""
 _COLUMNS, _DPI = 4, 150
 _INK, _HIDDEN = "#222222", 0.66
 _HEAT = colormaps["inferno"]
 
 
 def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
-    """Draw a few samples of a cache's whole seeds.
+    """Draw some samples of the complete seeds of a cache.
 
     Args:
         root: the cache folder.
-        file: where the picture goes; its suffix is its format, see ``picture_file``.
-        samples: rows of the picture, at least 1; no more than the cache has samples.
+        file: file of the picture; its suffix is the format, see ``picture_file``.
+        samples: rows of the picture, at least 1; at most the samples of the cache are drawn.
 
     Returns:
-        How many samples are shown.
+        The number of drawn samples.
 
     Raises:
-        UsageError: fewer than one sample, or a suffix that is no picture's.
-        CacheError: no cache, no seed with all its shards, or a damaged object.
+        UsageError: ``samples`` is below 1, or the suffix is not a picture format.
+        CacheError: there is no cache, no complete seed, or an object is damaged.
         StorageError: the file cannot be written.
     """
     picture_format(file, "picture")
@@ -64,7 +64,7 @@ def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
     figure = _figure(shown, manifest)
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # keys may be in any script
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # keys may use any script
         write_picture(figure, file)
     return len(shown.titles)
 
@@ -72,7 +72,7 @@ def draw_cache(root: Path, file: Path, *, samples: int = 6) -> int:
 def _figure(shown: ShownSamples, manifest: Manifest) -> Figure:
     page = _Page(len(shown.titles))
     block = manifest.recipe.teacher.blocks[-1]
-    for column, heading in enumerate(("view", "importance", "what the student sees", f"targets of block {block}")):
+    for column, heading in enumerate(("view", "importance", "visible to the student", f"targets of block {block}")):
         page.text(column, 0.5 * _HEAD, heading, size=10, weight="bold")
     scale = PowerNorm(0.5, 0, max(float(np.percentile(shown.importance, 99.5)), 1e-12))
     for row, title in enumerate(shown.titles):
@@ -89,15 +89,15 @@ def _figure(shown: ShownSamples, manifest: Manifest) -> Figure:
     page.foot(0, f"{manifest.recipe.view_size} px, {patches} patches of {manifest.recipe.patch_size} px")
     page.legend(1, scale, "class attention; 1 = an average patch")
     tokens, stored = manifest.recipe.tokens, manifest.recipe.stored_patches
-    drawn = f"{tokens.mask} draw, fixed at extraction:\n" if isinstance(tokens, VisibleTokens) else "attentive draw of "
-    inside = f"\ninside the {stored} that are stored" if isinstance(tokens, TopTokens) else ""
+    drawn = f"{tokens.mask} mask, fixed at extraction:\n" if isinstance(tokens, VisibleTokens) else "attentive mask: "
+    inside = f"\namong the {stored} stored ones" if isinstance(tokens, TopTokens) else ""
     page.foot(2, f"{drawn}{visible} of {patches} patches{inside}")
     page.foot(3, "three principal components as RGB,\nover all patches shown")
     return page.figure
 
 
 def _panels(shown: ShownSamples, row: int, scale: Normalize) -> tuple[NDArray[Any] | None, ...]:
-    """The four images of a row, RGB in 0..1; None where there is no view to show."""
+    """The four images of a row, RGB in 0..1; the first is None if views are not stored."""
     view = None if shown.views is None else shown.views[row].astype(np.float32) / 255
     heat = _HEAT(scale(shown.importance[row]))[..., :3].astype(np.float32)
     visible = shown.visible[row][..., None]
@@ -115,7 +115,7 @@ def _enlarged(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 class _Page:
-    """Places panels and texts on a figure; all lengths are inches from its top left corner."""
+    """Places panels and texts on a figure; all lengths are in inches from its top left corner."""
 
     def __init__(self, rows: int) -> None:
         self._width = 2 * _EDGE + _COLUMNS * _PANEL + (_COLUMNS - 1) * _GAP

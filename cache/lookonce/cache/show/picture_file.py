@@ -1,4 +1,4 @@
-"""The formats that pictures are written in: the suffix of the file decides."""
+"""Picture formats, chosen by the suffix of the file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "jpg", "jpeg", "webp", "svg", "pdf")
-"""Suffixes of pictures, without the dot, in any case of letters."""
+"""Suffixes of pictures without the dot; letter case does not matter."""
 
 _DPI = 150
 
 
 def picture_format(file: Path, flag: str) -> str:
-    """The format of a picture: its suffix in small letters, without the dot.
+    """The format of a picture: its suffix in lower case, without the dot.
 
     Args:
-        file: where the picture goes.
-        flag: what the user gave it by, for the message.
+        file: file of the picture.
+        flag: flag that names the file, for the message.
 
     Raises:
-        UsageError: another suffix, or none.
+        UsageError: the suffix is missing or unknown.
 
     >>> picture_format(Path("views.SVG"), "--picture")
     'svg'
@@ -39,7 +39,7 @@ def picture_format(file: Path, flag: str) -> str:
 
 
 def write_picture(figure: Figure, file: Path) -> None:
-    """Write a figure by rename, in the format of the file's suffix; 150 pixels per inch where it has pixels.
+    """Write a figure by rename in the format of the file's suffix; pixel formats have 150 pixels per inch.
 
     Raises:
         UsageError: see ``picture_format``.

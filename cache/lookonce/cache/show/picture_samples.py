@@ -1,4 +1,4 @@
-"""The samples a picture shows, read from a cache and made ready to draw."""
+"""Reads the samples that a picture shows, ready to draw."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _NOT_STORED = 168
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSamples:
-    """What the rows of a picture show."""
+    """Content of the rows of a picture."""
 
     titles: tuple[str, ...]
     """Key, seed and label name of each sample."""
     views: NDArray[np.uint8] | None
-    """uint8 (S, P, P, 3); None when the cache stores none."""
+    """uint8 (S, P, P, 3); None if the cache stores no views."""
     importance: Floats
-    """float32 (S, g, g): class attention over its mean in the same view; 1 is a patch of average importance."""
+    """float32 (S, g, g): class attention divided by its mean over the view; 1 is an average patch."""
     visible: NDArray[np.bool_]
-    """bool (S, g, g): patches the student would see."""
+    """bool (S, g, g): patches that are visible to the student."""
     components: Floats
     """float32 (S, g, g, 3): principal components of the last stored block's targets as RGB, 0..1."""
 
@@ -74,15 +74,15 @@ def shown_samples(reader: CacheReader, count: int, mask_ratio: float) -> ShownSa
 
 
 def principal_components(features_SNC: Floats) -> Floats:
-    """First three principal components over all patches together, each scaled to 0..1 by its percentiles 1 and 99.
+    """First three principal components over all patches, each scaled to 0..1 by its percentiles 1 and 99.
 
-    The sign of a component, which the decomposition leaves open, is that which makes its largest weight positive.
+    The sign of a component is chosen such that its largest weight is positive.
 
     Args:
         features_SNC: float32, targets of one block without the class token.
 
     Returns:
-        float32 (S, N, 3); components that the features do not have are 0.5.
+        float32 (S, N, 3); missing components are 0.5.
     """
     samples, patches, channels = features_SNC.shape
     rows = features_SNC.reshape(-1, channels).astype(np.float64)
@@ -109,7 +109,7 @@ def _stored_ids(reader: CacheReader, seeds: list[int], rows: list[int]) -> NDArr
 def _visible(
     recipe: Recipe, importance_SN: Floats, stored_Sk: NDArray[np.int64], noise_SN: NDArray[np.float64], ratio: float
 ) -> NDArray[np.bool_]:
-    """The patches of an attentive mask inside the stored ones; all of them where the mask was drawn at extraction."""
+    """The patches of an attentive mask among the stored ones; all stored ones if extraction drew the mask."""
     importance_Sk = np.take_along_axis(importance_SN, stored_Sk, axis=1)
     noise_Sk = np.take_along_axis(noise_SN, stored_Sk, axis=1)
     shown = stored_Sk.shape[1]
@@ -122,7 +122,7 @@ def _visible(
 
 
 def _placed(values_Skc: NDArray[Any], stored_Sk: NDArray[np.int64], patches: int, fill: float) -> Floats:
-    """Values of the stored patches at their places among all patches, float32 (S, N, c); ``fill`` elsewhere."""
+    """Values of the stored patches at their positions among all patches, float32 (S, N, c); ``fill`` elsewhere."""
     placed_SNc = np.full((len(values_Skc), patches, values_Skc.shape[2]), fill, dtype=np.float32)
     np.put_along_axis(placed_SNc, stored_Sk[..., None], values_Skc.astype(np.float32), axis=1)
     return placed_SNc
@@ -160,6 +160,6 @@ def _label_name(classes: tuple[str, ...], label: int) -> str:
 
 def _title(key: str, seed: int, label_name: str, most: int = 48) -> str:
     printable = "".join(letter if letter.isprintable() else "?" for letter in key)
-    if len(printable) > most:  # the end of a key tells more than its folder
+    if len(printable) > most:  # the end of a key is more specific than its folder
         printable = f"…{printable[-(most - 1) :]}"
     return f"{printable}  ·  seed {seed}" + (f"  ·  {label_name}" if label_name else "")

@@ -1,5 +1,5 @@
-"""Verifying a cache: every problem is found and named; nothing on disk raises.
+"""Verifying a cache: all problems on disk become findings of a report, none raises an error.
 
-Open ``verification.py`` first: it checks documents, shards and stray files, and returns a report of findings
-(``findings.py``).
+Open ``verification.py`` first: it checks documents (``documents.py``), shards (``shard_check.py``), digests
+(``digests.py``) and stray files (``strays.py``), and returns a report of findings (``findings.py``).
 """

@@ -1,4 +1,4 @@
-"""Digesting objects in parallel threads (SHA-256 releases the GIL)."""
+"""Checks digests of objects in parallel threads (SHA-256 releases the GIL)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lookonce.cache.verify.shard_check import ShardCheck, ShardChecker
 from lookonce.storage_schemas.receipt import StoredObject
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes digested so far and the bytes in all; from several threads, one at a time."""
+"""Called with digested bytes and total bytes; by several threads, one at a time."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 def check_digests(
     root: Path, checkers: Sequence[ShardChecker], checks: Sequence[ShardCheck], workers: int, progress: Progress | None
 ) -> list[Finding]:
-    """Digest every object that had nothing bad so far."""
+    """Check the digest of every object without a finding so far."""
     todo = [(checker, stored) for checker, check in zip(checkers, checks, strict=True) for stored in check.sound]
     meter = _Meter(sum(stored.bytes for _, stored in todo), progress)
 
@@ -52,7 +52,7 @@ class _Meter:
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
-    """Like ``map`` in ``workers`` threads, results in order; an interrupt does not wait for what has not begun."""
+    """Like ``map`` in ``workers`` threads, results in order; an interrupt cancels calls that have not started."""
     pool = ThreadPoolExecutor(workers)
     try:
         yield from pool.map(function, items)

@@ -1,4 +1,4 @@
-"""Checking the documents of a cache as a whole: its manifest, and the zarr metadata of each seed."""
+"""Checks the documents that no single shard owns: the manifest, and the zarr metadata of each seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lookonce.storage_schemas.recipe import document_differences
 
 
 def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]:
-    """The manifest, None when it is not valid, and a finding for each of its problems."""
+    """The manifest (None if it is invalid), and a finding for each of its problems."""
     path = layout.manifest_file
     advice = "restore it from a copy, or extract into a new folder"
     if not path.is_file():
@@ -47,21 +47,21 @@ def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]
 
 
 def form_problem(path: Path, document: Any) -> str | None:
-    """What is wrong with a file whose document is sound: digests bind documents, this binds the file's other bytes.
+    """Problem with the bytes of a file whose document is valid: a document's digest does not cover white space.
 
     Raises:
-        AccessError: the operating system does not give the file out.
+        AccessError: the file cannot be accessed.
     """
     try:
         if path.read_bytes() == json_bytes(document):
             return None
     except OSError as error:
         raise access_error(error, path) from error
-    return "its white space, order or spelling was changed: these are not the bytes that lookonce writes for it"
+    return "its white space, order or spelling was changed: lookonce writes other bytes for this document"
 
 
 def check_metadata(layout: CacheLayout, manifest: Manifest, seed: int) -> Iterator[Finding]:
-    """Each ``zarr.json`` of a seed must be what the manifest implies: other readers go by it."""
+    """Compare each ``zarr.json`` of a seed with the manifest, because other readers rely on it."""
     for path, expected in seed_metadata(layout.root, manifest, seed).items():
         array = None if path.parent == layout.seed_folder(seed) else path.parent.name
         name = path.relative_to(layout.root).as_posix()
@@ -76,7 +76,7 @@ def check_metadata(layout: CacheLayout, manifest: Manifest, seed: int) -> Iterat
                 array=array,
                 seed=seed,
                 problem=problem,
-                advice="run extract-features again with the same arguments: it writes the file anew",
+                advice="run extract-features again with the same arguments: it writes the file again",
             )
 
 
@@ -85,13 +85,13 @@ def _metadata_problem(path: Path, expected: Mapping[str, Any]) -> str | None:
         document = load_json(path)
     except CacheError as error:
         return reason(error, path)
-    if canonical_json(document) == canonical_json(expected):  # where == takes true for 1
+    if canonical_json(document) == canonical_json(expected):  # == would accept true as 1
         return form_problem(path, expected)
     if not isinstance(document, dict):
         return f"it is a JSON {type(document).__name__}, expected an object"
     differences = document_differences(document, expected)[:4]
     listed = [f"{field} is {found!r:.80}, expected {wanted!r:.80}" for field, found, wanted in differences]
-    return "; ".join(listed) or "it is not what the manifest implies"
+    return "; ".join(listed) or "it differs from the manifest"
 
 
 def not_readable(
@@ -104,16 +104,16 @@ def not_readable(
     shard: int | None = None,
     rows: tuple[int, int] | None = None,
 ) -> Finding:
-    """The finding for a file that the operating system does not give out.
+    """The finding for a file that cannot be accessed.
 
     Args:
-        error: what it said.
+        error: error of the operating system, or the ``AccessError`` made of it.
         path: the file.
         name: POSIX path relative to the cache.
-        array: as in ``Finding``; also the others.
-        seed: see there.
-        shard: see there.
-        rows: see there.
+        array: as in ``Finding``.
+        seed: as in ``Finding``.
+        shard: as in ``Finding``.
+        rows: as in ``Finding``.
     """
     cause = error if isinstance(error, OSError) else error.__cause__
     known = cause if isinstance(cause, OSError) else OSError(str(error))
@@ -130,5 +130,5 @@ def not_readable(
 
 
 def reason(error: CacheError, path: Path) -> str:
-    """An error's sentence without the file and the advice, which a finding has beside it."""
+    """An error's message without the file and the advice, which are fields of a finding."""
     return str(error).removeprefix(f"{path}: ").split("; ")[0]

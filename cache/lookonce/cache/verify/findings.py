@@ -1,4 +1,4 @@
-"""What a verification found: each bad thing with its file, array, shard and samples, and what to do about it."""
+"""Results of a verification: each problem with its file, array, shard, rows and advice."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any, Literal
 
 from lookonce.shared.printing import Result, count_text
 
-Kind = Literal["damaged", "not readable"]
-"""Bytes that are missing or wrong; or bytes that the operating system does not give out, which may be sound."""
+FindingKind = Literal["damaged", "not readable"]
+"""Bytes are missing or wrong; or a file cannot be accessed, but may be sound."""
 
 EXIT_DAMAGED, EXIT_NOT_READABLE = 1, 3
 
 MOST_NOTES = 20
-"""Notes that the text lists; ``--json`` has all."""
+"""Number of notes that the text lists; ``--json`` lists all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One bad thing in a cache."""
+    """One problem of a cache."""
 
     path: str
     """The file, POSIX path relative to the cache."""
     array: str | None = None
-    """The array it belongs to; None for documents about all arrays."""
+    """Array of the file; None for documents about all arrays."""
     seed: int | None = None
     shard: int | None = None
     rows: tuple[int, int] | None = None
-    """First and last sample row concerned; None when it concerns no samples or all."""
+    """First and last affected row; None if no row or all rows are affected."""
     problem: str
-    """What was found, and what was expected."""
+    """What was found and what was expected."""
     advice: str
     """What to do."""
-    kind: Kind = "damaged"
+    kind: FindingKind = "damaged"
 
     def __str__(self) -> str:
         parts = [
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something that lies in the cache without belonging to it; no failure, as nothing without a receipt counts."""
+    """A file in the cache folder that is not part of the cache. It is no failure: only files with receipts count."""
 
     path: str
     """POSIX path relative to the cache."""
@@ -71,23 +71,23 @@ class VerifyReport(Result):
     findings: tuple[Finding, ...]
     notes: tuple[Note, ...]
     seeds: tuple[int, ...]
-    """Seeds that were looked at."""
+    """Checked seeds."""
     shards: int
-    """Shards with a receipt that were checked."""
+    """Number of checked shards with a receipt."""
     objects: int
-    """Objects that were checked."""
+    """Number of checked objects."""
     bytes: int
-    """Bytes of the objects that were checked."""
+    """Bytes of the checked objects."""
     digested: bool
-    """Whether all these bytes were digested; otherwise only sizes and indices were checked."""
+    """Whether their digests were checked, or only sizes and indices."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing bad was found, and everything could be read."""
+        """Whether there are no findings: no problem was found, and everything could be read."""
         return not self.findings
 
-    def count(self, kind: Kind) -> int:
-        """Findings of a kind."""
+    def count(self, kind: FindingKind) -> int:
+        """Number of findings of a kind."""
         return sum(finding.kind == kind for finding in self.findings)
 
     def document(self) -> dict[str, Any]:

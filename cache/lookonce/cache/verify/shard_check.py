@@ -1,4 +1,4 @@
-"""Checking one (seed, shard): its receipt, the sizes of its objects, their indices, and on demand their digests."""
+"""Checks one (seed, shard): its receipt, the sizes and indices of its objects, and on demand their digests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookonce.cache.advice import REPAIR
-from lookonce.cache.committed import misfits
+from lookonce.cache.committed import receipt_mismatches
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.read.mapped_objects import bytes_of, map_object
@@ -18,25 +18,25 @@ from lookonce.shared.faults.os_errors import ABSENT
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject, parse_receipt, validate_receipt
 
-RESUME = "run extract-features again with the same arguments: it writes the shard"
-ANEW = "delete it, then run extract-features again with the same arguments: it writes the shard anew"
+WRITE_SHARD = "run extract-features again with the same arguments: it writes the shard"
+DELETE_RECEIPT = "delete it, then run extract-features again with the same arguments: it writes the shard again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCheck:
-    """What the checks of one shard gave, digests apart."""
+    """Result of the checks of one shard, without digests."""
 
     objects: int = 0
-    """Objects looked at."""
+    """Number of checked objects."""
     bytes: int = 0
-    """What their receipt says they hold."""
+    """Bytes of the objects according to their receipt."""
     sound: tuple[StoredObject, ...] = ()
-    """Objects with nothing bad so far: their digests are worth computing."""
+    """Objects without a finding, whose digests are worth computing."""
     findings: tuple[Finding, ...] = ()
 
 
 class ShardChecker:
-    """Checks one (seed, shard) against the manifest of its cache; thread-safe."""
+    """Checks one (seed, shard) against the manifest of its cache. Thread-safe."""
 
     def __init__(self, layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> None:
         self._layout, self._manifest = layout, manifest
@@ -47,7 +47,7 @@ class ShardChecker:
         self._receipt_path = layout.receipt_file(seed, shard).relative_to(layout.root).as_posix()
 
     def check(self) -> ShardCheck:
-        """Look at everything but the digests of a shard that has a receipt."""
+        """Check everything except digests of a shard that has a receipt."""
         if not self._exists:
             last = self._manifest.shard_count - 1
             problem = f"there is no shard {self.shard}: the last one is {last}"
@@ -58,7 +58,7 @@ class ShardChecker:
         except AccessError as error:
             return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
         except CacheError as error:
-            return ShardCheck(findings=(self._receipt_finding(reason(error, path), ANEW),))
+            return ShardCheck(findings=(self._receipt_finding(reason(error, path), DELETE_RECEIPT),))
         problems = [str(problem) for problem in validate_receipt(document)]
         receipt = None if problems else parse_receipt(document, self._receipt_path)
         if receipt is not None:
@@ -68,20 +68,22 @@ class ShardChecker:
                 return ShardCheck(findings=(self._not_readable(error, path, self._receipt_path),))
             problems = [*self._identity_problems(receipt), *([changed] if changed else [])]
         if receipt is None or problems:
-            return ShardCheck(findings=tuple(self._receipt_finding(problem, ANEW) for problem in problems))
+            return ShardCheck(findings=tuple(self._receipt_finding(problem, DELETE_RECEIPT) for problem in problems))
         return self._check_objects(receipt)
 
     def missing(self) -> Finding:
         """The finding for a shard without a receipt."""
-        return self._receipt_finding("there is no receipt: the shard was not finished, or its receipt is lost", RESUME)
+        return self._receipt_finding(
+            "there is no receipt: the shard was not finished, or its receipt is lost", WRITE_SHARD
+        )
 
     def digest_mismatch(self, stored: StoredObject, found: str) -> Finding:
-        """The finding for an object whose bytes are not those that its receipt names."""
-        problem = f"the digest of its bytes is {found}, its receipt says {stored.digest}: it was changed or damaged"
+        """The finding for an object whose digest differs from its receipt."""
+        problem = f"the digest of its bytes is {found}, its receipt lists {stored.digest}: it was changed or damaged"
         return self._object_finding(stored.path, stored.array, problem)
 
     def unreadable(self, stored: StoredObject, error: OSError) -> Finding:
-        """The finding for an object that the operating system does not give out."""
+        """The finding for an object that cannot be accessed."""
         if isinstance(error, ABSENT):
             return self._object_finding(stored.path, stored.array, "there is no such file")
         return self._not_readable(error, self._layout.root / stored.path, stored.path, stored.array)
@@ -90,8 +92,8 @@ class ShardChecker:
         differing = {"seed": (receipt.seed, self.seed), "shard": (receipt.shard, self.shard)}
         differing = {field: pair for field, pair in differing.items() if pair[0] != pair[1]}
         return [
-            f"{field} is {found}, expected {wanted}: the receipt of another cache or shard"
-            for field, (found, wanted) in (differing or misfits(receipt, self._manifest)).items()
+            f"{field} is {found}, expected {wanted}: the receipt belongs to another cache or shard"
+            for field, (found, wanted) in (differing or receipt_mismatches(receipt, self._manifest)).items()
         ]
 
     def _check_objects(self, receipt: Receipt) -> ShardCheck:
@@ -101,19 +103,19 @@ class ShardChecker:
         counts = collections.Counter(stored.array for stored in receipt.objects)
         paths = self._container.object_paths(self._manifest, self.seed, self.shard)
         findings.extend(
-            self._receipt_finding(f"it names an object {name!r} that the cache has not", ANEW)
+            self._receipt_finding(f"it lists an object {name!r} that is not part of the cache", DELETE_RECEIPT)
             for name in sorted(counts.keys() - paths.keys())
         )
         by_name = {stored.array: stored for stored in receipt.objects}
         for name, path in paths.items():
             if counts[name] != 1:
-                problem = f"it names {counts[name]} objects {name!r}, expected 1"
-                findings.append(self._receipt_finding(problem, ANEW, name))
+                problem = f"it lists {counts[name]} objects {name!r}, expected 1"
+                findings.append(self._receipt_finding(problem, DELETE_RECEIPT, name))
                 continue
             stored = by_name[name]
             if stored.path != path:
-                problem = f"it names the object {stored.path}, expected {path}"
-                findings.append(self._receipt_finding(problem, ANEW, name))
+                problem = f"it lists the object {stored.path}, expected {path}"
+                findings.append(self._receipt_finding(problem, DELETE_RECEIPT, name))
                 continue
             checked += 1
             try:
@@ -134,7 +136,7 @@ class ShardChecker:
         except ABSENT:
             return "there is no such file"
         if size != stored.bytes:
-            return f"{size} bytes, its receipt says {stored.bytes}: it is truncated or was replaced"
+            return f"{size} bytes, its receipt lists {stored.bytes}: it is truncated or was replaced"
         if size == 0:  # an empty file cannot be mapped
             return "it is empty"
         try:
@@ -149,7 +151,7 @@ class ShardChecker:
         return self._finding(self._receipt_path, array, problem, advice)
 
     def _object_finding(self, path: str, array: str, problem: str) -> Finding:
-        return self._finding(path, array, problem, f"delete {self._receipt_path}, then {RESUME}")
+        return self._finding(path, array, problem, f"delete {self._receipt_path}, then {WRITE_SHARD}")
 
     def _not_readable(self, error: AccessError | OSError, path: Path, name: str, array: str | None = None) -> Finding:
         rows = (self._rows.start, self._rows.stop - 1) if self._rows else None

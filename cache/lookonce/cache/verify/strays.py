@@ -1,4 +1,4 @@
-"""What lies in a cache folder without belonging to it: temporary files, objects without a receipt, other files."""
+"""Files in a cache folder that do not count: temporary files, objects without a receipt, other files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lookonce.storage_schemas.manifest import Manifest
 
 
 def stray_notes(layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]) -> list[Note]:
-    """Notes about the files of the given seeds, and those beside them, that do not count, by path."""
+    """Notes about files that do not count, at the top of the cache and below the given seeds, sorted by path."""
     known = _known_files(layout, manifest, seeds)
     unreceipted = _unreceipted_objects(layout, manifest, seeds)
     notes = []
     for path in sorted(_files(layout, seeds)):
         if TEMPORARY_MARK in path.rsplit("/", 1)[-1]:
-            notes.append(Note(path=path, remark="a temporary file, of a writer that runs or was killed"))
+            notes.append(Note(path=path, remark="a temporary file of a writer that is running or was killed"))
         elif path in unreceipted:
             notes.append(Note(path=path, remark="an object without a receipt: it does not count and will be rewritten"))
         elif path not in known:
@@ -54,7 +54,7 @@ def _unreceipted_objects(layout: CacheLayout, manifest: Manifest, seeds: Sequenc
 
 
 def _files(layout: CacheLayout, seeds: Sequence[int]) -> Iterator[str]:
-    """Files directly in the cache, and all files under the given seeds; POSIX paths relative to the cache."""
+    """Files at the top of the cache, and all files below the given seeds; POSIX paths relative to the cache."""
     root = layout.root
     yield from (entry.name for entry in root.iterdir() if not entry.is_dir())
     yield from (entry.relative_to(root).as_posix() for entry in (root / OBJECT_FOLDER).glob("*"))

@@ -1,6 +1,6 @@
-"""Verifying a cache: every bad thing is found and named; nothing raises for what lies on disk.
+"""Verifies a cache: all problems on disk become findings, none raises an error.
 
-The quick checks read documents, sizes and indices: seconds for a terabyte. The full ones also digest every object.
+The quick check reads documents, sizes and indices, in seconds per terabyte. The full check also computes all digests.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def verify_cache(
 
     Args:
         root: the cache folder.
-        seeds: which seeds to check; None for every seed that has a folder.
-        full: also digest the bytes of every object.
+        seeds: seeds to check; None for every seed with a folder.
+        full: also check the digest of every object.
         workers: threads, at least 1.
-        progress: told about the bytes digested.
+        progress: called with digested bytes.
 
     Returns:
         A report; its findings are ordered by seed and shard.
 
     Raises:
-        UsageError: fewer than one worker.
+        UsageError: ``workers`` is below 1.
     """
     if workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
@@ -58,7 +58,7 @@ def verify_cache(
         )
     chosen = tuple(dict.fromkeys(seeds)) if seeds is not None else _seeds_on_disk(layout)
     if not chosen:
-        problem, advice = "the cache holds no seed", "run extract-features again with the same arguments"
+        problem, advice = "the cache has no seed", "run extract-features again with the same arguments"
         findings.append(Finding(path="receipts", problem=problem, advice=advice))
     for seed in chosen:
         findings += check_metadata(layout, manifest, seed)
@@ -87,7 +87,7 @@ def _seeds_on_disk(layout: CacheLayout) -> tuple[int, ...]:
 def _checkers(
     layout: CacheLayout, manifest: Manifest, seeds: Sequence[int]
 ) -> tuple[list[ShardChecker], list[Finding]]:
-    """A checker for each shard with a receipt, and a finding for each shard without."""
+    """A checker for each shard with a receipt, and a finding for each shard without one."""
     checkers, missing = [], []
     for seed in seeds:
         receipted = layout.receipted_shards(seed)

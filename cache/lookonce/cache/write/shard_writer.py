@@ -1,4 +1,4 @@
-"""Writing one shard of one seed: samples are appended as they come, the receipt is written last."""
+"""Writes one shard of one seed: samples are appended as they arrive, the receipt is written last."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lookonce.storage_schemas.receipt import Hole, Receipt
 class ShardWriter:
     """Writes all arrays of one (seed, shard) and then its receipt, in the manifest's container.
 
-    Until ``commit`` returns, nothing of it counts. Rows may be left out (holes); all others are appended in
-    ascending order, so that the same samples always give the same bytes. A context manager: leaving it without
-    ``commit`` removes what was written.
+    The shard counts only after ``commit`` returns. Rows may be left out (holes); all others are appended in ascending
+    order, so that the same samples always give the same bytes. It is a context manager: leaving it without ``commit``
+    removes the written files.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class ShardWriter:
 
         Args:
             rows: rows of the samples, ascending, after all rows appended before.
-            values: for every array but ``key`` and ``label``: shape (len(rows), *sample_shape), the stored dtype.
+            values: every array except ``key`` and ``label``: shape (len(rows), *sample_shape), stored dtype.
 
         Raises:
-            ValueError: rows out of order or outside the shard, or a value of another shape or dtype.
+            ValueError: rows are out of order or outside the shard, or a value has the wrong shape or dtype.
             StorageError: the operating system refused the write.
         """
         ordered = all(left < right for left, right in itertools.pairwise(rows))
@@ -79,24 +79,24 @@ class ShardWriter:
         try:
             self._sink.append(rows, values)
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._storage_error(error) from error
         self._next_row = rows[-1] + 1
 
     def leave_out(self, row: int, reason: str) -> None:
-        """Record that a row is a hole, and why."""
+        """Record a row as a hole, with the reason."""
         position = row - self._rows.start
         self._holes.append(Hole(sample=row, key=self._keys[position], label=self._labels[position], reason=reason))
 
     def commit(self, *, statistics: Mapping[str, float], versions: Mapping[str, str]) -> Receipt:
-        """Finish all objects, then write the receipt by rename; from then on the shard counts.
+        """Finish all objects, then write the receipt by rename. From then on the shard counts.
 
         Raises:
-            StorageError: the operating system refused; the shard does not count and can be written again.
+            StorageError: the operating system refused the write; the shard does not count and can be written again.
         """
         try:
             objects = self._sink.finish()
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._storage_error(error) from error
         receipt = Receipt(
             fingerprint=self._manifest.recipe.fingerprint,
             encoding=self._manifest.encoding.digest,
@@ -113,8 +113,8 @@ class ShardWriter:
         return receipt
 
     def discard(self) -> None:
-        """Remove temporary files; harmless after ``commit``."""
+        """Remove temporary files. It does nothing after ``commit``."""
         self._sink.discard()
 
-    def _refused(self, error: OSError) -> Exception:
+    def _storage_error(self, error: OSError) -> Exception:
         return storage_error(error, self._layout.seed_folder(self._seed) / f"shard {self._shard}", "writing")

@@ -1,8 +1,8 @@
-"""Bytes of a cache before it is written: plain arithmetic, compared by tests with what is written.
+"""Predicts the bytes of a cache by arithmetic; tests compare the prediction with written caches.
 
-Bytes are those of all files below the cache folder (the sum of their ``st_size``): objects, manifest, receipts, zarr
-metadata. Objects are exact when ``key_bytes`` is and every image can be read; a hole saves its sample. Receipts are as
-long as a typical one, to a few bytes: the digits of their numbers vary.
+The prediction is the sum of ``st_size`` of all files below the cache folder: objects, manifest, receipts and zarr
+metadata. Objects are exact if ``key_bytes`` is exact and every image can be read; a hole saves its sample. Receipts
+have the length of a typical one, up to a few bytes, because the digits of their numbers vary.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 MOST_KEYS = 100_000
-"""Samples whose keys are looked at."""
+"""Greatest number of samples whose keys are measured."""
 
 _DIGEST = digest_bytes(b"")
 _STATISTIC = 1.234567
-"""Stands for a statistic of a receipt: they are rounded to six decimals."""
+"""Placeholder for a statistic of a receipt, which has six decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheBytes:
-    """How large a whole cache is."""
+    """Predicted size of a complete cache."""
 
     views: int
     """Samples times seeds."""
@@ -43,19 +43,19 @@ class CacheBytes:
         return self.objects + self.documents
 
     @property
-    def a_view(self) -> float:
-        """Bytes of all files over views."""
+    def per_view(self) -> float:
+        """Bytes of all files divided by views."""
         return self.total / self.views
 
 
 def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statistics: Sequence[str] = ()) -> CacheBytes:
-    """How large a cache becomes when every image can be read.
+    """Size of a cache if every image can be read.
 
     Args:
-        manifest: of the cache; of its encoding only precision and shapes count.
+        manifest: manifest of the cache; of its encoding only precision and shapes matter.
         seeds: augmentation seeds, at least one.
-        keys: ``key_bytes`` of the same seeds; the same for every precision and token subset.
-        statistics: names of the statistics that receipts will hold.
+        keys: ``key_bytes`` of the same seeds, which are the same for every precision and token subset.
+        statistics: names of the statistics in receipts.
     """
     container = container_of(manifest)
     samples, shards = manifest.samples * len(seeds), manifest.shard_count * len(seeds)
@@ -72,17 +72,17 @@ def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statisti
 
 
 def key_bytes(manifest: Manifest, seeds: Sequence[int], entries: Sequence[ListingEntry]) -> int:
-    """Bytes that the samples' keys and labels take in the objects of all seeds.
+    """Bytes of the samples' keys and labels in the objects of all seeds.
 
-    Exact up to ``MOST_KEYS`` samples; beyond, from as many evenly spread ones.
+    They are exact up to ``MOST_KEYS`` samples, and beyond estimated from that many evenly spread ones.
 
     Args:
-        manifest: of the cache; only its container counts.
+        manifest: manifest of the cache; only its container matters.
         seeds: augmentation seeds.
         entries: the whole listing.
     """
     container, rows = container_of(manifest), range(0, len(entries), -(-len(entries) // MOST_KEYS))
-    alike = collections.defaultdict(list)  # seeds of as many digits give as many bytes
+    alike = collections.defaultdict(list)  # seeds with the same number of digits need the same bytes
     for seed in seeds:
         alike[len(str(seed))].append(seed)
     found = 0

@@ -1,4 +1,4 @@
-"""Which patches of a view a token subset keeps: a pure function of the subset, importance, key and seed."""
+"""Chooses the patches of a view that a token subset stores, by subset, importance, key and seed alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lookonce.storage_schemas.tokens import TokenSubset, TopTokens, VisibleToken
 def stored_patch_ids(
     tokens: TokenSubset, importance: NDArray[np.float32], keys: Sequence[str], seed: int
 ) -> NDArray[np.int64]:
-    """Choose the patches to keep.
+    """Choose the patches to store.
 
-    ``visible`` draws the mask that a run with seed 0 over a cache of all tokens draws in its epoch 0.
+    ``visible`` draws the mask that a training run with seed 0, on a cache of all tokens, draws in epoch 0.
 
     Args:
         tokens: the subset.
@@ -35,7 +35,7 @@ def stored_patch_ids(
         noise = mask_noise(0, 0, keys, [seed] * len(keys), patches)
         return visible_patches(tokens.mask, importance, noise, tokens.mask_ratio)
     if isinstance(tokens, TopTokens):
-        # stable: among equally important patches the first ones are kept
+        # stable: of equally important patches, the first are stored
         order = np.argsort(-importance, axis=1, kind="stable")[:, : tokens.stored_patches(patches)]
         return np.sort(order, axis=1)
     return np.broadcast_to(np.arange(patches), importance.shape)

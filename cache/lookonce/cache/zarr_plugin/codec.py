@@ -1,7 +1,7 @@
-"""The precisions as a zarr v3 codec: stock zarr decodes ``targets`` to floats.
+"""The precisions as a zarr v3 codec, by which stock zarr decodes ``targets`` to floats.
 
-It is never in the metadata on disk, which any zarr v3 reader opens without lookonce; ``decoded_group`` puts it there in
-memory. zarr finds it by its name: the entry point ``zarr.codecs`` of ``pyproject.toml``.
+Metadata on disk never name the codec, so any zarr v3 reader opens them without lookonce. ``decoded_group`` adds it in
+memory. zarr finds it by the entry point ``zarr.codecs`` of ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAME = "lookonce.targets"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetsCodec(ArrayArrayCodec):
-    """Values float32 (..., layer, channel) as elements of a precision, (..., layer, stored channel).
+    """Encodes float32 (..., layer, channel) as elements of a precision, (..., layer, stored channel).
 
     Raises:
         ValueError: the parameters do not fit the precision.
@@ -36,7 +36,7 @@ class TargetsCodec(ArrayArrayCodec):
     is_fixed_size = True
 
     encoding: Encoding
-    """Precision and calibration, all of it: the metadata of an array alone say how it is decoded."""
+    """Precision and calibration. With them the metadata of an array suffice for decoding."""
     layers: int
     """Length of the layer axis."""
     channels: int
@@ -53,7 +53,7 @@ class TargetsCodec(ArrayArrayCodec):
         """Read the codec's metadata.
 
         Raises:
-            ValueError: fields are missing, the precision is unknown, or the digest is not that of the parameters.
+            ValueError: fields are missing, the precision is unknown, or the digest does not match the parameters.
         """
         configuration = cast("dict[str, Any]", data.get("configuration") or {})
         if missing := {"encoding", "layers", "channels"} - set(configuration):
@@ -68,7 +68,7 @@ class TargetsCodec(ArrayArrayCodec):
         return cls(encoding=Encoding.from_document(document), **sizes)
 
     def to_dict(self) -> dict[str, JSON]:
-        """The codec's metadata; ``encoding`` is the manifest's."""
+        """The codec's metadata; ``encoding`` is that of the manifest."""
         content = {"encoding": self.encoding.document(), "layers": self.layers, "channels": self.channels}
         return {"name": NAME, "configuration": cast("JSON", content)}
 
@@ -82,7 +82,7 @@ class TargetsCodec(ArrayArrayCodec):
         return self.encoding.digest, self.layers, self.channels
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
-        """Refuse arrays that hold something else.
+        """Refuse arrays of another shape or dtype.
 
         Raises:
             ValueError: the array is not float32 (..., layer, channel).
@@ -95,7 +95,7 @@ class TargetsCodec(ArrayArrayCodec):
         return self
 
     def resolve_metadata(self, chunk_spec: ArraySpec) -> ArraySpec:
-        """What lies below: another dtype, fewer elements on the last axis."""
+        """The array below the codec: another dtype, fewer elements on the last axis."""
         precision = get_element_precision(self.encoding.precision)
         stored = data_type_registry.match_dtype(np.dtype(precision.dtype))
         shape = (*chunk_spec.shape[:-1], precision.stored_channels(self.channels))

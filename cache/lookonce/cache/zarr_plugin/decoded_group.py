@@ -1,4 +1,4 @@
-"""A seed as a stock zarr group whose ``targets`` are floats: the same chunks under other metadata, in memory."""
+"""Opens a seed as a stock zarr group whose ``targets`` are floats: the chunks on disk with other metadata."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _TARGETS = "targets/zarr.json"
 
 
 def open_decoded(root: Path, seed: int) -> zarr.Group:
-    """One seed of a cache in container ``zarr``, read only, whose ``targets`` are values in place of stored elements.
+    """Open one seed of a cache in container ``zarr``, read-only, with decoded ``targets``.
 
-    They are float32 (sample, token, layer, channel); everything else is as on disk. Samples that are holes read as NaN.
-    Digests are not checked here: ``feature-cache verify --full`` does.
+    ``targets`` are float32 (sample, token, layer, channel); all other arrays are as on disk. Holes read as NaN. Digests
+    are not checked; ``feature-cache verify --full`` checks them.
 
     Args:
         root: the cache folder.
-        seed: which augmentation seed.
+        seed: augmentation seed.
 
     Raises:
-        CacheError: no cache at ``root``.
-        SchemaError: its manifest or a receipt is not valid.
+        CacheError: there is no cache at ``root``.
+        SchemaError: its manifest or a receipt is invalid.
         IncompleteCacheError: the seed is missing or has shards without receipts.
-        IntegrityError: an object is missing or has another size than its receipt says.
-        CacheMismatchError: the cache is in another container.
+        IntegrityError: an object is missing or has the wrong size.
+        CacheMismatchError: the cache has another container.
     """
     reader = CacheReader(root, seeds=[seed])
     manifest = reader.manifest
@@ -47,25 +47,25 @@ def open_decoded(root: Path, seed: int) -> zarr.Group:
             f"write it as zarr first: feature-cache convert {root} NEW --format zarr"
         )
     for shard in range(manifest.shard_count):
-        # zarr would read what is missing as if it were a hole
+        # zarr would read missing objects as holes
         if not is_committed(reader.layout, manifest, seed, shard):
             raise IntegrityError(
-                f"{root}: an object of seed {seed}, shard {shard} is missing or has another size than its receipt "
-                f"says (feature-cache verify names it); {RESUME}"
+                f"{root}: an object of seed {seed}, shard {shard} is missing or has the wrong size "
+                f"(feature-cache verify names it); {RESUME}"
             )
     chunks = LocalStore(reader.layout.seed_folder(seed), read_only=True)
     return zarr.open_group(_DecodedStore(chunks, json_bytes(decoded_targets_metadata(manifest))), mode="r")
 
 
 def decoded_targets_metadata(manifest: Manifest) -> dict[str, Any]:
-    """``zarr.json`` that makes stock zarr decode ``targets``: the one on disk with the codec above ``bytes``."""
+    """The ``zarr.json`` by which stock zarr decodes ``targets``: that on disk with the codec above ``bytes``."""
     teacher, spec = manifest.recipe.teacher, manifest.array("targets")
     codec = TargetsCodec(encoding=manifest.encoding, layers=len(teacher.blocks), channels=teacher.width)
     document = spec.zarr_metadata(manifest.samples, manifest.shard_size)
     sharding = document["codecs"][0]["configuration"]
     grid = document["chunk_grid"]["configuration"]
-    for holder, field in ((document, "shape"), (grid, "chunk_shape"), (sharding, "chunk_shape")):
-        holder[field] = [*holder[field][:-1], teacher.width]
+    for part, field in ((document, "shape"), (grid, "chunk_shape"), (sharding, "chunk_shape")):
+        part[field] = [*part[field][:-1], teacher.width]
     # zarr asks for the endianness of the array's dtype, which is float32, and ignores it for single bytes
     sharding["codecs"] = [codec.to_dict(), {"name": "bytes", "configuration": {"endian": "little"}}]
     return {**document, "data_type": "float32", "fill_value": "NaN"}
@@ -100,5 +100,5 @@ class _DecodedStore(WrapperStore[LocalStore]):
     async def _get_many(
         self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
     ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
-        async for found in Store._get_many(self, requests):  # by ``get``, not by the store below
+        async for found in Store._get_many(self, requests):  # uses ``get`` of this class, not of the store below
             yield found

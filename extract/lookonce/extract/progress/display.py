@@ -40,7 +40,7 @@ def size_sentence(manifest: Manifest, listing: Listing, seeds: Sequence[int]) ->
     """One line before an extraction: the size of the requested seeds once they are complete."""
     keys = key_bytes(manifest, seeds, listing.entries)
     planned = cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document()))
-    return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.a_view)})"
+    return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.per_view)})"
 
 
 class ExtractionProgress:

@@ -1,8 +1,8 @@
-"""The drift check: does the teacher still give what the cache says it gave?
+"""The drift check: whether the teacher still gives the features that a cache contains.
 
-The teacher looks at sampled views twice, in batches of another size the second time. What the two runs differ by is the
-control: what stored and fresh values may differ by follows from it (see ``report``). Fresh values are encoded and
-decoded as stored ones were, so that quantisation is no drift.
+The teacher runs on sampled views twice, in batches of another size the second time. Their difference is the control:
+what stored and fresh values may differ by follows from it (see ``report``). Fresh values are encoded and decoded as
+stored ones were, so that quantisation is no drift.
 
 Targets of a cache that was converted to fewer bits were quantised twice, and nothing says what the precision before
 was. So fresh targets are also quantised twice, first by each precision that has more bits, calibrated on the sampled
@@ -42,7 +42,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class DriftRequest:
-    """What a user asks of a drift check."""
+    """The request of a drift check."""
 
     cache: Path
     """Cache folder; seeds that are not whole are left out."""
@@ -59,13 +59,13 @@ class DriftRequest:
     sample_seed: int = 0
     """Which views are sampled."""
     batch_size: int = 32
-    """Views a forward of the first run, at least 1; the control takes one at a time (two, when this is 1)."""
+    """Views per forward pass of the first run, at least 1; the control takes one at a time (two, if this is 1)."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
     @property
     def control_batch_size(self) -> int:
-        """Views a forward of the second run."""
+        """Views per forward pass of the second run."""
         return 1 if self.batch_size > 1 else 2
 
 
@@ -74,12 +74,12 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
 
     Args:
         request: what to compare.
-        progress: told the views that are done, and all.
+        progress: called with the number of views done and of all views.
 
     Raises:
-        UsageError: images are needed and not given, or the device is not there.
+        UsageError: images are needed and not given, or the device does not exist.
         TeacherError: the weights cannot be had or do not fit.
-        CacheError: no cache, or none of its seeds is whole, or it holds nothing but holes.
+        CacheError: there is no cache, no seed is complete, or every sample is a hole.
         CacheMismatchError: this library builds another teacher under that name, or replayed views have other pixels.
         NumericalError: the teacher gives NaN or infinity; names the sample.
     """
@@ -125,7 +125,7 @@ def _rebuild(recipe: Recipe, request: DriftRequest) -> Teacher:
         device=resolve_device(request.device),
         precision=cast("ComputePrecision", cached.compute_precision),
         normalisation=Normalisation(mean=cached.mean, std=cached.std).replaced(request.mean, request.std),
-        announce=False,  # the report says it
+        announce=False,  # the report names the normalisation
     )
     found, expected = (teacher.block_count, teacher.width), (cached.block_count, cached.width)
     if found != expected:
@@ -163,9 +163,9 @@ class _Fresh:
 def _run_teacher(
     teacher: Teacher, pixels: Tensor, batch_size: int, reader: CacheReader, views: Sequence[SampledView]
 ) -> _Fresh:
-    looked = [teacher.extract(part) for part in torch.split(pixels, batch_size)]
+    features_of_parts = [teacher.extract(part) for part in torch.split(pixels, batch_size)]
     targets, mean, std, importance = (
-        torch.cat([getattr(features, name) for features in looked]).cpu().numpy()
+        torch.cat([getattr(features, name) for features in features_of_parts]).cpu().numpy()
         for name in ("targets", "mean", "std", "importance")
     )
     finite = np.logical_and(np.isfinite(targets.reshape(len(targets), -1)).all(1), np.isfinite(importance).all(1))
@@ -204,7 +204,7 @@ class _Sources:
         return _decoded(self._own, values, self._encoding.parameters, self._shape)
 
     def added(self, values: Floats, once: Floats) -> NDArray[np.float64]:
-        """Mean difference (B, L) that the worst of them would have added; 0 where there is none.
+        """Mean difference (B, L) that the worst of them would have added; 0 if there are none.
 
         Args:
             values: fresh targets (B, T, L, C); the first ones calibrate.

@@ -45,7 +45,7 @@ CONVERSION = 1.5
 been one of several."""
 
 ONE_VIEW, FEW_VIEWS = 0.5, 4
-"""Most of a block's difference that one view may have after a conversion; of fewer views nothing is told."""
+"""Most of a block's difference that one view may have after a conversion; with fewer views this is not checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class DriftReport(Result):
     device: str
     views: int
     batch_sizes: tuple[int, int]
-    """Views a forward of the first run, and of the control."""
+    """Views per forward pass of the first run, and of the control."""
     teacher_differences: tuple[tuple[str, Any, Any], ...]
     """What differs between the cache's teacher and this one: (field, the cache's value, this one's)."""
     deviations: tuple[Deviation, ...]
@@ -172,7 +172,7 @@ MEASURED = ("mean", "largest", "moments", "control_mean", "control_largest", "co
 
 
 class DifferenceTally:
-    """Gathers differences by view and by name; a few numbers a view.
+    """Gathers differences by view and by name; a few numbers per view.
 
     Args:
         names: of what is compared, as many as the columns of every batch.

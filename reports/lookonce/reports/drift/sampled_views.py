@@ -1,4 +1,4 @@
-"""The views that a drift check looks at again: which, and where their pixels come from."""
+"""The views that a drift check samples, and their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookonce.shared.randomness import random_permutation
 
 @dataclass(frozen=True, kw_only=True)
 class SampledView:
-    """Where a view lies."""
+    """The place of a view in the cache."""
 
     key: str
     seed: int
@@ -29,8 +29,8 @@ def sample_views(reader: CacheReader, count: int, sample_seed: int) -> list[Samp
 
     Args:
         reader: the open cache.
-        count: how many; all, where there are fewer.
-        sample_seed: another one draws other views.
+        count: number of views; all if there are fewer.
+        sample_seed: seed of the choice.
 
     Raises:
         IncompleteCacheError: every sample is a hole.
@@ -58,10 +58,10 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
 
     Args:
         reader: the open cache.
-        images: where to replay views from; None when the cache is expected to hold them.
+        images: where to replay views from; None if the cache contains them.
 
     Raises:
-        UsageError: the cache does not hold whole views and there are no images, or it does and there are some.
+        UsageError: the cache has no whole views and no images are given, or it has them and images are given.
         SourceError: images of the cache are not in the source.
     """
     recipe, stores_pixels = reader.manifest.recipe, reader.manifest.stores_pixels

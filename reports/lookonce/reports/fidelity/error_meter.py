@@ -92,7 +92,7 @@ def channel_statistics(values: NDArray[np.float32]) -> ChannelStatistics:
 
 
 class ErrorMeter:
-    """Adds up errors over batches; holds one cosine a token and layer.
+    """Adds up errors over batches; keeps one cosine per token and layer.
 
     Args:
         outliers: bool (layer, channel): which channels are no bulk.

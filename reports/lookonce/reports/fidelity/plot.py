@@ -82,7 +82,7 @@ def _style(axes: Axes, sizes: list[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bytes a view, targets alone")
+    axes.set_xlabel("bytes per view, targets alone")
     axes.grid(alpha=0.3, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", fontsize=8, frameon=False)

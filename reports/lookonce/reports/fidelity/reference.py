@@ -1,4 +1,4 @@
-"""Features that precisions are judged by: held to be exact, calibrated on other images than those judged."""
+"""The exact features that precisions are compared with, and those that calibrate them, from other images."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def reference_facts(
 
     Args:
         kind: ``cache`` or ``teacher``.
-        name: the cache's folder, or the images that the teacher looks at.
+        name: folder of the cache, or the images of the teacher.
         precision: of the reference.
-        recipe: what was looked at and how.
+        recipe: recipe of the features.
         judged: images that are judged by.
         others: images that may be calibrated on.
-        seeds: augmentation seeds, a view of every image each.
+        seeds: augmentation seeds, each with one view of every image.
         calibration_views: how many are calibrated on, at most, of the first seed.
     """
     return {
@@ -122,7 +122,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
 
     Raises:
         CacheMismatchError: no precision has fewer bits than the cache.
-        IncompleteCacheError: no sample is there in every seed.
+        IncompleteCacheError: no sample is present in every seed.
         CacheError: see ``CacheReader``.
     """
     reader = CacheReader(root, seeds=seeds)

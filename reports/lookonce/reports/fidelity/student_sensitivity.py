@@ -1,4 +1,4 @@
-"""What a student would feel of inexact targets: the change of its smooth-L1 loss and of that loss's gradient.
+"""The effect of inexact targets on a student: the change of its smooth-L1 loss and of the gradient.
 
 The student is a stand-in near convergence: it predicts the exact targets plus Gaussian noise of ``student_error`` times
 each channel's standard deviation. The gradient is that by the predicted features, where it enters the student. The

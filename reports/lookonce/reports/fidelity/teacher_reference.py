@@ -22,13 +22,13 @@ from lookonce.storage_schemas.precision import calibration_view_count
 from lookonce.weights.device import resolve_device
 
 BATCH_IMAGES = 16
-"""Images decoded together, fewer where features are large; the teacher looks at one seed's views of them at a time."""
+"""Images decoded together, fewer if features are large; the teacher runs on the views of one seed at a time."""
 
 
 def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
-    """What a teacher sees, as the reference; nothing is written.
+    """The features of a teacher as the reference; nothing is written.
 
-    Precisions are calibrated by the extraction's own code, but where there are enough on images that do not judge.
+    The code of the extraction calibrates the precisions, on images that do not judge if there are enough.
 
     Args:
         config: teacher, images, layers, sizes, seeds and calibration views; its compute precision must be fp32.

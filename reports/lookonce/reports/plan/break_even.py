@@ -1,6 +1,6 @@
-"""Does a cache pay? Plain arithmetic: the teacher's time once a view against once a step, and what the disk holds.
+"""Whether a cache saves time: the teacher's time once per view against once per step, and the free disk.
 
-Cached, the teacher looks seeds x images times, once; online, epochs x experiments x images times. With as many seeds as
+Cached, the teacher runs seeds x images times; online, epochs x experiments x images times. With as many seeds as
 epochs and one experiment nothing is saved, whatever the teacher costs.
 """
 
@@ -39,7 +39,7 @@ class BreakEven:
 
     @property
     def forward_ratio(self) -> float:
-        """How often the teacher would look online for each look that the cache needs."""
+        """Teacher forward passes online for each one that the cache needs."""
         return self.epochs_in_all * self.images / self.views_left if self.views_left else math.inf
 
     @property

@@ -154,5 +154,5 @@ def _reading(purpose: Purpose, config: ExtractionConfig, manifest: Manifest, cho
         student_rate=purpose.student_rate,
         visible_patches=visible,
         visible_bytes_per_second=purpose.student_rate * read_bytes(manifest.arrays, chosen.stored_patches, visible),
-        whole_bytes_per_second=purpose.student_rate * chosen.bytes.a_view,
+        whole_bytes_per_second=purpose.student_rate * chosen.bytes.per_view,
     )

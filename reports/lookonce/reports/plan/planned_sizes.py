@@ -46,7 +46,7 @@ class PlannedSize:
             "precision": self.precision,
             "tokens": self.tokens.document(),
             "stored_patches": self.stored_patches,
-            "bytes_a_view": self.bytes.a_view,
+            "bytes_a_view": self.bytes.per_view,
             "bytes": self.bytes.total,
             "chosen": self.chosen,
         }

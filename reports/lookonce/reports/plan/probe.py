@@ -46,7 +46,7 @@ class Probe:
     threads: int
     """CPU threads of a worker's forward; 0 when it runs on a GPU."""
     view_seconds: float
-    """Seconds of one core to read and decode an image and cut a view, the decoding shared by the seeds."""
+    """Seconds of one core to read and decode an image and crop a view; the seeds share the decoding."""
     teacher_seconds: float
     """Seconds of a worker in the teacher, its outputs normalised."""
     encode_seconds: float
@@ -55,21 +55,21 @@ class Probe:
     """Seconds of one core to cut the view in patches and to digest all that is written."""
 
     def extraction_seconds(self, workers: WorkerResources) -> float:
-        """Seconds a view of all workers together, when everything overlaps."""
+        """Seconds per view of all workers together, if everything overlaps."""
         device = self.teacher_seconds + self.encode_seconds
         return self._together(workers, device, self.view_seconds + self.write_seconds)
 
     def online_seconds(self, workers: WorkerResources, *, with_views: bool) -> float:
-        """Seconds a view that a teacher beside the student takes on the same workers, every epoch anew.
+        """Seconds per view and epoch of an online teacher on the same workers.
 
         Args:
             workers: as for the extraction.
-            with_views: whether decoding and cutting counts, which a cache with pixels saves too.
+            with_views: whether decoding and cropping count, which a cache with pixels also saves.
         """
         return self._together(workers, self.teacher_seconds, self.view_seconds if with_views else 0.0)
 
     def _together(self, workers: WorkerResources, device: float, cores: float) -> float:
-        """The slower of the workers' devices and of their cores; a forward on CPU takes cores too."""
+        """The slower of the workers' devices and of their cores; a forward pass on the CPU also takes cores."""
         return max(device / workers.workers, (device * self.threads + cores) / workers.cores)
 
 
@@ -93,7 +93,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
         batch, teacher_times, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
-        torch.set_num_threads(1)  # a lane encodes on its own core, as many at once as the forward has
+        torch.set_num_threads(1)  # a teacher thread encodes on one core, while others do
         encode_seconds, write_seconds = _time_writing(extraction, features, pixels, seconds * 0.2)
     finally:
         torch.set_num_threads(before)
@@ -111,19 +111,19 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
 
 
 def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint8], int, int, float]:
-    """Views (one a readable image), images tried and unreadable, and seconds of a core a view."""
+    """Views (one per readable image), images tried and unreadable, and seconds of a core per view."""
     entries, seeds = extraction.listing.entries, parse_seeds(extraction.config.seeds)[:SEEDS_PROBED]
     drawn = (random_uniform(MOST_IMAGES, "plan") * len(entries)).astype(int).tolist()
     rows = list(dict.fromkeys(drawn))
 
-    def look(row: int) -> ImageViews:
+    def crop(row: int) -> ImageViews:
         return image_views(row, entries[row], extraction.source, extraction.view, seeds)
 
-    look(rows[0])  # warm: imports, file handles
+    crop(rows[0])  # warm: imports, file handles
     found: list[ImageViews] = []
     started, deadline = time.thread_time(), time.perf_counter() + seconds
     for row in rows:
-        found.append(look(row))
+        found.append(crop(row))
         if time.perf_counter() > deadline and len(found) > 1:
             break
     spent = time.thread_time() - started
@@ -137,24 +137,24 @@ def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint
 def _time_teacher(
     extraction: Extraction, teacher: Teacher, pixels: NDArray[np.uint8], seconds: float
 ) -> tuple[int, list[float], TeacherFeatures]:
-    """Views a forward, seconds of each forward, and what the last one saw."""
+    """Views per forward pass, seconds of each pass, and the features of the last one."""
     device = teacher.mean.device
 
-    def look(count: int) -> tuple[float, TeacherFeatures]:
+    def forward(count: int) -> tuple[float, TeacherFeatures]:
         views = torch.from_numpy(np.resize(pixels, (count, *pixels.shape[1:])))
         return _timed(lambda: teacher.extract(views.to(device)), device)
 
-    look(1)  # warm
+    forward(1)  # warm
     batch = min(resolve_batch_size(extraction.config.batch_size, device), len(extraction.listing))
-    one, features = look(1)
-    if one * batch > seconds:  # a slow teacher: fewer views a forward, rather than minutes of probing
+    one, features = forward(1)
+    if one * batch > seconds:  # a slow teacher: fewer views per forward pass, rather than minutes of probing
         batch = max(1, int(seconds / 2 / one))
     else:
-        look(batch)  # warm at this size too
+        forward(batch)  # warm at this size, too
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < deadline:
-        spent, features = look(batch)
+        spent, features = forward(batch)
         times.append(spent)
     return batch, times, features
 
@@ -162,7 +162,7 @@ def _time_teacher(
 def _time_writing(
     extraction: Extraction, features: TeacherFeatures, pixels: NDArray[np.uint8], seconds: float
 ) -> tuple[float, float]:
-    """Seconds a view of the device, or of a core, to encode, and of a core to cut patches and digest."""
+    """Seconds per view of the device, or of a core, to encode, and of a core to cut patches and digest."""
     config, device = extraction.config, features.targets.device
     patches = (config.view_size // config.patch_size) ** 2
     kept = 1 + config.token_subset.stored_patches(patches)

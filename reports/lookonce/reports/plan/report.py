@@ -200,7 +200,7 @@ def _table(plan: Plan) -> Iterator[str]:
     yield f"{'view, all':<13}" + "".join(f"{name:<28}" for name in subsets).rstrip()
     for precision, sizes in rows.items():
         cells = [
-            f"{bytes_text(size.bytes.a_view)}, {bytes_text(size.bytes.total)}{' *' * size.chosen}" for size in sizes
+            f"{bytes_text(size.bytes.per_view)}, {bytes_text(size.bytes.total)}{' *' * size.chosen}" for size in sizes
         ]
         yield f"{precision:<13}" + "".join(f"{cell:<28}" for cell in cells).rstrip()
 
@@ -211,7 +211,7 @@ def _subset(size: PlannedSize) -> str:
 
 
 def _size(chosen: PlannedSize) -> list[str]:
-    per_view, total = bytes_text(chosen.bytes.a_view), bytes_text(chosen.bytes.total)
+    per_view, total = bytes_text(chosen.bytes.per_view), bytes_text(chosen.bytes.total)
     return [f"{per_view} per view, {total} in all: all files of the cache, if every image can be read"]
 
 

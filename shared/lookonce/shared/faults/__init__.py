@@ -1,4 +1,5 @@
-"""What the operating system, torch and Ray raise, as errors of ours: one sentence with a way out.
+"""Turns errors of the operating system, torch and Ray into lookonce's errors, with advice.
 
-Open ``os_errors.py`` first; ``machine_errors.py`` is the table of everything else that a machine may lack.
+Open ``os_errors.py`` first: errors of files, by errno. ``machine_errors.py`` is the table of missing resources, such as
+memory, threads and ports.
 """

@@ -1,7 +1,7 @@
-"""What torch, Ray, Python and the operating system raise when the machine lacks something, told as what it is.
+"""Recognises errors of torch, Ray, Python and the operating system that mean a missing resource of the machine.
 
-One table, from words that an exception says to our error with the way out. Nothing of torch or Ray is imported: an
-exception is known by the name of its class or by its text, wherever in its chain of causes.
+One table maps classes and texts of exceptions to a message and advice. Neither torch nor Ray is imported: an exception
+is recognised by the name of its class or by its text, anywhere in its chain of causes.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class _Kind:
-    """One thing that a machine may lack."""
+    """One resource that a machine may lack."""
 
     what: str
-    """What is said of it."""
+    """First part of the message."""
     classes: tuple[str, ...]
-    """Names of exception classes that mean it."""
+    """Names of exception classes that mean this."""
     texts: tuple[str, ...]
-    """Parts of a text that mean it, in lower case."""
+    """Parts of a message that mean this, in lower case."""
     advice: Callable[[Any], str]
-    """The way out, for a command's options (any object with the flags as attributes)."""
+    """Advice for a command's options (any object with the flags as attributes)."""
     several: bool = False
-    """Whether it is about the processes of a run; of a run of one, other libraries use the same words."""
+    """Whether it concerns runs of several processes only; elsewhere, other libraries use the same words."""
 
 
 def machine_error(error: BaseException, options: Any = None) -> LookonceError | None:
-    """An exception as an error of the machine; None where it is not one.
+    """The error for an exception that means a missing resource; None for any other exception.
 
     Args:
-        error: whatever was raised.
-        options: the command's, so that only flags are advised that it has.
+        error: any exception.
+        options: options of the command, so that the advice names only flags that it has.
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     for cause in _chain(error):
@@ -50,19 +50,19 @@ def machine_error(error: BaseException, options: Any = None) -> LookonceError | 
         for kind in _KINDS:
             if kind.several and alone:
                 continue
-            text, names = str(cause).lower(), {one.__name__ for one in type(cause).__mro__}
+            text, names = str(cause).lower(), {base.__name__ for base in type(cause).__mro__}
             if names.intersection(kind.classes) or any(part in text for part in kind.texts):
                 return MachineError(f"{kind.what} ({_reason(cause)}); {kind.advice(options)}")
     return None
 
 
 def shared_memory_error(error: OSError, options: Any = None) -> MachineError:
-    """An operating-system error that is known to be met in shared memory."""
+    """The error for an operating-system error that is known to concern shared memory."""
     return MachineError(f"shared memory is too small ({os_reason(error)}); {_more_shared_memory(options)}")
 
 
 def _of_os_error(error: OSError, options: Any) -> LookonceError:
-    """What an operating-system error without a sentence of ours tells; most have one where they are met."""
+    """The error for an operating-system error that was not handled where it occurred."""
     path = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else None
     place = "" if path is None else f"{os.fsdecode(path)}: "
     if error.errno == errno.ENOMEM:
@@ -73,19 +73,17 @@ def _of_os_error(error: OSError, options: Any) -> LookonceError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, and what it was raised from or while."""
-    seen, cause = set[int](), error
+    """The exception, then its cause or context, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        following = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-        if following is None:
-            return
-        cause = following
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence or two of a text, without torch's advice about its own settings."""
+    """The first part of a message, without torch's advice about its own settings."""
     text = " ".join(str(error).split()) or type(error).__name__
     for end in (" If reserved but", " Exception raised from", " C++ CapturedTraceback", " Set TORCH", " Refer to"):
         text = text.partition(end)[0]
@@ -126,7 +124,7 @@ def _more_shared_memory(options: Any) -> str:
 def _other_port(options: Any) -> str:
     here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
     return (
-        f"another program, or a run that has not ended yet, has the port at which this run's processes meet ({here}): "
+        f"another program, or a run that has not ended yet, has the port for this run's processes ({here}): "
         "give torchrun another one (--master-port, or --rdzv-endpoint HOST:PORT), or set MASTER_PORT"
     )
 
@@ -181,13 +179,13 @@ _KINDS = (
         _less_memory,
     ),
     _Kind(
-        "a process that prepares images was ended from outside, as happens where memory is short",
+        "a process that prepares images was killed, which happens if memory is short",
         (),
         ("dataloader worker (pid",),
         _less_memory,
     ),
     _Kind(
-        "this machine starts no more threads or processes",
+        "this machine cannot start more threads or processes",
         (),
         ("can't start new thread", "thread creation failed", "resource temporarily unavailable"),
         lambda options: "raise the limit (ulimit -u; docker run --pids-limit), or use fewer workers",
@@ -218,7 +216,7 @@ _KINDS = (
         several=True,
     ),
     _Kind(
-        "the processes of the run do not find each other",
+        "the processes of the run cannot find each other",
         (),
         (
             "client socket has timed out",
@@ -231,4 +229,4 @@ _KINDS = (
         several=True,
     ),
 )
-"""Looked at in this order."""
+"""The first match in this order is used."""

@@ -1,6 +1,6 @@
-"""What the operating system refuses, as sentences: the errno by name, the file, and what to do about it.
+"""Messages for errors of the operating system: the file, the name of the errno, and advice.
 
-Trouble with reading says nothing about the bytes of a file, so none of these sentences calls it damaged.
+An error of reading does not mean that a file is damaged, so no message says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from lookonce.shared.errors import AccessError, StorageError
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""What the operating system says where there is no such file; all else tells nothing of whether there is one."""
+"""Errors that mean a missing file. Any other error leaves open whether the file exists."""
 
 _AGAIN = "then run the same command again"
 _FULL = "the disk is full; what was committed before stays valid: make room, " + _AGAIN
@@ -25,11 +25,9 @@ _TOO_MANY_FILES = (
 )
 _NOT_WRITABLE = "the place is not writable for this user; choose another folder or change its permissions"
 _READ_ONLY = "the file system is mounted read-only; choose another folder, or mount it for writing"
-_REMOUNT = (
-    "the network or FUSE file system has lost touch with the file: mount it again, then run the same command again"
-)
+_REMOUNT = "the network or FUSE file system has lost its connection: mount it again, then run the same command again"
 _DISK = (
-    "the disk or the network behind it gave an error: look at dmesg or the file server's log, mount it again or copy "
+    "the disk or its network reported an error: check dmesg or the file server's log, mount it again or copy "
     "the folder to another disk, then run the same command again"
 )
 
@@ -60,18 +58,18 @@ _ALWAYS = {
         _REMOUNT,
     ),
 }
-"""Advice that is the same for reading and writing, by errno."""
+"""Advice by errno, for reading and writing alike."""
 
 _WRITING = {errno.EACCES: _NOT_WRITABLE, errno.EPERM: _NOT_WRITABLE, errno.EROFS: _READ_ONLY}
 _NOT_READABLE = (
-    "this user may not read it: change the permissions of the file and the folders above it, or run as the user who "
-    "may, then run the same command again"
+    "this user may not read it: change the permissions of the file and the folders above it, or run as another user, "
+    "then run the same command again"
 )
 _READING = {errno.EACCES: _NOT_READABLE, errno.EPERM: _NOT_READABLE}
 
 
 def os_reason(error: OSError) -> str:
-    """The operating system's words and the errno's name.
+    """Message of the operating system with the name of the errno.
 
     >>> import os
     >>> os_reason(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
@@ -83,7 +81,7 @@ def os_reason(error: OSError) -> str:
 
 
 def storage_error(error: OSError, path: Path, doing: str) -> StorageError:
-    """Our sentence for an operating-system error met while ``doing`` something to ``path`` that changes it."""
+    """The error for an operating-system error while ``doing`` something that changes ``path``."""
     advice = {**_ALWAYS, **_WRITING}.get(
         error.errno or 0, "check the path and the disk, then run the same command again"
     )
@@ -91,19 +89,17 @@ def storage_error(error: OSError, path: Path, doing: str) -> StorageError:
 
 
 def access_error(error: OSError, path: Path | str) -> AccessError:
-    """Our sentence for an operating-system error met while reading ``path``."""
+    """The error for an operating-system error while reading ``path``."""
     return AccessError(f"{path}: cannot be read: {access_problem(error)}; {access_advice(error)}")
 
 
 def access_problem(error: OSError) -> str:
-    """What an operating-system error met while reading tells, without the file and the advice."""
+    """Description of an operating-system error while reading, without file and advice."""
     return f"{os_reason(error)}, which does not mean that it is damaged"
 
 
 def access_advice(error: OSError) -> str:
-    """What to do about an operating-system error met while reading."""
+    """Advice for an operating-system error while reading."""
     if isinstance(error, ABSENT) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return "check the path, then run the same command again"
-    return {**_ALWAYS, **_READING}.get(
-        error.errno or 0, "check the file system that it lies on, then run the same command again"
-    )
+    return {**_ALWAYS, **_READING}.get(error.errno or 0, "check its file system, then run the same command again")

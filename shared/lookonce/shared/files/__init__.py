@@ -1,5 +1,5 @@
-"""Files that appear whole or not at all, and folders that one process writes to at a time.
+"""Files that appear completely or not at all, and folders with one writer at a time.
 
-Open ``atomic.py`` first: a temporary name, a flush to disk, a rename. ``lock.py`` holds a folder; where the file system
-has no locks, ``lock_file.py`` does. ``own_folder.py`` refuses an output folder that something else has filled.
+Open ``atomic.py`` first: a temporary name, a flush to disk, a rename. ``lock.py`` locks a folder, with ``lock_file.py``
+on file systems without locks. ``own_folder.py`` refuses an output folder with foreign files.
 """

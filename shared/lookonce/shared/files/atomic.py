@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, flushed to disk, then renamed."""
+"""Files that appear completely or not at all: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 from lookonce.shared.faults.os_errors import storage_error
 
 TEMPORARY_MARK = ".tmp-"
-"""Part of every temporary file's name; such files are never content and may be deleted when no writer runs."""
+"""Part of the name of every temporary file. Such files are never content and may be deleted if no writer runs."""
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
     """Open a temporary file beside ``path`` for writing; on a clean exit it is synced and renamed to ``path``.
 
-    On an exception the temporary file is removed and ``path`` is left as it was.
+    On an exception the temporary file is removed and ``path`` is unchanged.
 
     Raises:
         StorageError: the operating system refused (full disk, read-only, missing folder).
@@ -45,7 +45,7 @@ def json_bytes(document: Any) -> bytes:
     """A document as the bytes of its file: UTF-8 JSON, sorted keys, two-space indent, a line feed at the end.
 
     Raises:
-        ValueError: the document holds what JSON cannot: NaN, infinity or lone surrogates.
+        ValueError: the document contains NaN, infinity or lone surrogates, which are not JSON.
 
     >>> json_bytes({"b": 1, "a": []})
     b'{\\n  "a": [],\\n  "b": 1\\n}\\n'
@@ -66,7 +66,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush a directory's entries to disk, where the file system can."""
+    """Flush a directory's entries to disk, if the file system supports it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""A lock for file systems that have none: a file that only one process can make, and that says which one made it.
+"""A lock for file systems without locks: a file that only one process can create, and that names this process.
 
-Where its holder was killed, a process of the same machine sees that and takes the folder over; of another machine
-nothing can be known, so a person is asked.
+If the holder was killed, a process of the same machine detects it and takes over. A process of another machine cannot
+detect it, so the error asks the user.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from lookonce.shared.faults.os_errors import access_error, storage_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK
 
 HOLDER_FILE = ".lock-holder"
-"""Name of the file in the folder it guards; it is gone when the folder is free."""
+"""Name of the file in the locked folder; unlocking removes it."""
 
 
 @contextlib.contextmanager
 def holder_file(folder: Path, busy: LookonceError) -> Generator[None, None, None]:
-    """Hold an existing folder for this process.
+    """Lock an existing folder for this process.
 
     Args:
-        folder: what is guarded.
-        busy: raised when another living process of this machine holds it.
+        folder: the folder to lock.
+        busy: raised if another running process of this machine has locked it.
 
     Raises:
-        BusyError: a process of another machine holds it, or was killed while it did.
-        StorageError: the file cannot be made.
+        BusyError: a process of another machine has locked it; it may have been killed.
+        StorageError: the file cannot be created.
     """
     path, own = folder / HOLDER_FILE, {**_this_process(), "id": uuid.uuid4().hex}
-    while not _made(path, own):
+    while not _created(path, own):
         there = _holder(path)
-        if there is None:  # given back meanwhile
+        if there is None:  # unlocked meanwhile
             continue
         if there.get("place") != own["place"]:
             raise BusyError(
@@ -57,21 +57,21 @@ def holder_file(folder: Path, busy: LookonceError) -> Generator[None, None, None
                 path.unlink()
 
 
-def _made(path: Path, own: dict[str, Any]) -> bool:
+def _created(path: Path, own: dict[str, Any]) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
     except OSError as error:
-        raise storage_error(error, path, "making a lock") from error
+        raise storage_error(error, path, "creating a lock") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(own, file)
     return True
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """What the file says; None where there is none."""
-    for patience in (0.2, 0.8, 0.0):  # whoever makes it fills it a moment later
+    """Content of the file; None if it does not exist."""
+    for patience in (0.2, 0.8, 0.0):  # its creator writes the content a moment later
         try:
             found = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -82,11 +82,11 @@ def _holder(path: Path) -> dict[str, Any] | None:
             time.sleep(patience)
             continue
         return found if isinstance(found, dict) else {}
-    return {}  # killed between making and filling it, who knows where
+    return {}  # its creator was killed before writing the content
 
 
 def _take_over(path: Path, dead: dict[str, Any]) -> None:
-    """Remove the file of a dead process, unless another one has been quicker and made its own."""
+    """Remove the file of a dead process, unless another process was faster and created its own."""
     aside = path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
@@ -97,7 +97,7 @@ def _take_over(path: Path, dead: dict[str, Any]) -> None:
 
 
 def _this_process() -> dict[str, Any]:
-    """Who this is: the numbers of processes mean something in one namespace of one start of one machine."""
+    """Identity of this process; process numbers are valid in one namespace, until the machine reboots."""
     host = os.uname().nodename
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -114,7 +114,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _started(process: Any) -> str | None:
-    """When a process of this machine was started, in ticks since the boot; None when none of this number lives."""
+    """Start of a process of this machine, in ticks since boot; None if no process has this number."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

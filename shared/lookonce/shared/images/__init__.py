@@ -1,6 +1,6 @@
-"""Any image file's bytes to upright 8-bit RGB, or one error that names the file and says why not.
+"""Decodes the bytes of an image file to upright 8-bit RGB.
 
-Open ``decode.py`` first. Pillow decodes (``pillow_image.py``), within a bound on memory over all threads
-(``decoding_room.py``); what it refuses or reads wrongly is read here: TIFFs of any depth (``tiff_image.py``) and files
-whose damaged metadata say nothing about the pixels (``image_metadata.py``).
+Open ``decode.py`` first. Pillow decodes (``pillow_image.py``), within a limit on the memory of all threads
+(``decoding_room.py``). Two cases that Pillow refuses or reads wrongly are handled here: TIFFs of any depth
+(``tiff_image.py`` and the other ``tiff_...`` modules), and files with damaged metadata (``image_metadata.py``).
 """

@@ -1,6 +1,6 @@
-"""Any image file's bytes to upright 8-bit RGB, or one error that names the file and says why not.
+"""Decodes the bytes of an image file to upright 8-bit RGB, or raises one error with the file and the reason.
 
-Colour profiles (ICC) are ignored, as the released training code and torchvision ignore them.
+Colour profiles (ICC) are ignored, as in the released training code and in torchvision.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["FORMATS", "MAXIMUM_PIXELS", "decode_rgb", "decoded_rgb"]
 
 @contextlib.contextmanager
 def decoded_rgb(data: bytes, where: str) -> Generator[Image.Image, None, None]:
-    """``decode_rgb`` for threads that decode side by side: within the block, the image has its place in memory.
+    """``decode_rgb`` for parallel threads: memory for the image is reserved until the block ends.
 
-    Images that do not find room beside those that other threads hold wait for it (see ``DecodingRoom``).
+    If other threads have reserved too much, it waits (see ``DecodingRoom``).
 
     Raises:
-        UnreadableImageError: as ``decode_rgb``; or it takes more memory than there is.
+        UnreadableImageError: as ``decode_rgb``, or the image needs more memory than the machine has.
         MemoryError: as ``decode_rgb``.
     """
     with shared_room().place() as place:
@@ -40,34 +40,34 @@ def decoded_rgb(data: bytes, where: str) -> Generator[Image.Image, None, None]:
 def decode_rgb(data: bytes, where: str) -> Image.Image:
     """Decode an image file: upright by its EXIF orientation, alpha over white, the first frame of an animation.
 
-    What a sample means follows from the file's header, never from the values that occur: see ``grey_levels.levels``.
-    Metadata that are damaged or too large cost no pixels.
+    The file's header determines the meaning of sample values; see ``grey_levels.levels`` for the exceptions. Damaged or
+    large metadata do not prevent decoding.
 
-    While an image is being decoded, Pillow's process-wide pixel limit and tolerance of truncated files are set for the
-    purpose and Pillow's Python warnings are silenced; all three are put back when the last decoding thread is done.
+    During decoding, Pillow's process-wide pixel limit and tolerance of truncated files are changed, and Pillow's Python
+    warnings are silenced. All three are restored when the last decoding thread has finished.
 
     Args:
-        data: the file's content, in one of ``FORMATS``; at most ``MAXIMUM_PIXELS`` pixels.
-        where: what to call the image in an error, e.g. its key.
+        data: content of the file, in one of ``FORMATS``, with at most ``MAXIMUM_PIXELS`` pixels.
+        where: name of the image for errors, such as its key.
 
     Returns:
         Image of mode RGB, at least 1 x 1.
 
     Raises:
-        UnreadableImageError: not an image, truncated, corrupt, too large, or with NaN or infinite pixels.
-        MemoryError: the machine, not the image, is at fault; names ``where``.
+        UnreadableImageError: it is not an image, is truncated, corrupt or too large, or has NaN or infinite pixels.
+        MemoryError: the machine is short of memory; the message names ``where``.
     """
     return _named(data, where, lambda _: None)
 
 
 def _named(data: bytes, where: str, admit: Admit) -> Image.Image:
-    """The image, or an error that says which one it is."""
+    """Decode the image; errors name it."""
     with _pillow_settings():
         try:
             return _decoded(data, admit)
         except MemoryError as error:
             raise MemoryError(f"{where}: not enough memory to decode this image of {len(data)} bytes") from error
-        except Exception as error:  # Pillow's plug-ins raise nearly every type on corrupt bytes
+        except Exception as error:  # Pillow's plug-ins raise many types for corrupt bytes
             raise UnreadableImageError(
                 f"{where}: not a readable image of {len(data)} bytes: {_reason(error)} "
                 "(replace or remove the file, or let bad images be skipped)"
@@ -96,7 +96,7 @@ def _decoded(data: bytes, admit: Admit) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # Pillow's own text holds a memory address: not reproducible
+    if isinstance(error, UnidentifiedImageError):  # Pillow's own text contains a memory address
         return f"the content is none of the formats {', '.join(FORMATS)}, or its header is damaged"
     if isinstance(error, struct.error):
         return "it is cut off within its header"
@@ -105,22 +105,22 @@ def _reason(error: Exception) -> str:
 
 _settings_lock = threading.Lock()
 _decoding = 0
-_put_back = contextlib.ExitStack()
+_restore = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def _pillow_settings() -> Generator[None, None, None]:
-    """Our settings of Pillow and the warnings filter, shared by all threads that decode at the same time.
+    """Settings of Pillow and the warnings filter, shared by all threads that decode at the same time.
 
-    A plain ``warnings.catch_warnings`` in each thread would put the filters back in the wrong order.
+    With ``warnings.catch_warnings`` in each thread, filters would be restored in the wrong order.
     """
     global _decoding
     with _settings_lock:
         if _decoding == 0:
-            _put_back.enter_context(warnings.catch_warnings())
+            _restore.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            _put_back.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            _put_back.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+            _restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            _restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
             Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS
             ImageFile.LOAD_TRUNCATED_IMAGES = False
         _decoding += 1
@@ -130,4 +130,4 @@ def _pillow_settings() -> Generator[None, None, None]:
         with _settings_lock:
             _decoding -= 1
             if _decoding == 0:
-                _put_back.close()
+                _restore.close()

@@ -1,4 +1,4 @@
-"""How much memory the images that are being decoded may take together, over all threads of a process."""
+"""Limits the memory of all images that the threads of a process decode at the same time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import TracebackType
 from typing import Self
 
 Admit = Callable[[int], None]
-"""Called with the bytes that decoding an image takes at most, before they are taken; may wait."""
+"""Called before decoding with the most bytes that an image needs; it may wait."""
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class DecodingRoom:
-    """Room for images; threads that find none wait, and are let in in the order they came.
+    """Memory for decoded images. Threads that find too little wait, in first-come order.
 
-    An image that needs more than all room is let in when nobody else is there: it is decoded alone.
+    An image that needs more than the whole room is decoded alone.
 
     Args:
-        size: bytes.
-        memory: bytes that there are at all; an image that needs more is refused.
+        size: bytes of the room.
+        memory: bytes of memory of this process; an image that needs more is refused.
     """
 
     def __init__(self, size: int, memory: int) -> None:
@@ -32,7 +32,7 @@ class DecodingRoom:
         self._waiting: collections.deque[object] = collections.deque()
 
     def enter(self, needed: int) -> None:
-        """Wait for room, and take it."""
+        """Wait for room, and reserve it."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
@@ -44,13 +44,13 @@ class DecodingRoom:
                 self._changed.notify_all()
 
     def leave(self, needed: int) -> None:
-        """Give room back."""
+        """Release room."""
         with self._changed:
             self.taken -= needed
             self._changed.notify_all()
 
     def place(self) -> Place:
-        """A place for one image, given back when its block is left."""
+        """A reservation for one image, released at the end of its block."""
         return Place(self)
 
     def _fits(self, needed: int) -> bool:
@@ -58,7 +58,7 @@ class DecodingRoom:
 
 
 class Place:
-    """What one image takes of a room, from when it is known until the block is left; used by one thread."""
+    """Reservation of one image, until the end of the block; used by one thread."""
 
     def __init__(self, room: DecodingRoom) -> None:
         self._room, self._taken = room, 0
@@ -67,16 +67,16 @@ class Place:
         """Wait until there is room for an image.
 
         Raises:
-            ValueError: this machine has less memory than it takes.
+            ValueError: the image needs more memory than this process has.
         """
         memory = self._room.memory
         if needed > memory:
             raise ValueError(
                 f"decoding it takes up to {needed / 1e9:.1f} GB, and there are {memory / 1e9:.1f} GB of memory for "
-                "this process; make it smaller, or decode it where there is more"
+                "this process; make it smaller, or use a machine with more memory"
             )
-        if needed > self._taken:  # a second try, without metadata, takes what the first took
-            self._give_back()  # nobody waits while holding room: two might wait for each other
+        if needed > self._taken:  # a second try, without metadata, needs the same memory
+            self._release()  # waiting with a reservation could cause a deadlock
             self._room.enter(needed)
             self._taken = needed
 
@@ -86,16 +86,16 @@ class Place:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._give_back()
+        self._release()
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self._taken:
             self._room.leave(self._taken)
             self._taken = 0
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process may use at most: the machine's, or its container's."""
+    """Bytes of memory that this process may use: those of the machine or of its container."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in _CGROUP_LIMITS:
         try:
@@ -106,7 +106,7 @@ def machine_memory() -> int:
 
 
 def room_for(memory: int) -> int:
-    """Bytes of room where there is so much memory: an eighth of it, from 1 to 8 GiB."""
+    """Bytes of the room for ``memory`` bytes of memory: an eighth, from 1 to 8 GiB."""
     return min(max(memory // 8, 1 << 30), 8 << 30)
 
 
@@ -125,7 +125,7 @@ def shared_room() -> DecodingRoom:
 
 def _empty_in_child() -> None:
     global _room
-    _room = _new_room()  # threads that were within do not live on
+    _room = _new_room()  # the parent's threads do not exist in the child
 
 
 os.register_at_fork(after_in_child=_empty_in_child)

@@ -1,4 +1,4 @@
-"""Samples of any depth as 8-bit levels; what a value means follows from its type alone."""
+"""Converts samples of any depth to 8-bit levels."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 22
-"""Samples that are converted at a time."""
+"""Number of samples that are converted at a time."""
 
 
 def levels(values: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:
-    """Samples as levels from 0 to 255.
+    """Convert samples to levels from 0 to 255.
 
-    Unsigned integers of b bits are scaled by 255 / (2^b - 1), to the nearest level. Signed ones of up to 8 bits are
-    moved up by half their range and scaled so; deeper ones, of which few use their range, are stretched from their own
-    minimum and maximum. Floats within [0, 1] are multiplied by 255, others within [0, 255] are levels already, and
-    those beyond are stretched.
+    Unsigned integers of b bits are scaled by 255 / (2^b - 1) and rounded. Signed integers of up to 8 bits are first
+    shifted up by half their range. Deeper signed integers rarely use their range, so their own minimum and maximum
+    become 0 and 255. Floats within [0, 1] are multiplied by 255, others within [0, 255] are rounded, and all others are
+    stretched like deep signed integers.
 
     Args:
         values: any shape; unsigned, signed or float.
-        bits: of a sample, at most what the type holds.
+        bits: bits per sample, at most those of the type.
 
     Raises:
-        ValueError: NaN or infinite values.
+        ValueError: a value is NaN or infinite.
     """
     if values.dtype.kind == "u":
         return _converted(values, _scale(bits))
@@ -33,7 +33,7 @@ def levels(values: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:
         return _converted(values, lambda some: scale((some.astype(np.int16) + half).astype(np.uint8)))
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError("its float pixels hold NaN or infinity")
+        raise ValueError("its float pixels contain NaN or infinity")
     if values.dtype.kind == "f" and low >= 0 and high <= 255:
         factor = np.float64(255 if high <= 1 else 1)
         return _converted(values, lambda some: np.rint(some.astype(np.float64) * factor))

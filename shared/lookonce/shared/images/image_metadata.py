@@ -1,4 +1,4 @@
-"""PNG and JPEG without their metadata, for when Pillow refuses a file over what says nothing about its pixels."""
+"""Removes metadata from PNG and JPEG files, for files that Pillow refuses because of damaged metadata."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _TRANSPARENCY_SIZES = {0: range(2, 3), 2: range(6, 7), 3: range(257)}
-"""Bytes of a tRNS chunk by colour type."""
+"""Valid lengths of a tRNS chunk in bytes, by colour type."""
 _JFIF_BYTES = 14
-"""Least length of a JFIF segment; decoders take no notice of a shorter one."""
+"""Least length of a JFIF segment in bytes; decoders ignore shorter ones."""
 _KNOWN_CHUNK = re.compile(rb"IDAT|PLTE|tRNS|IEND")
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
-    """The file with ever less metadata: first with its EXIF, which tells what is up, where that is whole, then without.
+    """Yield the file with less and less metadata: first with valid EXIF, which contains the orientation, then without.
 
-    What tells of colours and transparency is kept where it is sound: tRNS, and the segments of JFIF and Adobe. Yields
-    nothing where the file is neither PNG nor JPEG, or a JPEG's segments do not follow one another.
+    Valid data about colours and transparency are kept: tRNS, and the segments of JFIF and Adobe. Nothing is yielded if
+    the file is neither PNG nor JPEG, or if a JPEG's segments are not consecutive.
     """
     if data.startswith(PNG_MAGIC):
         for kept in ({b"tRNS", b"eXIf"}, {b"tRNS"}):
@@ -34,9 +34,9 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and bytes of each chunk that is sound, and of the critical ones in any case: those are Pillow's to judge.
+    """Kind and bytes of each valid chunk, and of all critical chunks, which Pillow checks itself.
 
-    Where the length of a chunk is damaged, the next sound one of those that matter is looked for.
+    If the length of a chunk is damaged, the next valid critical or tRNS chunk is searched.
     """
     position, colour_type = len(PNG_MAGIC), data[25] if len(data) > 25 else -1
     while position + 12 <= len(data):
@@ -65,17 +65,17 @@ def _is_sound(data: bytes, position: int) -> bool:
 
 
 def _jpeg_without_metadata(data: bytes, exif: bytes | None) -> bytes | None:
-    """The JPEG without metadata, or None where its segments do not follow one another.
+    """The JPEG without metadata, or None if its segments are not consecutive.
 
-    Nothing is searched for then: the first picture to be found would be the preview within the metadata.
+    Then nothing is searched: the first image found could be the preview inside the metadata.
     """
     kept, position = [data[:2]], 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # padding
             position += 1
             continue
-        if marker == 0xDA:  # the scan: all that follows
+        if marker == 0xDA:  # start of scan: image data follow
             return b"".join(kept) + data[position:]
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : end]

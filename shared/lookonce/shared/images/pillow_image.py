@@ -1,4 +1,4 @@
-"""What Pillow reads, as upright 8-bit RGB; what it reads wrongly is told apart before (see ``tiff_image``)."""
+"""Decodes images by Pillow to upright 8-bit RGB; ``tiff_image`` handles TIFFs that Pillow reads wrongly."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FORMATS = (
     "SGI",
     "PCX",
 )
-"""Pillow's names of what is decoded; closed, because other plug-ins start programs (EPS), fetch files, or take nearly
-any bytes for an image (TGA). ``sources.image_names`` says how such files are called."""
+"""Supported formats by Pillow's names. Other plug-ins are excluded because they start programs (EPS), fetch files, or
+accept nearly any bytes as an image (TGA). ``sources.image_names`` lists the extensions."""
 
 MAXIMUM_PIXELS = 1 << 30
-"""Most pixels of an image (height x width); RGB takes four bytes a pixel in Pillow."""
+"""Most pixels of an image (height x width); RGB takes four bytes per pixel in Pillow."""
 
 MAXIMUM_SIDE = (1 << 29) - 2
-"""Longest side of an image, pixels; Pillow cannot hold a longer row."""
+"""Longest side of an image in pixels; Pillow cannot store a longer row."""
 
 
 class TooLargeError(ValueError):
-    """More pixels than are accepted."""
+    """The image has more pixels than accepted."""
 
 
 _ORIENTATION_TAG = 0x0112
@@ -56,24 +56,24 @@ _UPRIGHT = {
 
 
 def decoded_by_pillow(data: bytes, admit: Admit, colour_map: bytes = b"") -> Image.Image:
-    """Upright RGB of an image file.
+    """Decode an image file to upright RGB.
 
     Args:
-        data: the file.
+        data: content of the file.
         admit: see ``Admit``.
-        colour_map: of a TIFF, in place of what Pillow makes of its own; all reds, all greens, all blues.
+        colour_map: colour map of a TIFF that replaces Pillow's; all reds, all greens, all blues.
 
     Raises:
-        TooLargeError: more pixels than are accepted.
-        Exception: of many types; it cannot be decoded.
+        TooLargeError: the image has more pixels than accepted.
+        Exception: of many types; the image cannot be decoded.
     """
-    # A PNG is opened by its class: Image.open would not say what is damaged.
+    # A PNG is opened by its class, because Image.open hides what is damaged.
     is_png = data.startswith(PNG_MAGIC)
     image = PngImageFile(io.BytesIO(data)) if is_png else Image.open(io.BytesIO(data), formats=FORMATS)
     require_size(*image.size)
     if image.mode == "P" and image.palette is None:
         raise ValueError("its palette is missing")
-    admit(image.width * image.height * _bytes_a_pixel(image))
+    admit(image.width * image.height * _bytes_per_pixel(image))
     if colour_map:
         image.palette = ImagePalette.raw("RGB;L", colour_map)
     image.load()
@@ -83,47 +83,47 @@ def decoded_by_pillow(data: bytes, admit: Admit, colour_map: bytes = b"") -> Ima
 
 
 def _as_loaded(transparency: Any, mode: str, *, bits: int) -> Any:
-    """The transparent colour of a PNG in the values that its pixels have once Pillow has scaled them to 8 bits."""
+    """The transparent colour of a PNG, in the values that its pixels have after Pillow scaled them to 8 bits."""
     if mode == "L" and bits < 8:
         return transparency * (255 // ((1 << bits) - 1))
     return tuple(value >> 8 for value in transparency) if mode == "RGB" and bits == 16 else transparency
 
 
 def require_size(width: int, height: int) -> None:
-    """Refuse what has more pixels than are accepted.
+    """Refuse an image with more pixels than accepted.
 
     Raises:
-        TooLargeError: it has.
+        TooLargeError: the image is too large.
     """
     if width * height > MAXIMUM_PIXELS or max(width, height) > MAXIMUM_SIDE:
         raise TooLargeError(f"{width} x {height} pixels are more than the {MAXIMUM_PIXELS} that are accepted")
 
 
 def upright(image: Image.Image, orientation: object) -> Image.Image:
-    """The image as EXIF's orientation says that it is looked at; as it is where that is no number of EXIF's."""
+    """The image rotated by its EXIF orientation; unchanged if the orientation is invalid."""
     transposition = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if transposition is None else image.transpose(transposition)
 
 
 def _orientation(image: Image.Image) -> object:
-    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on damaged ones whose pixels are sound.
+    # Not ImageOps.exif_transpose: it writes the EXIF block again, and fails if the block is damaged.
     try:
         return image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # a damaged EXIF block says nothing about the orientation
+    except Exception:  # a damaged EXIF block has no orientation
         return None
 
 
-def _bytes_a_pixel(image: Image.Image) -> int:
-    """What decoding, and cutting a view as large as the image, hold at most."""
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Most memory for decoding and for a view as large as the image, in bytes per pixel."""
     if image.has_transparency_data:
-        return 20  # the image, the same with alpha, white, one over the other, and RGB
+        return 20  # the image, its RGBA, white, their composite, and RGB
     if image.mode == "F" or image.mode.startswith("I"):
         return 14
-    return 12 if image.info.get("progressive") else 9  # with libjpeg's coefficients; RGB takes 4, and so does a view
+    return 12 if image.info.get("progressive") else 9  # 12 with libjpeg's coefficients
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # grey multiplied by its alpha, which Pillow converts to nothing else
+    if image.mode == "La":  # premultiplied grey, which Pillow converts only to LA
         image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_grey(image).convert("RGB")
@@ -134,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit and float grey as 8-bit grey; the one transparent value that a PNG may name becomes white."""
+    """Convert 16-bit and float grey to 8-bit grey; the transparent value of a PNG becomes white."""
     values = np.asarray(image)
     grey = levels(values if image.mode == "F" else values.astype(np.uint16), 16)
     if "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""TIFFs as upright 8-bit RGB: by Pillow where it is right, else from their samples."""
+"""Decodes TIFFs to upright 8-bit RGB: by Pillow if it reads them correctly, otherwise from their samples."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from lookonce.shared.images.tiff_samples import tiff_samples
 
 
 def decoded_tiff(data: bytes, admit: Admit) -> Image.Image:
-    """Upright RGB of a TIFF.
+    """Decode a TIFF to upright RGB.
 
     Raises:
-        TooLargeError: more pixels than are accepted.
-        Exception: of many types; it cannot be decoded.
+        TooLargeError: the image has more pixels than accepted.
+        Exception: of many types; the image cannot be decoded.
     """
     if not metadata_is_sound(data):
         return _decoded(tiff_without_metadata(data), admit)
@@ -41,38 +41,38 @@ def decoded_tiff(data: bytes, admit: Admit) -> Image.Image:
         return _decoded(data, admit)
     except (MemoryError, TooLargeError):
         raise
-    except Exception:  # of many types; perhaps over what a tag of the metadata says
+    except Exception:  # of many types, perhaps because of a metadata tag
         return _decoded(tiff_without_metadata(data), admit)
 
 
 def _decoded(data: bytes, admit: Admit) -> Image.Image:
-    """Samples that Pillow takes for others, or refuses, are read by ``tiff_samples``."""
+    """Decode by Pillow, or by ``tiff_samples`` if Pillow misreads or refuses the samples."""
     tags = tiff_tags(data)
     one_sample = numbers(tags, SAMPLES_PER_PIXEL, (1,)) == (1,)
-    if one_sample and numbers(tags, PLANAR) == (2,):  # a plane, which Pillow takes for one of 8 bits
+    if one_sample and numbers(tags, PLANAR) == (2,):  # one plane, which Pillow reads as 8-bit
         return _decoded(tiff_without_metadata(data, PIXEL_TAGS - {PLANAR}), admit)
     if pillow_is_right(tags):
         try:
             return decoded_by_pillow(data, admit, _eight_bit_colour_map(tags))
         except (MemoryError, TooLargeError):
             raise
-        except Exception:  # of many types; some planes with alpha are refused only when they are loaded
+        except Exception:  # of many types; Pillow refuses some planes with alpha only at load()
             if not can_be_laid_out(tags):
                 raise
     layout = tiff_layout(tags, data)
     require_size(layout.width, layout.height)
-    admit(layout.width * layout.height * layout.bytes_a_pixel)
+    admit(layout.width * layout.height * layout.bytes_per_pixel)
     return upright(_over_white(tiff_samples(data, layout), layout), layout.orientation)
 
 
 def _eight_bit_colour_map(tags: ImageFileDirectory_v2) -> bytes:
-    """The colour map of a TIFF that counts to 255 instead of 65535, as some writers make it; else nothing."""
+    """The colour map of a TIFF with values up to 255 instead of 65535, which some writers produce; else empty."""
     colours = numbers(tags, COLOUR_MAP) if numbers(tags, PHOTOMETRIC, (-1,))[0] == PALETTE else ()
     return bytes(colours) if colours and max(colours) < 256 else b""
 
 
 def _over_white(samples: NDArray[np.generic], layout: TiffLayout) -> Image.Image:
-    """RGB of a TIFF's samples, (height, width, colours and perhaps alpha)."""
+    """Convert samples (height, width, colours and perhaps alpha) to RGB over white."""
     colours = levels(samples[..., : layout.colours], layout.bits)
     if layout.photometric == WHITE_IS_ZERO:
         colours = 255 - colours

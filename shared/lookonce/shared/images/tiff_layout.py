@@ -1,4 +1,4 @@
-"""How a TIFF keeps its samples: depth, sign, order, alpha, strips or tiles; from its tags, never from its values."""
+"""The layout of a TIFF's samples, from its tags: depth, sign, order, alpha, strips or tiles."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from typing import Literal
 from PIL.TiffImagePlugin import OPEN_INFO, ImageFileDirectory_v2
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF begins: either byte order, the last two for BigTIFF."""
+"""First bytes of a TIFF in both byte orders; the last two are BigTIFF."""
 
 BYTE_CODECS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd"}
-"""Compressions (tag 259) that give back bytes, whatever the samples are."""
+"""Compressions (tag 259) of bytes, independent of the type of samples."""
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
 """Values of PhotometricInterpretation."""
 
 PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR, COLOUR_MAP = 262, 277, 284, 320
-"""Tags."""
+"""Numbers of tags."""
 
 _KINDS: dict[int, Literal["unsigned", "signed", "float"]] = {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}
-"""SampleFormat to what a sample is; 4 says that it is not known."""
+"""SampleFormat to the kind of a sample; 4 means undefined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffLayout:
-    """The first page of a TIFF of grey or RGB."""
+    """Layout of the first page of a grey or RGB TIFF."""
 
     big_endian: bool
     width: int
     height: int
     bits: int
-    """Of every sample."""
+    """Bits per sample."""
     kind: Literal["unsigned", "signed", "float"]
     samples: int
-    """Of every pixel, colours first."""
+    """Samples per pixel, colours first."""
     photometric: int
     alpha: Literal["associated", "unassociated"] | None
-    """What the first sample behind the colours is; other samples are left out."""
+    """Kind of the first sample after the colours; other samples are ignored."""
     planar: bool
-    """Whether each sample has strips or tiles of its own."""
+    """Whether each sample has its own strips or tiles."""
     compression: int
     predictor: int
-    """1: none; 2: differences along a row; 3: of the bytes of floats."""
+    """1: none; 2: differences along a row; 3: differences of the bytes of floats."""
     fill_order: int
     orientation: int
     chunk_width: int
-    """Of a tile; the image's width where there are strips."""
+    """Width of a tile; for strips the width of the image."""
     chunk_height: int
     offsets: tuple[int, ...]
-    """Where each strip or tile begins, bytes."""
+    """First byte of each strip or tile."""
     byte_counts: tuple[int, ...]
     tiled: bool
 
@@ -62,12 +62,12 @@ class TiffLayout:
 
     @property
     def wanted(self) -> int:
-        """Samples of a pixel that are looked at: the colours, and alpha where there is one."""
+        """Samples per pixel that are read: the colours, and alpha if there is one."""
         return self.colours + (self.alpha is not None)
 
     @property
-    def bytes_a_pixel(self) -> int:
-        """What decoding, and cutting a view as large as the image, hold at most."""
+    def bytes_per_pixel(self) -> int:
+        """Most memory for decoding and for a view as large as the image, in bytes per pixel."""
         sample = next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)
         one_chunk = self.samples * (sample + (self.bits + 7) // 8)
         return self.wanted * (sample + 1 + 4 * (self.alpha is not None)) + one_chunk + 8
@@ -87,7 +87,7 @@ def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
 
 
 def numbers(tags: ImageFileDirectory_v2, tag: int, default: Sequence[int] = ()) -> tuple[int, ...]:
-    """The integers of a tag, or ``default`` where there is none."""
+    """The integers of a tag, or ``default`` if it is missing."""
     found = tags.get(tag)
     if found is None:
         return tuple(default)
@@ -95,11 +95,10 @@ def numbers(tags: ImageFileDirectory_v2, tag: int, default: Sequence[int] = ()) 
 
 
 def pillow_is_right(tags: ImageFileDirectory_v2) -> bool:
-    """Whether Pillow reads a TIFF rightly, or ``tiff_layout`` knows no better.
+    """Whether Pillow reads a TIFF correctly, or ``tiff_layout`` does not support it.
 
-    Pillow is right about unsigned samples of up to 8 bits, and of 16 in RGB. It takes signed grey of 8 bits and
-    unsigned grey of 12 and 32 for something else, grey of 16 bits for its negative where white is 0, and uncompressed
-    planes of 16 bits for such of 8; the rest it refuses.
+    Pillow reads unsigned samples of up to 8 bits correctly, and 16-bit RGB. It misreads signed grey of 8 bits, unsigned
+    grey of 12 and 32 bits, grey of 16 bits if white is 0, and uncompressed planes of 16 bits; it refuses the rest.
     """
     if not can_be_laid_out(tags):
         return True
@@ -115,28 +114,28 @@ def pillow_is_right(tags: ImageFileDirectory_v2) -> bool:
 
 
 def _of_each(tags: ImageFileDirectory_v2, tag: int, samples: int) -> tuple[int, ...]:
-    """What a tag says of every sample of a pixel; some writers say it once for all."""
+    """Values of a tag for each sample of a pixel; some writers store one value for all samples."""
     found = numbers(tags, tag, (1,))
     return found * samples if len(found) == 1 else found
 
 
 def can_be_laid_out(tags: ImageFileDirectory_v2) -> bool:
-    """Whether a TIFF is grey or RGB, in a compression that ``tiff_samples`` can undo."""
+    """Whether a TIFF is grey or RGB in a compression that ``tiff_samples`` supports."""
     photometric, _ = _photometric(tags)
     return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) and numbers(tags, 259, (1,))[0] in BYTE_CODECS
 
 
 def _photometric(tags: ImageFileDirectory_v2) -> tuple[int, int]:
-    """PhotometricInterpretation and samples a pixel."""
+    """PhotometricInterpretation, and samples per pixel."""
     per_pixel = numbers(tags, 277, (1,))[0]
     return numbers(tags, 262, (BLACK_IS_ZERO if per_pixel < 3 else RGB,))[0], per_pixel
 
 
 def tiff_layout(tags: ImageFileDirectory_v2, data: bytes) -> TiffLayout:
-    """The layout of a TIFF that can be laid out.
+    """The layout of a TIFF for which ``can_be_laid_out`` is true.
 
     Raises:
-        ValueError: samples that are not supported, or damaged tags.
+        ValueError: the samples are not supported, or tags are damaged.
     """
     photometric, per_pixel = _photometric(tags)
     compression, depths, formats = (
@@ -158,15 +157,15 @@ def tiff_layout(tags: ImageFileDirectory_v2, data: bytes) -> TiffLayout:
         raise ValueError("the TIFF's size is damaged")
     colours = 3 if photometric == RGB else 1
     if per_pixel < colours:
-        raise ValueError(f"an RGB TIFF of {per_pixel} samples a pixel")
+        raise ValueError(f"an RGB TIFF of {per_pixel} samples per pixel")
     extra = numbers(tags, 338)[:1]
     offsets = numbers(tags, 324 if tiled else 273)
     counts = numbers(tags, 325 if tiled else 279)
-    if len(counts) != len(offsets) and len(offsets) == 1:  # old writers leave the byte counts out
+    if len(counts) != len(offsets) and len(offsets) == 1:  # old writers omit the byte counts
         counts = (len(data) - offsets[0],)
     chunks = -(-width // chunk_width) * -(-height // chunk_height) * (per_pixel if planar else 1)
     if not chunks <= len(offsets) == len(counts):
-        raise ValueError(f"the TIFF names {len(offsets)} strips or tiles, with {len(counts)} sizes, of {chunks}")
+        raise ValueError(f"the TIFF lists {len(offsets)} strips or tiles and {len(counts)} sizes, expected {chunks}")
     return TiffLayout(
         big_endian=data[:2] == b"MM",
         width=width,
@@ -178,7 +177,7 @@ def tiff_layout(tags: ImageFileDirectory_v2, data: bytes) -> TiffLayout:
         alpha={(1,): "associated", (2,): "unassociated"}.get(extra),  # type: ignore[arg-type]
         planar=planar,
         compression=compression,
-        predictor=1 if compression in (1, 32773) else numbers(tags, 317, (1,))[0],  # as libtiff has it
+        predictor=1 if compression in (1, 32773) else numbers(tags, 317, (1,))[0],  # as in libtiff
         fill_order=numbers(tags, 266, (1,))[0],
         orientation=numbers(tags, 274, (1,))[0],
         chunk_width=chunk_width,

@@ -1,4 +1,4 @@
-"""The samples of a TIFF of any depth: strips and tiles decompressed, bits unpacked, differences summed up."""
+"""Reads the samples of a TIFF of any depth: decompresses strips and tiles, unpacks bits, sums differences."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image
 from lookonce.shared.images.tiff_layout import TiffLayout
 
 _ROWS_BITS = 1 << 27
-"""Bits that are unpacked at a time."""
+"""Number of bits that are unpacked at a time."""
 
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1)[:, 0]
-"""Every byte with its bits in the other order."""
+"""Every byte with its bits reversed."""
 
 
 def tiff_samples(data: bytes, layout: TiffLayout) -> NDArray[np.generic]:
-    """The samples that are looked at, as numbers of their own kind.
+    """Read the wanted samples.
 
     Returns:
-        (height, width, ``layout.wanted``), of a type that holds ``layout.bits`` bits; unsigned, signed or float.
+        (height, width, ``layout.wanted``); unsigned, signed or float of at least ``layout.bits`` bits.
 
     Raises:
-        ValueError: a strip or tile is cut off, or a compression or predictor is not supported.
+        ValueError: a strip or tile is truncated, or a compression or predictor is not supported.
         OSError: compressed bytes are damaged.
     """
     samples = np.empty((layout.height, layout.width, layout.wanted), _dtype(layout))
@@ -51,7 +51,7 @@ def _dtype(layout: TiffLayout) -> np.dtype[np.generic]:
 
 
 def _chunk(data: bytes, layout: TiffLayout, number: int, rows: int, in_chunk: int) -> NDArray[np.generic]:
-    """One strip or tile: (rows, chunk width, samples in it)."""
+    """One strip or tile: (rows, chunk width, samples per pixel in it)."""
     row_bytes = (layout.chunk_width * in_chunk * layout.bits + 7) // 8
     offset, count = layout.offsets[number], layout.byte_counts[number]
     packed = data[offset : offset + count]
@@ -74,7 +74,7 @@ def _chunk(data: bytes, layout: TiffLayout, number: int, rows: int, in_chunk: in
 
 
 def _decompressed(packed: bytes, layout: TiffLayout, rows: int, row_bytes: int) -> NDArray[np.uint8]:
-    """The bytes of a chunk: libtiff, which Pillow brings along, gets them as a TIFF of 8-bit grey of their own."""
+    """Decompress a chunk by Pillow's libtiff, which receives it as a TIFF of 8-bit grey."""
     tags = [
         (256, row_bytes),
         (257, rows),
@@ -95,7 +95,7 @@ def _decompressed(packed: bytes, layout: TiffLayout, rows: int, row_bytes: int) 
 
 
 def _values(content: NDArray[np.uint8], layout: TiffLayout, count: int) -> NDArray[np.generic]:
-    """Numbers of packed rows: (rows, bytes) to (rows, count)."""
+    """Values of packed rows: (rows, bytes) to (rows, count)."""
     dtype = _dtype(layout)
     if layout.bits == 8 * dtype.itemsize:
         order = dtype.newbyteorder(">" if layout.big_endian else "<")
@@ -110,7 +110,7 @@ def _values(content: NDArray[np.uint8], layout: TiffLayout, count: int) -> NDArr
 
 
 def _unpacked(content: NDArray[np.uint8], layout: TiffLayout, count: int) -> NDArray[np.generic]:
-    """Samples that are no whole bytes, or 24 bits: highest bits first, whatever the byte order is."""
+    """Unpack samples of other sizes than whole numpy types: highest bits first in any byte order."""
     bits, span = layout.bits, (layout.bits + 14) // 8
     begin = np.arange(count) * bits
     padded = np.pad(content, ((0, 0), (0, span)))
@@ -126,10 +126,10 @@ def _unpacked(content: NDArray[np.uint8], layout: TiffLayout, count: int) -> NDA
 
 
 def _float_sums(content: NDArray[np.uint8], layout: TiffLayout, in_chunk: int) -> NDArray[np.generic]:
-    """Predictor 3: differences of bytes, all highest bytes of a row first."""
+    """Undo predictor 3: differences of bytes, with all highest bytes of a row first."""
     rows, size = len(content), layout.bits // 8
     if layout.kind != "float":
-        raise ValueError("the TIFF's predictor of floats, where samples are integers, is not supported")
+        raise ValueError("the TIFF's predictor of floats is not supported for integer samples")
     summed = np.cumsum(content.reshape(rows, -1, in_chunk), axis=1, dtype=np.uint8).reshape(rows, size, -1)
     ordered = np.ascontiguousarray(summed.transpose(0, 2, 1)).view(f">f{size}")
     return ordered.reshape(rows, layout.chunk_width, in_chunk).astype(_dtype(layout))

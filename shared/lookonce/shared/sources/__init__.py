@@ -1,7 +1,7 @@
-"""Image sources: one file each, one table from what users type to the class that reads it.
+"""Image sources: folders, tars and Hugging Face datasets. A table maps the value of ``--images`` to a class.
 
-Open ``source.py`` first: what every source promises. A source lists its images once (``listing.py``), in an order that
-depends on nothing else; a large listing is kept in a file (``kept_listing.py``) and used again.
+Open ``source.py`` first: the protocol of a source. A source lists its images once (``listing.py``), sorted by key.
+``listing_builder.py`` sorts them, and ``kept_listing.py`` stores a large listing in a file and uses it again.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 
 
 def open_source(text: str) -> ImageSource:
-    """The source that a user named, e.g. on the command line.
+    """The source for a value of ``--images``.
 
     Args:
         text: a folder of images, tars (one, or a pattern with braces or wildcards), or ``hf:DATASET[:SPLIT]``.
 
     Raises:
-        UsageError: a kind of source that is not supported, or a pattern that cannot be read.
+        UsageError: the kind of source is not supported, or the pattern is invalid.
 
     >>> open_source("/data/photos").root.as_posix()
     '/data/photos'
@@ -55,10 +55,10 @@ def open_source(text: str) -> ImageSource:
 
 
 def refuse_url(text: str) -> None:
-    """Refuse a URL as a place of images; a folder that is called so is one.
+    """Refuse a URL as image source, unless a folder has this name.
 
     Args:
-        text: what the user gave, or what a ``Path`` makes of it (``s3:/bucket``).
+        text: the value of ``--images``, or its ``Path`` as text (``s3:/bucket``).
 
     Raises:
         UsageError: it is a URL.
@@ -73,7 +73,7 @@ def refuse_url(text: str) -> None:
 
 
 def _is_folder(text: str) -> bool:
-    # An existing folder is one whatever its name; otherwise schemes (hf:, s3://) and tar patterns are not folders.
+    # An existing folder may have any name; otherwise schemes (hf:, s3://) and tar patterns are not folders.
     return os.path.isdir(text) or not (_names_tars(text) or _SCHEME.match(text))
 
 
@@ -85,7 +85,7 @@ def _open_folder(text: str) -> ImageFolder:
     return ImageFolder(Path(text).expanduser().absolute())
 
 
-_URL = re.compile(r"(?!hf:)([A-Za-z][\w+.-]+):/")  # one slash: a Path has dropped the other
+_URL = re.compile(r"(?!hf:)([A-Za-z][\w+.-]+):/")  # one slash, because a Path drops the other
 
 _SCHEME = re.compile(rf"hf:|pipe:|{_URL.pattern}")
 
@@ -94,6 +94,6 @@ _SOURCES: tuple[tuple[str, Callable[[str], bool], Callable[[str], ImageSource]],
     ("tars such as 'shards/{000000..000099}.tar'", _names_tars, TarShards.matching),
     ("hf:DATASET[:SPLIT]", lambda text: text.startswith("hf:"), lambda text: HuggingFaceImages.named(text[3:])),
 )
-"""(what it is, whether a text names one, how to open it), the first match wins."""
+"""(description, whether a text names such a source, how to open it); the first match is used."""
 
 _KNOWN = ", ".join(name for name, _, _ in _SOURCES)

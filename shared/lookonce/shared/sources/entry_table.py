@@ -1,7 +1,10 @@
-"""The images of a listing as bytes, in memory or in a file; an entry becomes an object only when it is asked for.
+"""The images of a listing as bytes, in memory or in a file; entries become objects on access.
 
-A million entries as Python objects take some 300 MB, and a driver would hold them for days. As a table they take 40
-bytes and their keys, and where the table is a file (see ``kept``), none of it stays in memory.
+A million entries as Python objects take some 300 MB, for the whole run of a driver. In this table an entry takes 36
+bytes and its key, and a table in a file (see ``kept_listing.py``) takes no memory.
+
+This is our own code and not SQLite, because threads and forked processes read one table by ``pread``, which a SQLite
+connection does not allow. A table is also smaller (66 bytes instead of 95 per image), and one digest protects it.
 """
 
 from __future__ import annotations
@@ -22,17 +25,18 @@ from lookonce.shared.canonical import DIGEST_PREFIX, canonical_json
 from lookonce.shared.errors import StorageError
 
 NO_LABEL = -1
-"""Label of an image that belongs to no class."""
+"""Label of an image without a class."""
 
 ROW = struct.Struct("<QqqqiI")
-"""An entry: end of its key among all keys' bytes, byte count, offset, time of change, label, part; little-endian."""
+"""An entry: end of its key in the bytes of all keys, byte count, offset, modification time, label, part;
+little-endian."""
 
 _ROW_FIELDS = np.dtype(
     [("key_end", "<u8"), ("bytes", "<i8"), ("offset", "<i8"), ("modified", "<i8"), ("label", "<i4"), ("part", "<u4")]
 )
 
 CHUNK = 4096
-"""Entries that are made at a time when all are wanted."""
+"""Number of entries that are decoded at a time during iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,21 @@ class ListingEntry:
     """One image of a source."""
 
     key: str
-    """The sample's name, unique in its source; views and masks are drawn from it."""
+    """Name of the sample, unique in its source; it seeds views and masks."""
     label: int
     """Index into ``Listing.classes``, or -1 for none."""
     byte_count: int
-    """Size of the encoded image, bytes."""
+    """Size of the encoded image in bytes."""
     part: int = 0
-    """Which file of its source holds it, where one holds many."""
+    """Number of the source's file that contains it, for files with many images."""
     offset: int = 0
-    """Where it begins in that file: a byte or a row, as the source has it."""
+    """Its start in that file, a byte or a row."""
     modified_ns: int = 0
-    """When its own file was changed last, nanoseconds; 0 where it has none. No part of a listing's digest."""
+    """Modification time of its own file in ns; 0 if it has no own file. It is not part of a listing's digest."""
 
 
 class Bytes(Protocol):
-    """Bytes that are read piece by piece."""
+    """Bytes that are read in ranges."""
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from ``start`` up to ``stop``."""
@@ -62,7 +66,7 @@ class Bytes(Protocol):
 
 
 class BytesInMemory:
-    """A piece of memory."""
+    """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -73,11 +77,11 @@ class BytesInMemory:
 
 
 class BytesInFile:
-    """Part of an open file; nothing of it is kept in memory, and it stays readable when its name is gone.
+    """Part of an open file. It takes no memory and stays readable after the file is unlinked.
 
     Args:
-        descriptor: of the open file; duplicated.
-        base: where the part begins, bytes.
+        descriptor: descriptor of the open file; it is duplicated.
+        base: first byte of the part.
     """
 
     def __init__(self, descriptor: int, base: int) -> None:
@@ -88,25 +92,25 @@ class BytesInFile:
         """The bytes from ``start`` up to ``stop``.
 
         Raises:
-            StorageError: the file ends before.
+            StorageError: the file is shorter.
         """
         data = os.pread(self._descriptor, stop - start, self._base + start)
         if len(data) != stop - start:
             raise StorageError(
-                f"the stored listing was cut off at byte {self._base + start + len(data)} while it was in use; run "
-                "again: the images are listed anew"
+                f"the stored listing was truncated at byte {self._base + start + len(data)} while it was in use; run "
+                "again: the images are listed again"
             )
         return data
 
 
 class EntryTable(Sequence[ListingEntry]):
-    """Entries in key order. A slice is a table too and copies nothing; a pickle holds what the slice covers.
+    """Entries in key order. A slice is a table that shares the bytes; its pickle contains only its own entries.
 
     Args:
-        rows: a ``ROW`` an entry.
-        keys: all keys' UTF-8 bytes, one after the other.
-        span: which of the rows belong to this table.
-        digest: of the whole table, where it is known.
+        rows: one ``ROW`` per entry.
+        keys: UTF-8 bytes of all keys, concatenated.
+        span: range of rows that belong to this table.
+        digest: digest of the table, if it is known.
     """
 
     def __init__(self, rows: Bytes, keys: Bytes, span: range, digest: str | None = None) -> None:
@@ -116,13 +120,13 @@ class EntryTable(Sequence[ListingEntry]):
 
     @classmethod
     def of(cls, entries: Sequence[ListingEntry]) -> EntryTable:
-        """A table in memory of entries that are in key order."""
+        """A table in memory of entries in key order."""
         rows, keys, _ = packed(entries, 0)
         return cls.in_memory(rows, keys)
 
     @classmethod
     def in_memory(cls, rows: bytes, keys: bytes) -> EntryTable:
-        """A table of its two parts."""
+        """A table of rows and keys."""
         return cls(BytesInMemory(rows), BytesInMemory(keys), range(len(rows) // ROW.size))
 
     def __len__(self) -> int:
@@ -136,7 +140,7 @@ class EntryTable(Sequence[ListingEntry]):
         if isinstance(index, slice):
             span = self._span[index]
             if span.step != 1:
-                raise ValueError(f"a listing is cut in steps of 1, found {span.step}")
+                raise ValueError(f"slices of a listing need step 1, found {span.step}")
             return EntryTable(self._rows, self._keys, span)
         row = self._span[index]
         return self._entries(row, row + 1)[0]
@@ -160,7 +164,7 @@ class EntryTable(Sequence[ListingEntry]):
         return np.frombuffer(rows, _ROW_FIELDS)["label"].copy()
 
     def at(self, places: NDArray[np.int64]) -> EntryTable:
-        """A table in memory of the entries at some places, ascending."""
+        """A table in memory of the entries at some ascending positions."""
         found: list[ListingEntry] = []
         for start in range(0, len(self), CHUNK):
             inside = places[np.searchsorted(places, start) : np.searchsorted(places, start + CHUNK)]
@@ -171,7 +175,7 @@ class EntryTable(Sequence[ListingEntry]):
 
     def __reduce__(self) -> tuple[object, ...]:
         rows, keys, _ = packed(list(self), 0)
-        return _table_in_memory, (rows, keys)  # a function: Ray's pickle takes a class method apart, to its globals
+        return _table_in_memory, (rows, keys)  # a function: Ray pickles a class method by value, with its globals
 
     @cached_property
     def digest(self) -> str:
@@ -199,7 +203,7 @@ def _table_in_memory(rows: bytes, keys: bytes) -> EntryTable:
 
 
 def packed(entries: Sequence[ListingEntry], key_start: int) -> tuple[bytes, bytes, int]:
-    """Rows and keys of entries whose keys begin at ``key_start``, and where they end."""
+    """Rows and keys of entries whose keys start at ``key_start``, and the end of the keys."""
     rows, keys, end = [], [entry.key.encode() for entry in entries], key_start
     for entry, key in zip(entries, keys, strict=True):
         end += len(key)
@@ -208,19 +212,19 @@ def packed(entries: Sequence[ListingEntry], key_start: int) -> tuple[bytes, byte
 
 
 class ListingDigest:
-    """The digest of [key, byte count] pairs as they come: that of ``digest_document`` of them all."""
+    """Digest of [key, byte count] pairs, computed incrementally; equal to ``digest_document`` of all pairs."""
 
     def __init__(self) -> None:
         self._hash, self._first = sha256(b"["), True
 
     def add(self, pairs: Sequence[tuple[str, int]]) -> None:
-        """Take the next pairs."""
+        """Add the next pairs."""
         if pairs:
             self._hash.update((b"" if self._first else b",") + canonical_json([list(pair) for pair in pairs])[1:-1])
             self._first = False
 
     def text(self) -> str:
-        """``sha256:<64 hex digits>`` of the pairs so far."""
-        whole = self._hash.copy()
-        whole.update(b"]")
-        return DIGEST_PREFIX + whole.hexdigest()
+        """``sha256:<64 hex digits>`` of the added pairs."""
+        finished = self._hash.copy()
+        finished.update(b"]")
+        return DIGEST_PREFIX + finished.hexdigest()

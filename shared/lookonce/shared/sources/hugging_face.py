@@ -1,7 +1,7 @@
-"""Images of a Hugging Face dataset: one written by ``save_to_disk``, or one in the hub's cache.
+"""Images of a Hugging Face dataset: a folder written by ``save_to_disk``, or a dataset of the hub's cache.
 
-A key is the number of its row in nine digits, behind the split's name where there are splits (``train/000000017``): it
-stays the same wherever the dataset lies and when rows are added at its end, and becomes another when rows are shuffled.
+A key is the number of its row in nine digits, after the name of the split if there are splits (``train/000000017``). It
+does not depend on the location of the dataset, nor on rows that are appended; shuffling rows changes it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 
 ROWS = 1024
-"""Rows whose sizes and labels are looked at together."""
+"""Rows whose sizes and labels are read at a time."""
 
 _DIGITS = 9
 
 
 @dataclass(frozen=True)
 class HuggingFaceImages:
-    """The image column of a dataset and its labels. Images are read as they are stored.
+    """The image column of a dataset, and its labels.
 
-    The column is the only one of the feature type ``Image``, or the one called ``image``; labels are those of the
-    column ``label``, whole numbers, names or a ``ClassLabel``, or of the only ``ClassLabel``.
+    The image column is the only one of feature type ``Image``, or the one named ``image``. Labels are those of the
+    column ``label`` (integers, names or a ``ClassLabel``), or of the only ``ClassLabel``.
     """
 
     dataset: str
     """Absolute path of a folder, or a name on the hub."""
     split: str | None
-    """Which split; None where the dataset has only one."""
+    """Name of the split; None if the dataset has only one."""
 
     @classmethod
     def named(cls, text: str) -> HuggingFaceImages:
-        """From ``DATASET`` or ``DATASET:SPLIT``.
+        """The source for ``DATASET`` or ``DATASET:SPLIT``.
 
         >>> HuggingFaceImages.named("/data/flowers:train")
         HuggingFaceImages(dataset='/data/flowers', split='train')
@@ -53,10 +53,10 @@ class HuggingFaceImages:
         return cls(os.path.abspath(folder) if on_disk else folder, split or None)
 
     def listing(self, *, refresh: bool = False) -> Listing:
-        """The images in row order, with their sizes; none is decoded.
+        """The images in row order with their sizes; images are not decoded.
 
         Raises:
-            SourceError: no such dataset or split, or no image column in it.
+            SourceError: the dataset, split or image column does not exist.
             UsageError: the library ``datasets`` is not installed.
         """
         opened = _opened(self.dataset, self.split)
@@ -80,7 +80,7 @@ class HuggingFaceImages:
         """The image of one row.
 
         Raises:
-            SourceError: the row is gone or its image has another size than it was listed with.
+            SourceError: the row is missing, or the size of its image differs from the listing.
         """
         opened = _opened(self.dataset, self.split)
         if entry.offset >= len(opened.rows):
@@ -96,15 +96,17 @@ class HuggingFaceImages:
         return data
 
 
-_CHANGED = "the dataset has changed since it was listed: restore it, or list anew (extract-features --relist)"
+_CHANGED = (
+    "the dataset has changed since it was listed: restore it, or list the images again (extract-features --relist)"
+)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A split, opened once a process; safe in threads, as all of it is read-only."""
+    """A split, opened once per process; thread-safe, because it is read-only."""
 
     rows: Any
-    """A ``datasets.Dataset`` of one or two columns, image and label, that gives Arrow tables."""
+    """A ``datasets.Dataset`` in Arrow format with one or two columns, image and label."""
     split: str
     files: tuple[str, ...]
     classes: tuple[str, ...] | None
@@ -121,7 +123,7 @@ class _Opened:
         images = table.column(0)
         sizes = compute.binary_length(compute.struct_field(images, "bytes")).to_pylist()
         for row, size in enumerate(sizes):
-            if size is None:  # the dataset holds where the image lies, not the image
+            if size is None:  # the dataset contains the path of the image, not its bytes
                 sizes[row] = os.path.getsize(_path(images[row].as_py(), start + row))
         labels = table.column(1).to_pylist() if table.num_columns > 1 else [None] * len(sizes)
         named = enumerate(zip(sizes, labels, strict=True), start)
@@ -167,10 +169,10 @@ def _opened(dataset: str, split: str | None) -> _Opened:
     library = _library()
     try:
         loaded = library.load_from_disk(dataset) if os.path.isabs(dataset) else library.load_dataset(dataset)
-    except Exception as error:  # of many kinds: no such folder, not a dataset, offline and not in the cache
+    except Exception as error:  # of many types: missing folder, not a dataset, offline and not cached
         raise SourceError(
             f"hf:{dataset}: expected a folder written by save_to_disk, or a dataset of the hub that is cached or can "
-            f"be had; found: {type(error).__name__}: {error}"
+            f"be downloaded; found: {type(error).__name__}: {error}"
         ) from error
     if isinstance(loaded, library.DatasetDict):
         if split not in loaded and (split or len(loaded) != 1):
@@ -210,10 +212,10 @@ def _column(dataset: str, features: Any, wanted: str, kind: type) -> str:
 
 
 def _label_column(dataset: str, features: Any, library: Any) -> tuple[str | None, tuple[str, ...]]:
-    """The column of the labels, if there is one, and what is to say of those that are not taken.
+    """The label column, if there is one, and notes about columns that are not used.
 
     Raises:
-        SourceError: the column ``label`` holds something else.
+        SourceError: the column ``label`` contains no labels.
     """
     possible = [name for name, feature in features.items() if _gives_labels(feature, library)]
     named = [name for name in possible if isinstance(features[name], library.ClassLabel)]
@@ -222,8 +224,8 @@ def _label_column(dataset: str, features: Any, library: Any) -> tuple[str | None
         return "label", ((f"labels are those of the column label, not of {', '.join(others)}",) if others else ())
     if "label" in features and getattr(features["label"], "dtype", "") != "null":
         raise SourceError(
-            f"hf:{dataset}: the column label holds {features['label']}, where labels are whole numbers, names or a "
-            "ClassLabel; make it one of these (cast_column), or leave it out (remove_columns), to have no labels"
+            f"hf:{dataset}: the column label contains {features['label']}, expected integers, names or a "
+            "ClassLabel; convert it (cast_column), or remove it (remove_columns) to have no labels"
         )
     if len(named) == 1:
         return named[0], ()
@@ -232,8 +234,8 @@ def _label_column(dataset: str, features: Any, library: Any) -> tuple[str | None
     found = "several columns of classes" if named else "no column called label"
     return None, (
         (
-            f"no labels are taken, as there {'are' if named else 'is'} {found}; the one that counts of "
-            f"{', '.join(named or possible)} must be called label (rename_column)"
+            f"no labels are used, because there {'are' if named else 'is'} {found}; rename one of "
+            f"{', '.join(named or possible)} to label (rename_column)"
         ),
     )
 

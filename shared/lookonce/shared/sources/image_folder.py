@@ -1,4 +1,4 @@
-"""Images in a folder and its sub-folders; class folders give labels."""
+"""Images of a folder and its sub-folders; class folders give labels."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 from lookonce.shared.sources.listing_notes import by_kind
 
-RESTORE = "restore it, or list anew (extract-features --relist)"
-"""What to do about an image that is not as it was listed."""
+RESTORE = "restore it, or list the images again (extract-features --relist)"
+"""Advice for an image that differs from the listing."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
     """Every image below ``root``; keys are relative POSIX paths with extension.
 
-    Hidden files and folders (names that begin with a dot) are ignored. Links are followed, except into a folder that
-    the link itself lies in. Where more images lie in sub-folders than beside them, the first part of their keys is
-    their class. A file without extension is an image if it begins like one.
+    Hidden files and folders (names that begin with a dot) are ignored. Links are followed, except to a folder that
+    contains the link. If more images lie in sub-folders than beside them, the first part of a key is its class. A file
+    without extension is an image if it starts with the bytes of one.
     """
 
     root: Path
     """Absolute path of the folder."""
 
     def listing(self, *, refresh: bool = False) -> Listing:
-        """The images, sorted by key: as they are, or as they were stored when no folder has changed since.
+        """The images, sorted by key; a stored listing is used if no folder has changed since.
 
         Raises:
-            SourceError: no such folder, a file instead of a folder, no image in it, or a folder or link in it that
+            SourceError: the folder is missing, is a file, contains no image, or contains a folder or link that
                 cannot be followed.
         """
         self._require_folder()
@@ -62,8 +62,8 @@ class ImageFolder:
         """The file of one entry.
 
         Raises:
-            SourceError: the file is gone, cannot be read, or has another size or time of change than it was listed
-                with.
+            SourceError: the file is missing or cannot be read, or its size or modification time differs from the
+                listing.
         """
         try:
             with (self.root / entry.key).open("rb") as file:
@@ -89,7 +89,9 @@ class ImageFolder:
         if self.root.is_dir():
             return
         if self.root.exists():
-            raise SourceError(f"{self.root}: expected a folder of images, found a file; give the folder that holds it")
+            raise SourceError(
+                f"{self.root}: expected a folder of images, found a file; give the folder that contains it"
+            )
         above = next(parent for parent in self.root.parents if parent.exists())
         raise SourceError(
             f"{self.root}: expected a folder of images, found nothing there ({above} is the last part of the path "
@@ -99,13 +101,13 @@ class ImageFolder:
     def _nothing_found(self, others: Counter[str]) -> str:
         found = f"{others.total()} other files ({by_kind(others)})" if others else "no files at all"
         known = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        return f"{self.root}: expected images ({known}), found {found}; give the folder that holds the images"
+        return f"{self.root}: expected images ({known}), found {found}; give the folder that contains the images"
 
 
 def _walk(root: Path, watch: Watch, top: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in no special order.
+    """(relative POSIX path, directory entry) of every file below ``root`` that is not hidden, in any order.
 
-    The names of the folders at the top are put into ``top``.
+    The names of the top-level folders are added to ``top``.
     """
     identity = os.stat(root)
     pending = [(str(root), "", frozenset({(identity.st_dev, identity.st_ino)}))]
@@ -122,7 +124,7 @@ def _walk(root: Path, watch: Watch, top: set[str]) -> Iterator[tuple[str, os.Dir
                         continue
                     status = child.stat()
                     identity_of_child = (status.st_dev, status.st_ino)
-                    if identity_of_child not in above:  # else a link that leads back up: following it would not end
+                    if identity_of_child not in above:  # otherwise a link to a parent, which would not end
                         pending.append((child.path, f"{prefix}{child.name}/", above | {identity_of_child}))
                         if not prefix:
                             top.add(child.name)
@@ -140,9 +142,9 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 
 
 def _begins_like_image(file: os.DirEntry[str]) -> bool:
-    """Of a file without extension; what cannot be looked at is none."""
+    """Whether a file without extension is an image; False if it cannot be read."""
     try:
-        if not file.is_file():  # opening a pipe would not end
+        if not file.is_file():  # opening a pipe would block
             return False
         with open(file.path, "rb", buffering=0) as opened:
             return begins_like_image(opened.read(HEAD_BYTES))
@@ -155,13 +157,12 @@ def _time(nanoseconds: int) -> str:
 
 
 def _file_status(file: os.DirEntry[str]) -> os.stat_result | None:
-    """Status of a plain file, None for a pipe or socket (which block a reader); refuses links that lead nowhere."""
+    """Status of a plain file; None for a pipe or socket, which would block a reader. Broken links are refused."""
     try:
         status = file.stat()
     except OSError as error:
         raise SourceError(
-            f"{file.path}: expected an image, found a link or file that leads nowhere ({error.strerror}); "
-            "correct or remove it"
+            f"{file.path}: expected an image, found a broken link ({error.strerror}); correct or remove it"
         ) from error
     return status if stat.S_ISREG(status.st_mode) else None
 

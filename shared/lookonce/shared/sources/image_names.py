@@ -1,7 +1,7 @@
-"""Which files are images: by the ends of their names, as Pillow registers them, or, without one, by their first bytes.
+"""Recognises image files by their extensions, as Pillow registers them, or without extension by their first bytes.
 
-A table, so that a listing is the same on every machine, whatever its Pillow was built with; a test compares it with
-Pillow's own.
+The table makes listings the same on every machine, whichever formats its Pillow supports. A test compares it with
+Pillow's own table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-"""What most images are called; in a tar, the first one that a sample has is taken."""
+"""Common extensions of images; of several images of a tar sample, the first in this order is used."""
 
 RARER_IMAGES = (
     "jpe",
@@ -36,10 +36,10 @@ RARER_IMAGES = (
     "bw",
     "pcx",
 )
-"""What the others are called; in a tar they are looked at where there is none of ``IMAGES``."""
+"""Rare extensions of images; used for a tar sample without any of ``IMAGES``."""
 
 EXTENSIONS = frozenset(f".{name}" for name in IMAGES + RARER_IMAGES)
-"""What counts as an image, in any case of letters."""
+"""All extensions of images; letter case does not matter."""
 
 HEAD_BYTES = 32
 """Bytes that ``begins_like_image`` needs."""
@@ -53,7 +53,7 @@ _BEGINNING = re.compile(
 
 
 def begins_like_image(head: bytes) -> bool:
-    """Whether the first ``HEAD_BYTES`` of a file are those of a format that is decoded; BMP's are judged by its header.
+    """Whether the first ``HEAD_BYTES`` of a file are those of a supported format; for BMP the header is checked.
 
     >>> begins_like_image(b"P5 64 48 255 ..."), begins_like_image(b"PRINCE, n."), begins_like_image(b"")
     (True, False, False)

@@ -1,13 +1,13 @@
-"""Listings are made once: a large one is a file, used again for as long as what it was made from looks unchanged.
+"""Stores a large listing in a file, and uses it again while the source is unchanged.
 
-The file lies in ``$XDG_CACHE_HOME/lookonce/listings`` (``~/.cache`` without it), a listing a source, whatever cache it
-is for. It is valid while every folder (or tar) that was looked at has the size and the time of change that it had;
-adding, removing or renaming a file changes those of its folder. A file that was written over in place changes neither:
-its size is compared when it is read. A folder that had changed in the two seconds before the listing may change once
-more within the clock's tick, so such a listing is not kept. Nor is a small one, as looking again takes no time.
+The files lie in ``$XDG_CACHE_HOME/lookonce/listings`` (default ``~/.cache``), one per source. A listing is valid while
+every folder (or tar) that was read has the same size and modification time; adding, removing or renaming a file changes
+those of its folder. Overwriting a file in place does not, so its size is compared when it is read. If a folder changed
+in the two seconds before the listing, it may change again without a new modification time, so the listing is not
+stored. A small listing is not stored either, because listing again is fast.
 
-Little-endian: rows (``entry_table.ROW``), keys (UTF-8), what was looked at (a line of JSON each: path, size,
-time of change in ns), a JSON object, its length (8 bytes), the SHA-256 of all that (32 bytes).
+Format, little-endian: rows (``entry_table.ROW``), keys (UTF-8), folders and tars that were read (one line of JSON each:
+path, size, modification time in ns), a JSON object, its length (8 bytes), and the SHA-256 of all before (32 bytes).
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from lookonce.shared.sources.listing import Listing
 from lookonce.shared.sources.listing_builder import ListingBuilder, SortedImages
 
 VERSION = 4
-"""Raised when the file or what a source makes of its files changes: older listings are made anew."""
+"""Incremented when the format or the rules of listing change; older stored listings are ignored."""
 
 KEPT_FROM = 10_000
-"""Images from which on a listing is a file, and is kept."""
+"""Least number of images of a stored listing."""
 
 SETTLED_NS = 2_000_000_000
-"""How long ago the last change must be, ns; some file systems count time in steps of two seconds."""
+"""Least age of the last change in ns; some file systems count time in steps of two seconds."""
 
 _TAIL = 8 + 32
 
 Watch = Callable[[str], None]
-"""Called with the path of each folder or file that decides the listing, before it is looked at."""
+"""Called with the path of each folder or file that determines the listing, before it is read."""
 
 
 def kept_listing(
     name: str, state: str, scan: Callable[[SortedImages, Watch], ListingBuilder], *, refresh: bool = False
 ) -> Listing:
-    """The stored listing of a source if it is still true, else a new one.
+    """The stored listing of a source if it is still valid, otherwise a new one.
 
     Args:
-        name: of the source: its kind and absolute path.
-        state: what else decides whether a stored listing is true; compared as it is.
-        scan: looks at the source.
-        refresh: look in any case.
+        name: name of the source, its kind and absolute path.
+        state: further text that must equal that of a stored listing.
+        scan: lists the source.
+        refresh: list the source again in any case.
 
     Raises:
-        SourceError: whatever ``scan`` raises; a key that comes twice.
-        StorageError: there is no room for the listing, neither in the folder of listings nor among temporary files.
+        SourceError: ``scan`` raised it, or a key occurs twice.
+        StorageError: neither the folder of listings nor the folder of temporary files has room.
     """
     path = listings_folder() / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.listing"
     found = None if refresh else _stored(path, name, state)
@@ -69,11 +69,11 @@ def kept_listing(
     with SortedImages() as images, tempfile.SpooledTemporaryFile(max_size=1 << 20) as watched:
         last_change = 0
 
-        def watch(place: str) -> None:
+        def watch(watched_path: str) -> None:
             nonlocal last_change
-            size, changed = stamp(place)
+            size, changed = stamp(watched_path)
             last_change = max(last_change, changed)
-            watched.write(json.dumps([place, size, changed]).encode() + b"\n")
+            watched.write(json.dumps([watched_path, size, changed]).encode() + b"\n")
 
         builder = scan(images, watch)
         about["classes"], about["notes"] = builder.classes, builder.notes
@@ -94,24 +94,24 @@ def kept_listing(
 
 
 def listings_folder() -> Path:
-    """Where listings are kept."""
+    """Folder of stored listings."""
     wanted = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
     base = next(filter(os.path.isabs, wanted), f"{tempfile.gettempdir()}/cache-{os.getuid()}")
     return Path(base) / "lookonce" / "listings"
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in ns: what tells that a file or folder is as it was.
+    """Size in bytes and modification time in ns of a file or folder.
 
     Raises:
-        OSError: there is no such thing.
+        OSError: it does not exist.
     """
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 
 class _Hashed:
-    """Writes to a file and digests what it writes."""
+    """Writes to a file and updates a digest of the written bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.hash, self.size = file, hashlib.sha256(), 0
@@ -147,7 +147,7 @@ def _chunks(entries: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _stored(path: Path, name: str, state: str) -> Listing | None:
-    """The listing at ``path`` if all that it was made from looks as it did."""
+    """The listing at ``path`` if everything that determined it is unchanged."""
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         footer = _footer(file.fileno())
         if (footer["version"], footer["name"], footer["state"]) != (VERSION, name, state):
@@ -163,7 +163,7 @@ def _stored(path: Path, name: str, state: str) -> Listing | None:
 
 
 def _opened(path: Path, name: str) -> Listing | None:
-    """The listing that was just written, or None where it could not be."""
+    """The listing that was just written; None if writing failed."""
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         footer = _footer(file.fileno())
         return _listing(file.fileno(), footer) if footer["name"] == name else None

@@ -1,4 +1,4 @@
-"""What a source holds: keys, labels and sizes, in an order that depends on nothing else."""
+"""The images of a source: keys, labels and sizes, sorted by key."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lookonce.shared.sources.entry_table import NO_LABEL, EntryTable, ListingEnt
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a source, in key order (code points, which is the order of the UTF-8 bytes)."""
+    """All images of a source in key order (code points, which is also the order of UTF-8 bytes)."""
 
     entries: Sequence[ListingEntry]
-    """Sorted by key, no key twice; kept as an ``EntryTable``, whatever it was made from."""
+    """Sorted by key, without duplicates; always stored as an ``EntryTable``."""
     classes: tuple[str, ...]
-    """Class names by label; empty where the source has no labels."""
+    """Class names by label; empty if the source has no labels."""
     stored_at: float | None = field(default=None, compare=False)
-    """When the source was looked at, where this is a stored listing that is used again; Unix seconds."""
+    """Time of the listing in Unix seconds, if it is a stored one; None for a new listing."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """What a user should know of the images, a sentence each: what was left out, images without a class."""
+    """Notes for the user, one sentence each: files that were left out, images without a class."""
 
     def __post_init__(self) -> None:
         if isinstance(self.entries, EntryTable):
@@ -41,7 +41,7 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """``sha256:`` over the (key, byte count) pairs in key order: the data's identity, wherever it lies."""
+        """``sha256:`` over the (key, byte count) pairs in key order, which identifies the data in any location."""
         return cast("EntryTable", self.entries).digest
 
     @property
@@ -50,7 +50,7 @@ class Listing:
         return cast("EntryTable", self.entries).labels
 
     def positions(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Where the entries of some keys are, int64 (keys,); -1 for a key that is not listed."""
+        """Positions of some keys, int64 (keys,); -1 for a key that is not listed."""
         found = np.full(len(keys), -1, np.int64)
         entries = enumerate(self.entries)
         position, entry = next(entries, (-1, None))
@@ -62,7 +62,7 @@ class Listing:
         return found
 
     def head(self, limit: int) -> Listing:
-        """The first ``limit`` entries (all, if there are fewer), with the same classes.
+        """The first ``limit`` entries (or all, if there are fewer), with the same classes.
 
         Raises:
             UsageError: ``limit`` is below 1.
@@ -72,10 +72,9 @@ class Listing:
         return self if limit >= len(self) else replace(self, entries=self.entries[:limit])
 
     def spread(self, limit: int) -> Listing:
-        """``limit`` entries, evenly over the labels (no label counts as one), of each the first; see ``head``.
+        """``limit`` entries, spread evenly over the labels (no label counts as one), the first of each label.
 
-        Labels with fewer images than their share leave the rest to the others; what does not divide evenly goes to the
-        lower labels.
+        If a label has fewer images than its share, the others get more. A remainder goes to the lower labels.
 
         Raises:
             UsageError: ``limit`` is below 1.
@@ -84,7 +83,7 @@ class Listing:
             return self.head(limit)
         labels = self.labels
         _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        rank = np.empty(len(labels), np.int64)  # place of an image among those of its label
+        rank = np.empty(len(labels), np.int64)  # position of an image among those of its label
         order = np.argsort(group, kind="stable")
         rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
         taken = np.lexsort((group, rank))[:limit]

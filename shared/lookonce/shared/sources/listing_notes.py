@@ -1,4 +1,4 @@
-"""What a user should know of a listing: what is left out, classes without an image, images without a class."""
+"""Notes about a listing for the user: files that are left out, classes without images, images without a class."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
-"""What folders of a data set's parts are called."""
+"""Usual names of the folders of a dataset's splits."""
 
 _SHOWN = 8
 
 
 def left_out(kinds: Counter[str]) -> list[str]:
-    """One line about files that are not listed, by the ends of their names.
+    """A note about files that are not listed, counted by their extensions.
 
     >>> left_out(Counter({".txt": 2, "without extension": 1}))
     ['left out: 3 files (2 .txt, 1 without extension)']
@@ -24,44 +24,44 @@ def left_out(kinds: Counter[str]) -> list[str]:
 
 
 def by_kind(kinds: Counter[str]) -> str:
-    """Counts by kind, the most frequent ones first."""
-    ordered = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
+    """Counts by kind, the most frequent first."""
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count} {kind}" for kind, count in ordered[:_SHOWN])
     rest = sum(count for _, count in ordered[_SHOWN:])
     return shown + (f", {rest} of {len(ordered) - _SHOWN} other kinds" if rest else "")
 
 
 def empty_folders(folders: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """One line about folders that would be classes, had they an image."""
+    """A note about folders that are not classes because they contain no image."""
     missing = sorted(set(folders) - set(classes))
     if not missing:
         return []
-    return [f"not among the classes, as no image is in them: the folders {shown(missing)}"]
+    return [f"not among the classes, because they contain no image: the folders {shown(missing)}"]
 
 
 def splits(classes: Sequence[str]) -> list[str]:
-    """One line where the classes are called like the parts of a data set."""
+    """A note if classes have the names of dataset splits."""
     found = [name for name in classes if name.lower() in SPLITS]
     if not found or (len(found) < 2 and len(classes) > 1):
         return []
     example = next((name for name in found if name.lower() == "train"), found[0])
     return [
         (
-            f"the folders {shown(found)} look like the parts of a data set, not like classes; all of them are listed "
-            f"together, each as one class: name one in --images (.../{example}) to have that part and its classes"
+            f"the folders {shown(found)} look like the splits of a dataset, not like classes; all of them are listed "
+            f"together, each as one class: name one in --images (.../{example}) to list that split and its classes"
         )
     ]
 
 
 def loose(count: int, first: Sequence[str]) -> list[str]:
-    """One line about images that lie beside the class folders."""
+    """A note about images that lie beside the class folders."""
     if not count:
         return []
     names = shown(first) + (f" and {count - len(first)} more" if count > len(first) else "")
-    return [f"without a label, as {'they lie' if count > 1 else 'it lies'} beside the class folders: {names}"]
+    return [f"without a label, because {'they lie' if count > 1 else 'it lies'} beside the class folders: {names}"]
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What every image source promises."""
+"""The protocol of image sources."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from lookonce.shared.sources.listing import Listing
 
 
 class ImageSource(Protocol):
-    """Where images come from. Sources must be picklable, thread-safe and deterministic.
+    """A source of images. It must be picklable, thread-safe and deterministic.
 
-    Picklable: a source travels to worker processes, which read from it there. Thread-safe: ``read`` is called by many
-    threads at once. Deterministic: the same content gives the same listing, in the same order, wherever it lies.
+    Picklable: worker processes receive a copy and read from it. Thread-safe: many threads call ``read`` at once.
+    Deterministic: the same content gives the same listing in the same order, independent of its location.
     """
 
     def listing(self, *, refresh: bool = False) -> Listing:
-        """List the images; a large listing is stored and used again while the source looks unchanged.
+        """List the images. A large listing is stored, and used again while the source is unchanged.
 
         Args:
-            refresh: look at the whole source in any case.
+            refresh: list the source again in any case.
 
         Raises:
-            SourceError: there is no such source, it holds no image, or a key comes twice in it.
+            SourceError: the source does not exist, contains no image, or contains a key twice.
         """
         ...
 
@@ -30,6 +30,6 @@ class ImageSource(Protocol):
         """The encoded image of one entry of the listing, ``entry.byte_count`` bytes long.
 
         Raises:
-            SourceError: the image is gone or has another size than it was listed with.
+            SourceError: the image is missing, or its size differs from the listing.
         """
         ...

@@ -1,4 +1,4 @@
-"""The members of a tar, by their headers alone; a tar that is not whole is refused."""
+"""Lists the members of a tar by their headers alone; refuses an incomplete tar."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from lookonce.shared.errors import SourceError
 BLOCK = 512
 
 LONGEST_TAIL = 1 << 20
-"""Most bytes behind the last member: the end mark, and what fills up the last record, ``tar -b 2048`` at most."""
+"""Most bytes after the last member: the end mark and padding of the last record, at most ``tar -b 2048``."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
-    """A plain file in a tar, or a link."""
+    """A plain file of a tar, or a link."""
 
     name: str
     offset: int
-    """Where its content begins, bytes."""
+    """First byte of its content."""
     size: int
     link: str = ""
-    """Where a link leads; empty for a file."""
+    """Target of a link; empty for a file."""
 
 
 def tar_members(path: str) -> Iterator[Member]:
-    """The plain files and links of a tar in their order; memory does not grow with them.
+    """The plain files and links of a tar in their order; memory does not grow with their number.
 
     Args:
         path: an uncompressed tar: ustar, GNU or pax.
 
     Raises:
-        SourceError: it is missing, compressed, damaged or cut off; names the byte.
+        SourceError: the tar is missing, compressed, damaged or truncated; the message names the byte.
     """
     try:
         with open(path, "rb") as file:
@@ -44,7 +44,7 @@ def tar_members(path: str) -> Iterator[Member]:
             with tarfile.open(path, "r:", fileobj=file) as tar:
                 headers: Any = tar
                 while (member := tar.next()) is not None:
-                    headers.members.clear()  # otherwise every header is kept
+                    headers.members.clear()  # otherwise tarfile keeps every header
                     if member.issparse():
                         raise SourceError(f"{path}: {member.name!r} is a sparse file; pack the images without --sparse")
                     if member.isreg():
@@ -74,7 +74,7 @@ def _refuse_compressed(path: str, start: bytes) -> None:
 
 
 def _require_end(path: str, descriptor: int, end: int) -> None:
-    """Refuse a tar whose last member is followed by anything but empty blocks, or by none."""
+    """Refuse a tar whose last member is not followed by empty blocks alone."""
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, min(size - end, LONGEST_TAIL), end)
     if len(tail) < BLOCK:

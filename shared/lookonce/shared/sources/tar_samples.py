@@ -1,12 +1,12 @@
-"""From a tar's members to samples, as the webdataset library groups them: an image, and perhaps its label.
+"""Groups the members of a tar into samples, like the webdataset library: an image, and possibly its label.
 
-Members that follow one another and share a name up to the first dot are one sample (webdataset's ``__key__``); what
-comes after that dot tells what a member is. The image is the first of ``IMAGES`` that is there, else the one member
-whose name ends so (``photo.v2.jpg``), else the same of ``RARER_IMAGES``, else a member without extension that begins
-like an image. The label is what ``.cls`` holds, else the field ``label`` of ``.json``: a class's number or its name; -1
-is none. Of several, the one called like the image counts (``photo.v2.cls``), then ``.cls`` itself, then the only other
-(``000.output.cls`` beside ``000.input.jpg``). The sample's key in the listing is the image's name in the tar, so that a
-folder and the tar of that folder have the same keys and, with them, the same views.
+Consecutive members with the same name up to the first dot are one sample (webdataset's ``__key__``). The rest of the
+name is the extension. The image is the member with the first extension in ``IMAGES``, else the only member whose name
+ends in one (``photo.v2.jpg``), else the same for ``RARER_IMAGES``, else a member without extension that starts with the
+bytes of an image. The label is the content of ``.cls``, else the field ``label`` of ``.json``: number or name of a
+class; -1 means no label. Of several, the one with the image's name is used (``photo.v2.cls``), then ``.cls`` itself,
+then the only other one (``000.output.cls`` beside ``000.input.jpg``). The key of a sample is the name of its image in
+the tar, so a folder and the tar of this folder have the same keys and therefore the same views.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from lookonce.shared.sources.image_names import HEAD_BYTES, IMAGES, RARER_IMAGES
 from lookonce.shared.sources.tar_headers import Member, tar_members
 
 LONGEST_LABEL = 200
-"""Characters of a class's name."""
+"""Most characters of a class name."""
 
 LONGEST_DOCUMENT = 1 << 20
-"""Bytes of a ``.json`` without an image that is still looked into for a label."""
+"""Most bytes of a ``.json`` without an image that is searched for a label."""
 
 SHOWN = 60
-"""Characters of a field that an error shows."""
+"""Most characters of a field that an error shows."""
 
 ALL_IMAGES = frozenset(IMAGES + RARER_IMAGES)
 
@@ -40,7 +40,7 @@ _HIDDEN = re.compile(r"(.*/)?\.|__[^/]*__(/|$)", re.DOTALL)
 
 
 class TarSample(NamedTuple):
-    """An image of a tar."""
+    """An image of a tar, with its key and label."""
 
     key: str
     image: Member
@@ -48,16 +48,16 @@ class TarSample(NamedTuple):
 
 
 def tar_samples(path: str, left_out: Counter[str], folders: set[str]) -> Iterator[TarSample]:
-    """The samples of a tar that have an image, in their order.
+    """The samples of a tar with an image, in their order.
 
     Args:
         path: the tar.
-        left_out: gets the members of samples without an image and the images beside one that is taken, by their ends.
-        folders: gets the names of all folders at the top.
+        left_out: is updated with the extensions of members of samples without an image, and of unused images.
+        folders: is updated with the names of all top-level folders.
 
     Raises:
-        SourceError: the tar or a label is damaged, a sample has several images, one of them is a link, or a label is
-            not beside its image.
+        SourceError: the tar or a label is damaged, a sample has several images, an image is a link, or a label is
+            not next to its image.
     """
     named = ((_NAME.fullmatch(_plain(member.name, path)), member) for member in tar_members(path))
     visible = ((match[1], match[2] or "", member) for match, member in named if match and not _HIDDEN.match(match[0]))
@@ -81,13 +81,13 @@ def tar_samples(path: str, left_out: Counter[str], folders: set[str]) -> Iterato
                 yield TarSample(_plain(image.name, path), image, label)
             elif (stray := _stray_label(path, file.fileno(), members)) is not None:
                 raise SourceError(
-                    f"{path}: expected an image before or behind {stray.name!r}, found none: its label would "
-                    "be lost; the files of a sample follow one another: pack them by name (tar --sort=name)"
+                    f"{path}: expected an image next to {stray.name!r}, found none: its label would be lost; the files "
+                    "of a sample must be consecutive: pack them by name (tar --sort=name)"
                 )
 
 
 def _require_other(path: str, extension: str, member: Member) -> None:
-    """Refuse a link that stands for an image or a label: left out, its sample would be missing without a word."""
+    """Refuse a link in place of an image or a label, which would otherwise be missing silently."""
     if _end(extension.lower()) in (*ALL_IMAGES, "cls", "json"):
         raise SourceError(
             f"{path}: expected the file {member.name!r}, found a link to {member.link!r}; pack what links lead to "
@@ -99,7 +99,9 @@ def _plain(name: str, path: str) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise SourceError(f"{path}: expected names in UTF-8, found {name!a}; rename it and pack anew") from error
+        raise SourceError(
+            f"{path}: expected names in UTF-8, found {name!a}; rename it and pack the tar again"
+        ) from error
     while name.startswith("./"):
         name = name[2:]
     return name
@@ -129,13 +131,13 @@ def _image(path: str, key: str, members: dict[str, Member], descriptor: int) -> 
 
 
 def _label(path: str, descriptor: int, key: str, image: str, members: dict[str, Member]) -> str | None:
-    """The label of a sample whose image is the member ``image``."""
+    """The label of a sample with the image ``image``."""
     for kind, field_of in (("cls", _text), ("json", _field)):
         like_image = f"{image.rpartition('.')[0]}.{kind}".removeprefix(".")
         named = [name for name in (like_image, kind) if name in members][:1]
         named = named or [name for name in members if _end(name) == kind]
         labels = {name: _read(path, descriptor, members[name], field_of) for name in named}
-        if kind == "json" and len(labels) > 1:  # the others are about something else
+        if kind == "json" and len(labels) > 1:  # the others contain no label
             labels = {name: label for name, label in labels.items() if label is not None}
         if len(labels) > 1:
             raise SourceError(
@@ -152,7 +154,7 @@ def _read(path: str, descriptor: int, member: Member, field_of: Callable[[bytes]
         label = field_of(os.pread(descriptor, member.size, member.offset))
     except (ValueError, RecursionError) as error:
         raise SourceError(
-            f"{path}: {member.name}: expected a label, found {error}; correct it and pack anew"
+            f"{path}: {member.name}: expected a label, found {error}; correct it and pack the tar again"
         ) from error
     label = label and label.strip()
     if label and len(label) > LONGEST_LABEL:
@@ -161,7 +163,7 @@ def _read(path: str, descriptor: int, member: Member, field_of: Callable[[bytes]
 
 
 def _stray_label(path: str, descriptor: int, members: dict[str, Member]) -> Member | None:
-    """What holds the label of a sample without an image; a ``.json`` may as well be about something else."""
+    """The member with the label of a sample without an image; a ``.json`` need not contain a label."""
     for name, member in members.items():
         if _end(name) == "cls":
             return member
@@ -179,7 +181,7 @@ def _text(data: bytes) -> str:
 
 
 def _field(data: bytes) -> str | None:
-    """The field ``label`` of a JSON document, None where it has none; 3.0 is 3."""
+    """The field ``label`` of a JSON document, or None; 3.0 is 3."""
     document = json.loads(data)
     label = document.get("label") if isinstance(document, dict) else None
     if isinstance(label, float) and label.is_integer():

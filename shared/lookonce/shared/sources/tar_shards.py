@@ -21,38 +21,38 @@ from lookonce.shared.sources.tar_samples import tar_samples
 
 @dataclass(frozen=True)
 class TarShards:
-    """Every image of some tars; keys are the images' names in the tars, over all tars no key may come twice.
+    """Every image of some tars. Keys are the names of images in the tars; all tars together must not repeat a key.
 
-    Where no sample has a label and most images lie in folders of their tars, the first part of their keys is their
-    class. Tars are indexed by their headers once; an image is then read by its place, in any process and thread.
+    If no sample has a label and most images lie in folders of their tars, the first part of a key is its class. Headers
+    are read once; any process and thread can then read an image by its offset.
     """
 
     pattern: str
-    """What the user gave, absolute."""
+    """The given pattern, absolute."""
     paths: tuple[str, ...]
     """The tars, sorted."""
     stamps: tuple[tuple[int, int] | None, ...]
-    """Size and time of change (ns) of each tar when the source was opened; None where there is none."""
+    """Size and modification time (ns) of each tar at opening; None for a missing tar."""
 
     @classmethod
     def matching(cls, pattern: str) -> TarShards:
-        """The tars that a pattern names.
+        """The tars that match a pattern.
 
         Args:
             pattern: one tar, or a pattern with braces (``{000..099}``, ``{a,b}``) or wildcards (``*``, ``?``, ``[]``).
 
         Raises:
-            UsageError: braces that do not match.
+            UsageError: the braces do not match.
         """
         pattern = os.path.abspath(os.path.expanduser(pattern))
         paths = tuple(sorted(set(_expanded(pattern))))
         return cls(pattern, paths, tuple(_stamp(path) for path in paths))
 
     def listing(self, *, refresh: bool = False) -> Listing:
-        """The images of all tars, sorted by key: as they are, or as stored when no tar has changed since.
+        """The images of all tars, sorted by key; a stored listing is used if no tar has changed since.
 
         Raises:
-            SourceError: no such tar, no image in them, a tar that is damaged, cut off or compressed, a key twice.
+            SourceError: a tar is missing, damaged, truncated or compressed, a key occurs twice, or there is no image.
         """
         missing = [path for path in self.paths if _stamp(path) is None]
         if missing or not self.paths:
@@ -71,7 +71,7 @@ class TarShards:
             found = f", but {by_kind(builder.left_out)}" if builder.left_out else ""
             raise SourceError(
                 f"{self.pattern}: expected images ({' '.join(IMAGES)} ...), found none in {len(self.paths)} "
-                f"tars{found}; give tars that hold image files"
+                f"tars{found}; give tars that contain image files"
             )
         return builder
 
@@ -79,7 +79,7 @@ class TarShards:
         """The bytes of one member.
 
         Raises:
-            SourceError: the tar is gone or changed since the source was opened.
+            SourceError: the tar is missing, or has changed since the source was opened.
         """
         path = self.paths[entry.part]
         try:

@@ -3,7 +3,7 @@
 Neighbouring blocks of a ViT contain nearly the same vector. After LayerNorm, a Karhunen-Loeve transform over blocks and
 channels together packs most of a token's energy into few components. Most components then need no bits at all.
 
-``calibration`` turns sampled views into a ``ViewCode``, with the bits that ``allocation`` gives to each component and
-the tables of ``quantisers``. ``view_code`` is the numpy reference of encoding and decoding; ``bit_records`` packs the
-indices of one token, or of one view's coarse part, into bytes. Open ``view_code`` first.
+Open ``view_code.py`` first, the numpy reference of encoding and decoding. ``calibration.py`` makes its parameters from
+sampled views: ``allocation.py`` gives bits to components, ``quantisers.py`` has the tables of levels. ``bit_records.py``
+packs the indices of one token, or of one view's coarse part, into bytes.
 """
