@@ -14,10 +14,10 @@ import pytest
 from lookonce.cache.write.create import create_cache, prepare_seed
 from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.shared.views import ViewRecipe
-from lookonce.storage_schemas.arrays import cache_arrays
+from lookonce.storage_schemas.arrays import cache_arrays, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import KltPrecision, get_element_precision, get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 from lookonce.storage_schemas.tokens import AllTokens, TokenSubset
 
@@ -90,12 +90,10 @@ def make_manifest() -> Callable[..., Manifest]:
             patch_size=patch_size,
             tokens=tokens or AllTokens(),
         )
-        codec = get_precision(precision)
-        calibration = np.random.default_rng(0).normal(size=(64, layers, width)).astype(np.float32)
         arrays = cache_arrays(recipe, precision=precision, store_pixels=store_pixels)
         return Manifest(
             recipe=recipe,
-            encoding=Encoding(precision=precision, parameters=codec.calibrate(calibration)),
+            encoding=Encoding(precision=precision, parameters=_parameters(recipe, precision)),
             container=container,
             shard_size=shard_size,
             arrays=arrays,
@@ -104,6 +102,16 @@ def make_manifest() -> Callable[..., Manifest]:
         )
 
     return build
+
+
+def _parameters(recipe: Recipe, precision: str) -> dict[str, Any]:
+    """Of a precision that is calibrated on normal values."""
+    codec, shape, generator = get_precision(precision), target_shape(recipe), np.random.default_rng(0)
+    if isinstance(codec, KltPrecision):
+        views = generator.normal(size=(8, shape.patches + 1, shape.layers, shape.channels)).astype(np.float32)
+        return codec.calibrate_views([views], shape)
+    values = generator.normal(size=(64, shape.layers, shape.channels)).astype(np.float32)
+    return get_element_precision(precision).calibrate(values)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +159,8 @@ def fill_cache() -> Callable[..., dict[int, dict[str, Any]]]:
     return fill
 
 
-_STREAMED = {"targets", "target_mean", "target_std", "importance", "patch_ids", "pixels", "pixel_digest", "view"}
+_STREAMED = {"targets", "coarse_targets", "class_targets", "target_mean", "target_std", "importance", "patch_ids"}
+_STREAMED |= {"pixels", "pixel_digest", "view"}
 
 
 def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_a_fresh_cache_has_none(drift, whole_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "precision", ["int2", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "fp8-e4m3"))]
+    "precision", ["int2", "klt0.5", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "fp8-e4m3"))]
 )
 def test_quantisation_is_no_drift(drift, extract_tiny, tmp_path: Path, precision: str) -> None:
     assert extract_tiny(tmp_path / "c", precision=precision, seeds="0").code == 0

@@ -15,6 +15,8 @@ from lookonce.commands.feature_cache import main
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.tokens import TopTokens
 
+KLT = ["klt2", "klt1.5", "klt1", "klt0.75", "klt0.5", "klt0.25"]
+
 
 @pytest.fixture
 def run(capsys):
@@ -31,12 +33,12 @@ def run(capsys):
 
 def features(manifest: Any, seed: int) -> dict[str, Any]:
     """Normal values with an outlier channel, encoded as the cache stores them."""
-    teacher, spec = manifest.recipe.teacher, manifest.array("targets")
-    shape = (manifest.samples, spec.sample_shape[0], len(teacher.blocks), teacher.width)
+    teacher, tokens = manifest.recipe.teacher, manifest.recipe.stored_patches + 1
+    shape = (manifest.samples, tokens, len(teacher.blocks), teacher.width)
     values = np.random.default_rng(seed).normal(size=shape)
     values[..., 3] += 20
     codec = get_precision(manifest.encoding.precision)
-    return {"targets": codec.encode(values.astype(np.float32), manifest.encoding.parameters)}
+    return codec.encode_views(values.astype(np.float32), manifest.encoding.parameters)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_a_cache_of_fp16_judges_all_of_fewer_bits(run, fill, container: str) -> 
     code, out, err = run(root, "--json")
     assert (code, err.count("\n")) == (0, 1)
     result = json.loads(out)
-    assert list(result["precisions"]) == ["fp8-e4m3", "int8", "int4", "int2"]
+    assert list(result["precisions"]) == ["fp8-e4m3", "int8", "int4", "int2", *KLT]
     assert result["left_out"] == dict.fromkeys(["fp16", "bf16"], "16 bits cannot be judged from a reference of 16")
     assert result["reference"] | {"name": ""} == {
         "kind": "cache",
@@ -70,12 +72,16 @@ def test_a_cache_of_fp16_judges_all_of_fewer_bits(run, fill, container: str) -> 
         "images": 11,
         "seeds": [0, 1],
         "calibration_images": 12,
+        "klt_calibration_images": 12,
         "split": True,
     }
     assert result["views"] == 22
     assert sorted((found["block"], found["channel"]) for found in result["outliers"]["channels"]) == [(3, 3), (4, 3)]
     most = {"fp8-e4m3": 0.03, "int8": 0.02, "int4": 0.14, "int2": 0.4}
     for name, measured in result["precisions"].items():
+        if name in KLT:  # independent values: there is nothing that a transform could use
+            assert 0.1 < measured["relative_error_bulk"] < 1.1
+            continue
         assert most[name] / 4 < measured["relative_error_bulk"] < most[name]
         assert measured["cosine_lowest"] <= measured["cosine_mean"] <= 1
         assert measured["gradient_change"] > measured["relative_error_bulk"]
@@ -95,7 +101,8 @@ def test_the_table_names_reference_outliers_and_what_was_left_out(run, fill, tmp
     ):
         assert text in out
     rows = [line.split()[0] for line in out.splitlines() if " %" in line]
-    assert rows == ["fp8-e4m3", "int8", "int4", "int2"]
+    assert rows == ["fp8-e4m3", "int8", "int4", "int2", *KLT]
+    assert "note: the KLT calibration saw 128 patch tokens of 8 views, and 1,920 are comfortable" in out
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -108,7 +115,7 @@ def test_a_token_subset_is_judged_by_what_it_stores(run, fill) -> None:
     _, out, _ = run(fill(tokens=TopTokens(share=0.5), precision="int8"), "--json")
     result = json.loads(out)
     assert result["reference"]["tokens"] == 9
-    assert list(result["precisions"]) == ["int4", "int2"]
+    assert list(result["precisions"]) == ["int4", "int2", *KLT]
     assert result["precisions"]["int4"]["target_bytes"] == 9 * 2 * 16
 
 
@@ -119,12 +126,13 @@ def test_a_teacher_is_the_reference_in_fp32(run, tiny_weights: Path, tiny_images
     )
     assert code == 0
     result = json.loads(out)
-    assert list(result["precisions"]) == ["fp16", "bf16", "fp8-e4m3", "int8", "int4", "int2"]
+    assert list(result["precisions"]) == ["fp16", "bf16", "fp8-e4m3", "int8", "int4", "int2", *KLT]
     assert (result["left_out"], result["views"], result["reference"]["tokens"]) == ({}, 24, 17)
     assert result["reference"]["blocks"] == [11, 12]
     errors = [measured["relative_error"] for measured in result["precisions"].values()]
     assert errors[0] < errors[1] < errors[2]
     assert errors[3] < errors[4] < errors[5] < 1
+    assert errors[6:] == sorted(errors[6:])
 
 
 def test_a_teacher_over_images_that_cannot_be_read(run, tiny_weights: Path, tmp_path: Path) -> None:
@@ -148,6 +156,9 @@ def test_real_features_lose_what_the_design_says(run, data_dir: Path) -> None:
     assert 0.02 < measured["fp8-e4m3"]["relative_error_bulk"] <= 0.03
     assert measured["int8"]["gradient_change"] == pytest.approx(0.02, rel=0.3)
     assert measured["int4"]["gradient_change"] == pytest.approx(0.19, rel=0.2)
+    assert 0.08 < measured["klt2"]["relative_error"] < measured["int4"]["relative_error"] * 1.2
+    assert measured["klt1"]["relative_error"] <= 0.24
+    assert measured["klt0.5"]["relative_error"] <= 0.38
 
 
 def test_a_damaged_cache_is_named(run, fill) -> None:
@@ -164,7 +175,7 @@ def test_a_damaged_cache_is_named(run, fill) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"precision": "int2"}, "no precision has fewer bits"), ({"holes": tuple(range(24))}, "no sample is there")],
+    [({"precision": "klt0.25"}, "no precision has fewer bits"), ({"holes": tuple(range(24))}, "no sample is there")],
 )
 def test_what_cannot_judge_is_refused(run, fill, changes: dict, sentence: str) -> None:
     code, out, err = run(fill(**changes))

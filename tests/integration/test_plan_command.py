@@ -56,12 +56,28 @@ def test_what_is_planned_is_what_is_written(plan, extract_tiny, tmp_path: Path, 
 
 def test_every_precision_and_token_subset_is_listed(plan, tmp_path: Path) -> None:
     sizes = json.loads(plan(tmp_path / "c", "--json", tokens="top:0.25")[1])["sizes"]
-    assert [size["tokens"]["kind"] for size in sizes] == ["all", "visible", "top"] * 6
+    assert [size["tokens"]["kind"] for size in sizes] == ["all", "visible", "top"] * 12
     assert [size["stored_patches"] for size in sizes[:3]] == [16, 4, 4]
     assert {size["tokens"]["share"] for size in sizes if size["tokens"]["kind"] == "top"} == {0.25}
     totals = {(size["precision"], size["tokens"]["kind"]): size["bytes"] for size in sizes}
     assert totals["fp16", "all"] > totals["int8", "all"] > totals["int4", "all"] > totals["int2", "all"]
     assert totals["int8", "all"] > totals["int8", "visible"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"tokens": "visible", "format": "webdataset"}, {"layers": "2,12"}])
+def test_a_klt_cache_takes_what_is_planned(plan, extract_tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """What every view takes is exact; the bases of the code, once per cache, are known after calibration."""
+    out = tmp_path / "c"
+    document = json.loads(plan(out, "--json", precision="klt1", **changes)[1])
+    (chosen,) = [size for size in document["sizes"] if size["chosen"]]
+    ended = extract_tiny(out, precision="klt1", **changes)
+    assert ended.code == 0, ended.err
+    (bases,) = (out / "encoding").iterdir()
+    written = bytes_below(out) - bases.stat().st_size
+    assert chosen["bytes"] - chosen["bytes_of_encoding"] == pytest.approx(written, rel=0.02)
+    assert 0.3 < chosen["bytes_of_encoding"] / bases.stat().st_size < 3
+    assert "note: the KLT calibration saw" in ended.err
+    assert "give more images, or take int8 or int4" in ended.err
 
 
 def test_lines_for_people(plan, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -111,8 +112,15 @@ def synthetic_reference(recipe: Any, batches: int, bits: int = 32) -> Reference:
             yield np.random.default_rng(number).standard_normal(shape, dtype=np.float32)
 
     calibration = np.random.default_rng(99).standard_normal((64, *shape[2:]), dtype=np.float32)
+    views = np.random.default_rng(98).standard_normal(shape, dtype=np.float32)
     return Reference(
-        facts={}, bits=bits, recipe=recipe, store_pixels=True, calibrate=lambda: calibration, batches=stream
+        facts={},
+        bits=bits,
+        recipe=recipe,
+        store_pixels=True,
+        calibrate=lambda: calibration,
+        calibration_views=lambda: iter([views]),
+        batches=stream,
     )
 
 
@@ -135,13 +143,13 @@ class Int4Again(Int4):
 def test_a_new_precision_appears_by_itself(make_manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRECISIONS, "int4-again", Int4Again())  # type: ignore[misc]
     measured = measure_fidelity(synthetic_reference(make_manifest().recipe, 2), student_error=0.5).precisions
-    assert list(measured) == ["fp16", "bf16", "fp8-e4m3", "int8", "int4", "int2", "int4-again"]
+    assert list(measured) == list(PRECISIONS)
     assert measured["int4-again"] == measured["int4"]
 
 
 def test_as_many_bits_as_the_reference_are_left_out_with_a_reason(make_manifest) -> None:
     result = measure_fidelity(synthetic_reference(make_manifest().recipe, 1, bits=8), student_error=0.5)
-    assert list(result.precisions) == ["int4", "int2"]
+    assert list(result.precisions) == ["int4", "int2", *(name for name in PRECISIONS if name.startswith("klt"))]
     assert result.left_out["fp8-e4m3"] == "8 bits cannot be judged from a reference of 8"
     assert list(result.left_out) == ["fp16", "bf16", "fp8-e4m3", "int8"]
 
@@ -151,6 +159,20 @@ def test_bytes_a_view_are_those_of_the_arrays(make_manifest) -> None:
     measured = measure_fidelity(synthetic_reference(manifest.recipe, 1), student_error=0.5).precisions["int4"]
     assert measured.target_bytes == manifest.array("targets").sample_bytes == 17 * 2 * 3
     assert measured.all_bytes == sum(spec.sample_bytes for spec in manifest.arrays)
+
+
+def test_all_klt_rates_share_one_pass_over_the_calibration_views(make_manifest) -> None:
+    reference = synthetic_reference(make_manifest().recipe, 1)
+    passes = []
+    views = next(reference.calibration_views())
+    counted = dataclasses.replace(reference, calibration_views=lambda: passes.append(1) or iter([views]))
+    result = measure_fidelity(counted, student_error=0.5)
+    assert len(passes) == 1
+    assert {name for name in result.precisions if name.startswith("klt")} == set(list(PRECISIONS)[6:])
+    (note,) = result.notes
+    assert "saw 64 patch tokens of 4 views, and 360 are comfortable (30 for each value of a token)" in note
+    many = dataclasses.replace(reference, calibration_views=lambda: iter([views] * 6))
+    assert measure_fidelity(many, student_error=0.5).notes == ()
 
 
 def test_a_plot_of_a_single_precision(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,9 +26,6 @@ from lookonce.storage_schemas.precision import (
 )
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import TokenSubset
-
-DEFAULT_VIEWS = 256
-"""Calibration views unless others are asked for; KLT precisions then take as many as their dimension needs."""
 
 BATCH_SIZE = 16
 """Views per forward pass; fixed, so that the calibration does not depend on ``--batch-size``."""
@@ -65,9 +63,14 @@ def calibrate(
         return Encoding(precision=precision, parameters={})
     if isinstance(codec, KltPrecision):
         shape = target_shape(recipe)
-        count = calibration_view_count(shape) if views == DEFAULT_VIEWS else views
+        count = calibration_view_count(shape, views)
         batches = calibration_views(teacher, producer, entries, recipe.tokens, seed=seed, views=count)
-        return Encoding(precision=precision, parameters=codec.calibrate_views(batches, shape))
+
+        def warn(shortage: str) -> None:
+            remedy = f"give --calibration-views above {count}" if count < len(entries) else "give more images"
+            print(f"note: {shortage}; {remedy}, or take int8 or int4", file=sys.stderr, flush=True)
+
+        return Encoding(precision=precision, parameters=codec.calibrate_views(batches, shape, warn))
     values = calibration_values(teacher, producer, entries, seed=seed, views=views)
     return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 from lookonce.cache.read.calibration_features import calibration_values, calibration_views
 from lookonce.cache.read.reader import CacheReader
@@ -100,6 +101,10 @@ def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
     if isinstance(codec, KltPrecision):
         shape = target_shape(recipe)
         views = calibration_views(reader, seed, present, recipe.tokens, samples=calibration_view_count(shape))
-        return Encoding(precision=precision, parameters=codec.calibrate_views(views, shape))
+        return Encoding(precision=precision, parameters=codec.calibrate_views(views, shape, _warn))
     values = calibration_values(reader, seed, present)
     return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
+
+
+def _warn(shortage: str) -> None:
+    print(f"note: {shortage}; convert a cache of more images, or take int8 or int4", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ def measure_fidelity(
         LookonceError: see ``cache_reference`` and ``teacher_reference``.
     """
     names, left_out = reference.judged()
-    calibrated, channels = _calibrate(reference, names)
+    calibrated, channels, notes = _calibrate(reference, names)
     meters = {name: ErrorMeter(channels.outliers) for name in names}
     student, views = TargetSensitivity(channels.deviation, student_error=student_error), 0
     shape = target_shape(reference.recipe)
@@ -64,11 +64,14 @@ def measure_fidelity(
             for name in names
         },
         left_out=left_out,
+        notes=notes,
     )
 
 
-def _calibrate(reference: Reference, names: list[str]) -> tuple[dict[str, Parameters], ChannelStatistics]:
-    """Parameters of each precision and statistics of the channels; the values themselves are freed on return."""
+def _calibrate(
+    reference: Reference, names: list[str]
+) -> tuple[dict[str, Parameters], ChannelStatistics, tuple[str, ...]]:
+    """Parameters of each precision, statistics of the channels, and notes; the values are freed on return."""
     values, calibrated = reference.calibrate(), dict[str, Parameters]()
     statistics: TargetStatistics | None = None
     for name in names:
@@ -81,7 +84,9 @@ def _calibrate(reference: Reference, names: list[str]) -> tuple[dict[str, Parame
             calibrated[name] = statistics.code(precision.rate)[0].parameters()
         else:
             calibrated[name] = get_element_precision(name).calibrate(values)
-    return calibrated, channel_statistics(values)
+    shortage = None if statistics is None else statistics.shortage
+    notes = () if shortage is None else (f"{shortage}; judge with more images, or with higher --calibration-views",)
+    return calibrated, channel_statistics(values), notes
 
 
 def _bytes_per_view(recipe: Recipe, precision: str, *, store_pixels: bool) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def reference_facts(
         judged: images that are judged by.
         others: images that may be calibrated on.
         seeds: augmentation seeds, each with one view of every image.
-        calibration_views: how many are calibrated on, at most, of the first seed.
+        calibration_views: how many are calibrated on, at most, of the first seed; for KLT precisions see
+            ``calibration_view_count``.
     """
     return {
         "kind": kind,
@@ -107,6 +108,7 @@ def reference_facts(
         "images": len(judged),
         "seeds": list(seeds),
         "calibration_images": min(calibration_views, len(others)),
+        "klt_calibration_images": min(calibration_view_count(target_shape(recipe), calibration_views), len(others)),
         "split": not np.intersect1d(judged, others).size,
     }
 
@@ -131,7 +133,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
     if not len(rows):
         raise IncompleteCacheError(f"{root}: no sample is there in every seed, so there is nothing to judge by")
     judged, others = (rows[part] for part in split_images(len(rows), -(-views // len(reader.seeds))))
-    many = max(calibration_views, calibration_view_count(target_shape(manifest.recipe)))
+    many = calibration_view_count(target_shape(manifest.recipe), calibration_views)
 
     def batches() -> Iterator[NDArray[np.float32]]:
         size = views_a_batch(manifest.recipe)

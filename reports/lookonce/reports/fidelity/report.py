@@ -93,6 +93,8 @@ class FidelityReport(Result):
     """By name."""
     left_out: Mapping[str, str]
     """Why precisions could not be compared, by name."""
+    notes: tuple[str, ...] = ()
+    """What to bear in mind when reading the numbers."""
     plot: Path | None = None
     """The picture that was written."""
 
@@ -105,6 +107,7 @@ class FidelityReport(Result):
             "outliers": asdict(self.outliers),
             "precisions": {name: asdict(found) for name, found in self.precisions.items()},
             "left_out": dict(self.left_out),
+            "notes": list(self.notes),
             **({} if self.plot is None else {"plot": str(self.plot)}),
         }
 
@@ -117,12 +120,15 @@ class FidelityReport(Result):
             cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
         lines += [f"left out: {name}, {reason}" for name, reason in self.left_out.items()]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines if self.plot is None else [*lines, f"plot      {self.plot}"])
 
     def _reference_lines(self) -> list[str]:
         reference, student = self.reference, self.student
         blocks, seeds = (", ".join(map(str, reference[name])) for name in ("blocks", "seeds"))
         images = "other" if reference["split"] else "of the same"
+        calibrated, of_klt = reference["calibration_images"], reference["klt_calibration_images"]
+        klt = "" if of_klt == calibrated else f", klt on {of_klt}"
         source = f"cache {reference['name']}" if reference["kind"] == "cache" else f"images {reference['name']}"
         return [
             (
@@ -131,7 +137,7 @@ class FidelityReport(Result):
             ),
             (
                 f"judged by {self.views} views of {reference['images']} images (seeds {seeds}), calibrated on "
-                f"{reference['calibration_images']} {images} images (seed {reference['seeds'][0]})"
+                f"{calibrated} {images} images{klt} (seed {reference['seeds'][0]})"
             ),
             (
                 f"student   a stand-in with errors of {student.student_error:g} standard deviations: "

@@ -53,7 +53,7 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
         return calibration_values(teacher, producer, calibration, seed=seeds[0], views=config.calibration_views)
 
     def calibrate_views() -> Iterator[NDArray[np.float32]]:
-        many = max(config.calibration_views, calibration_view_count(target_shape(recipe)))
+        many = calibration_view_count(target_shape(recipe), config.calibration_views)
         return calibration_views(teacher, producer, calibration, recipe.tokens, seed=seeds[0], views=many)
 
     def batches() -> Iterator[NDArray[np.float32]]:

@@ -27,8 +27,9 @@ from lookonce.reports.plan.probe import Probe, probe
 from lookonce.reports.plan.report import DiskSpace, Plan, ReadRate
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.masking import visible_count
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import KltPrecision, TargetShape, calibration_view_count, get_precision
 from lookonce.weights.device import resolve_device
 
 
@@ -76,7 +77,9 @@ def plan_extraction(
     sizes = planned_sizes(extraction, recipe, versions)
     measured = probe(extraction, teacher, workers, seconds=probe_seconds)
     committed = _committed_amount(config.out, joined, parse_seeds(config.seeds))
-    cost = _break_even(extraction, purpose, sizes, measured, workers, committed, new=joined is None)
+    cost = _break_even(
+        extraction, purpose, sizes, measured, workers, committed, shape=target_shape(recipe), new=joined is None
+    )
     chosen = next(size for size in sizes if size.chosen)
     return Plan(
         config=dataclasses.replace(config, shard_size=manifest.shard_size),
@@ -123,13 +126,14 @@ def _break_even(
     workers: WorkerResources,
     committed: _CommittedAmount,
     *,
+    shape: TargetShape,
     new: bool,
 ) -> BreakEven:
     config, images = extraction.config, len(extraction.listing)
     chosen = next(size for size in sizes if size.chosen).bytes
     left = chosen.views - committed.views
     alone = WorkerResources(1, workers.cpus, workers.gpus)
-    calibrated = min(config.calibration_views, images) if new and get_precision(config.precision).calibrated else 0
+    calibrated = min(_calibration_views(config, shape), images) if new else 0
     return BreakEven(
         images=images,
         epochs=purpose.epochs,
@@ -141,6 +145,14 @@ def _break_even(
         bytes_left=round(chosen.total * left / chosen.views),
         bytes_free=_free_bytes(config.out),
     )
+
+
+def _calibration_views(config: ExtractionConfig, shape: TargetShape) -> int:
+    """Views that calibration takes if there are as many images; 0 if the precision has no calibration."""
+    precision = get_precision(config.precision)
+    if isinstance(precision, KltPrecision):
+        return calibration_view_count(shape, config.calibration_views)
+    return config.calibration_views if precision.calibrated else 0
 
 
 def _free_bytes(path: Path) -> int:

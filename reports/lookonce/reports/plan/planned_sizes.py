@@ -37,6 +37,8 @@ class PlannedSize:
     stored_patches: int
     """Patches of a view that are stored."""
     bytes: CacheBytes
+    encoding_bytes: int
+    """Bytes of the object of the encoding, about, which are among ``bytes``; 0 if there is none."""
     chosen: bool
     """Whether this is the requested one."""
 
@@ -48,6 +50,7 @@ class PlannedSize:
             "stored_patches": self.stored_patches,
             "bytes_a_view": self.bytes.per_view,
             "bytes": self.bytes.total,
+            "bytes_of_encoding": self.encoding_bytes,
             "chosen": self.chosen,
         }
 
@@ -70,6 +73,7 @@ def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, st
                     tokens=tokens,
                     stored_patches=manifest.recipe.stored_patches,
                     bytes=cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document())),
+                    encoding_bytes=len(manifest.encoding.object_content()) if manifest.encoding.apart else 0,
                     chosen=precision == config.precision and tokens == asked,
                 )
             )

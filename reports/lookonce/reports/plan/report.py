@@ -212,7 +212,10 @@ def _subset(size: PlannedSize) -> str:
 
 def _size(chosen: PlannedSize) -> list[str]:
     per_view, total = bytes_text(chosen.bytes.per_view), bytes_text(chosen.bytes.total)
-    return [f"{per_view} per view, {total} in all: all files of the cache, if every image can be read"]
+    lines = [f"{per_view} per view, {total} in all: all files of the cache, if every image can be read"]
+    if chosen.encoding_bytes:
+        lines.append(f"(about {bytes_text(chosen.encoding_bytes)} of it is the object of the encoding, once per cache)")
+    return lines
 
 
 def _time(plan: Plan) -> list[str]:

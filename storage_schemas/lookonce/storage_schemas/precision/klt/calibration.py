@@ -67,12 +67,25 @@ class TargetStatistics:
         self._classes: list[Float32] = []
         self._sampled: list[tuple[Float32, NDArray[np.int64]]] = []
         self._eigenvectors: dict[int, tuple[Float64, Float64]] = {}
+        self._spectra: dict[tuple[int, int], _Spectrum] = {}
         self.views = 0
 
     @property
     def tokens(self) -> int:
         """Patch tokens seen."""
         return self.views * self._patches
+
+    @property
+    def shortage(self) -> str | None:
+        """A sentence that says by how much there are too few tokens for good statistics; None if there are enough."""
+        comfortable = COMFORTABLE_TOKENS * self._shape.layers * self._shape.channels
+        if self.tokens >= comfortable:
+            return None
+        return (
+            f"the KLT calibration saw {self.tokens:,} patch tokens of {self.views:,} views, and "
+            f"{comfortable:,} are comfortable ({COMFORTABLE_TOKENS} for each value of a token), so errors on other "
+            "images will be larger than they need to be"
+        )
 
     def add(self, values: Float32) -> None:
         """Take views.
@@ -81,6 +94,7 @@ class TargetStatistics:
             values: LayerNormed targets, float32 (V, 1 + k, L, C).
         """
         self._eigenvectors.clear()
+        self._spectra.clear()
         count = len(values)
         patches = values[:, 1:].reshape(count, self._patches, -1)
         flat = patches.reshape(-1, patches.shape[-1])
@@ -106,7 +120,7 @@ class TargetStatistics:
         return [number for number in COSINES if number <= most]
 
     def code(self, rate: float) -> tuple[ViewCode, ExpectedLoss]:
-        """The code of the least expected error.
+        """The code of the least expected error; a second rate costs little.
 
         Args:
             rate: bits per value of a patch token, coarse part included.
@@ -117,10 +131,10 @@ class TargetStatistics:
         if self._sum is None or self._products is None or not self.tokens:
             raise ValueError("calibration needs at least one view")
         sizes = record_sizes(rate, self._shape)
-        guess = self._bases(max(self._choices()))
-        allocations = {number: self._allocated(number, sizes, guess) for number in self._choices()}
+        most = max(self._choices())  # its bases serve to compare all choices
+        allocations = {number: self._allocated(self._spectrum(number, most), sizes) for number in self._choices()}
         cosines = min(allocations, key=lambda number: allocations[number].error)
-        best = self._allocated(cosines, sizes, self._bases(cosines))
+        best = self._allocated(self._spectrum(cosines, cosines), sizes)
         return self._finished(best), ExpectedLoss(
             relative_error=math.sqrt(best.error / (np.trace(self._products) / self.views)),
             components=int((best.token_bits > 0).sum()),
@@ -144,28 +158,37 @@ class TargetStatistics:
         sampled = coarse_products / len(flat)
         return rest, sampled, rest * (np.trace(sampled) / np.trace(rest))
 
-    def _allocated(self, cosines: int, sizes: RecordSizes, bases: tuple[Float64, Float64]) -> _Allocation:
-        """Variances along bases, and bits, with so many cosines per axis."""
-        basis, coarse_basis = bases
+    def _spectrum(self, cosines: int, basis_cosines: int) -> _Spectrum:
+        """Variances with so many cosines per axis, along the bases of another number of them."""
+        if (cosines, basis_cosines) not in self._spectra:
+            self._spectra[cosines, basis_cosines] = self._computed_spectrum(cosines, *self._bases(basis_cosines))
+        return self._spectra[cosines, basis_cosines]
+
+    def _computed_spectrum(self, cosines: int, basis: Float64, coarse_basis: Float64) -> _Spectrum:
         rest, _, prior = self._covariances(cosines)
         variances = _variances(rest, basis)
         order = np.argsort(-variances, kind="stable")
-        basis, variances = basis[:, order], variances[order]
         energy = np.square(self._coarse_of(cosines) @ coarse_basis).mean(axis=0)
         share = energy.sum(axis=1, keepdims=True) / energy.sum() * len(energy)  # of each spatial function
         coarse_variances = (1 - SHRINKAGE) * energy + SHRINKAGE * share * _variances(prior, coarse_basis)
-        coarse_variances = np.maximum(coarse_variances, LEAST)
+        return _Spectrum(
+            basis=basis,
+            order=order,
+            variances=variances[order],
+            coarse_basis=coarse_basis,
+            coarse_variances=np.maximum(coarse_variances, LEAST),
+        )
+
+    def _allocated(self, spectrum: _Spectrum, sizes: RecordSizes) -> _Allocation:
+        variances, coarse_variances = spectrum.variances, spectrum.coarse_variances
         token_bits = allocate_bits(variances, 8 * sizes.token, most=TOKEN_BITS)
         coarse_bits = allocate_bits(coarse_variances.reshape(-1), 8 * sizes.coarse, most=MAX_BITS)
         error = self._patches * expected_error(variances, token_bits)
         error += expected_error(coarse_variances.reshape(-1), coarse_bits)
         return _Allocation(
             mean=self._sums()[0] / self.tokens,
-            basis=basis,
-            variances=variances,
+            spectrum=spectrum,
             token_bits=token_bits,
-            coarse_basis=coarse_basis,
-            coarse_variances=coarse_variances,
             coarse_bits=coarse_bits.reshape(coarse_variances.shape),
             error=error,
             sizes=sizes,
@@ -188,15 +211,16 @@ class TargetStatistics:
     def _finished(self, best: _Allocation) -> ViewCode:
         kept, coarse_kept = best.token_bits > 0, (best.coarse_bits > 0).any(axis=0)
         token_bits, coarse_bits = best.token_bits[kept], best.coarse_bits[:, coarse_kept]
+        spectrum = best.spectrum
         classes = Int8().calibrate(np.concatenate(self._classes))
         return ViewCode(
             mean=best.mean.astype(np.float32),
-            basis=best.basis[:, kept].astype(np.float16),
+            basis=spectrum.basis[:, spectrum.order[kept]].astype(np.float16),
             token_bits=token_bits.astype(np.uint8),
-            token_scale=rounded(np.sqrt(best.variances[kept])),
-            coarse_basis=best.coarse_basis[:, coarse_kept].astype(np.float16),
+            token_scale=rounded(np.sqrt(spectrum.variances[kept])),
+            coarse_basis=spectrum.coarse_basis[:, coarse_kept].astype(np.float16),
             coarse_bits=coarse_bits.astype(np.uint8),
-            coarse_scale=rounded(np.sqrt(best.coarse_variances[:, coarse_kept])),
+            coarse_scale=rounded(np.sqrt(spectrum.coarse_variances[:, coarse_kept])),
             levels=self._levels(best, int(max(token_bits.max(), coarse_bits.max(initial=0)))),
             class_scale=classes["scale"],
             class_offset=classes["offset"],
@@ -212,7 +236,8 @@ class TargetStatistics:
             rests.append(rest.reshape(-1, rest.shape[-1]))
             start += len(tokens)
         sampled = np.concatenate(rests)
-        normalised = sampled[:: max(1, len(sampled) // SAMPLED_TOKENS)] @ best.basis / np.sqrt(best.variances)
+        basis, variances = best.spectrum.basis[:, best.spectrum.order], best.spectrum.variances
+        normalised = sampled[:: max(1, len(sampled) // SAMPLED_TOKENS)] @ basis / np.sqrt(variances)
         tables = []
         for bits in range(1, most + 1):
             values = normalised[:, best.token_bits == bits]
@@ -223,15 +248,28 @@ class TargetStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Spectrum:
+    """Full bases and the variances along them."""
+
+    basis: Float64
+    """Of tokens, (N, N)."""
+    order: NDArray[np.int64]
+    """Its columns by descending variance, (N,)."""
+    variances: Float64
+    """Of tokens in that order, (N,)."""
+    coarse_basis: Float64
+    """(N, N)."""
+    coarse_variances: Float64
+    """(F, N)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Allocation:
-    """Full bases by descending variance, float64 (N, N); variances (N,) and (F, N); bits of the same shapes."""
+    """Bits of each component, in the order of the spectrum's variances."""
 
     mean: Float64
-    basis: Float64
-    variances: Float64
+    spectrum: _Spectrum
     token_bits: NDArray[np.int64]
-    coarse_basis: Float64
-    coarse_variances: Float64
     coarse_bits: NDArray[np.int64]
     error: float
     """Expected squared error per view."""

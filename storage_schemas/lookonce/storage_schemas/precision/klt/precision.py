@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.base import Float32, Parameters, Precision, StoredArray, TargetShape
 from lookonce.storage_schemas.precision.klt.allocation import allocate_bits
-from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
+from lookonce.storage_schemas.precision.klt.calibration import COSINES, TargetStatistics
 from lookonce.storage_schemas.precision.klt.quantisers import MAX_BITS, concatenated_levels, gaussian_levels
 from lookonce.storage_schemas.precision.klt.record_sizes import record_sizes
 from lookonce.storage_schemas.precision.klt.view_code import TOKEN_BITS, ViewCode
@@ -25,12 +26,18 @@ TOKENS_PER_VALUE = 60
 FEWEST_VIEWS, MOST_VIEWS = 256, 2048
 
 
-def calibration_view_count(shape: TargetShape) -> int:
-    """How many views a KLT precision is calibrated from by default: a covariance needs samples in tens of its size.
+def calibration_view_count(shape: TargetShape, asked: int = FEWEST_VIEWS) -> int:
+    """How many views a KLT precision is calibrated from: a covariance needs samples in tens of its size.
+
+    Args:
+        shape: of each view.
+        asked: views that a user asks for; ``FEWEST_VIEWS``, the default of commands, leaves the choice to the shape.
 
     >>> calibration_view_count(TargetShape(patches=196, layers=5, channels=768, all_patches=True))
     1176
     """
+    if asked != FEWEST_VIEWS:
+        return asked
     wanted = -(-TOKENS_PER_VALUE * shape.layers * shape.channels // shape.patches)
     return min(max(wanted, FEWEST_VIEWS), MOST_VIEWS)
 
@@ -73,12 +80,15 @@ class KltPrecision(Precision):
             ),
         )
 
-    def calibrate_views(self, batches: Iterable[Float32], shape: TargetShape) -> dict[str, NDArray[Any]]:
+    def calibrate_views(
+        self, batches: Iterable[Float32], shape: TargetShape, warn: Callable[[str], object] = lambda shortage: None
+    ) -> dict[str, NDArray[Any]]:
         """Compute parameters from sample views.
 
         Args:
             batches: targets float32 (V, 1 + k, L, C) of the calibration views; read once.
             shape: of each view.
+            warn: called with a sentence if there are too few tokens, see ``TargetStatistics.shortage``.
 
         Raises:
             ValueError: there are no views.
@@ -86,18 +96,23 @@ class KltPrecision(Precision):
         statistics = TargetStatistics(shape)
         for targets in batches:
             statistics.add(targets)
+        if statistics.shortage is not None:
+            warn(statistics.shortage)
         return statistics.code(self.rate)[0].parameters()
 
     def stand_in(self, shape: TargetShape) -> dict[str, NDArray[Any]]:
         """Parameters of plausible sizes and no use, for planning before calibration.
 
-        Components' variances fall as a power of their number that gives DeiT-Tiny's numbers of kept components.
+        Variances fall so that the numbers of kept components are those of DeiT-Tiny's blocks 8 to 12, to 15 %.
         """
         sizes, values = record_sizes(self.rate, shape), shape.layers * shape.channels
-        variances = np.power(np.arange(1, values + 1, dtype=np.float64), -1.6)
+        cosines = min(max(COSINES), math.isqrt(shape.patches)) if shape.all_patches else 1
+        variances = _plausible_variances(shape, of_next_block=0.12, exponent=0.6)
+        coarse_variances = np.tile(_plausible_variances(shape, of_next_block=0.45, exponent=0.4), (cosines**2, 1))
         token_bits = allocate_bits(variances, 8 * sizes.token, most=TOKEN_BITS)
-        coarse_bits = allocate_bits(variances, min(8 * sizes.coarse, 4 * values), most=MAX_BITS)
-        kept, coarse_kept = token_bits > 0, coarse_bits > 0
+        coarse_bits = allocate_bits(coarse_variances.reshape(-1), 8 * sizes.coarse, most=MAX_BITS)
+        coarse_bits = coarse_bits.reshape(coarse_variances.shape)
+        kept, coarse_kept = token_bits > 0, (coarse_bits > 0).any(axis=0)
         most = int(max(token_bits.max(), coarse_bits.max()))
         return ViewCode(
             mean=np.zeros(values, dtype=np.float32),
@@ -105,8 +120,8 @@ class KltPrecision(Precision):
             token_bits=token_bits[kept].astype(np.uint8),
             token_scale=np.ones(kept.sum(), dtype=np.float32),
             coarse_basis=np.zeros((values, coarse_kept.sum()), dtype=np.float16),
-            coarse_bits=coarse_bits[None, coarse_kept].astype(np.uint8),
-            coarse_scale=np.ones((1, coarse_kept.sum()), dtype=np.float32),
+            coarse_bits=coarse_bits[:, coarse_kept].astype(np.uint8),
+            coarse_scale=np.ones((cosines**2, coarse_kept.sum()), dtype=np.float32),
             levels=concatenated_levels([gaussian_levels(bits) for bits in range(1, most + 1)]),
             class_scale=np.ones((shape.layers, shape.channels), dtype=np.float32),
             class_offset=np.zeros((shape.layers, shape.channels), dtype=np.float32),
@@ -145,3 +160,13 @@ class KltPrecision(Precision):
     def outside_share(self, targets: Float32, parameters: Parameters) -> float:
         """See ``ViewCode.outside_share``."""
         return ViewCode.from_parameters(parameters).outside_share(targets)
+
+
+def _plausible_variances(shape: TargetShape, *, of_next_block: float, exponent: float) -> NDArray[np.float64]:
+    """Variances of a token's components, float64 (N,), descending.
+
+    What all blocks share comes first, and each further block adds a fraction ``of_next_block`` of the one before.
+    """
+    block = np.power(np.arange(1, shape.channels + 1, dtype=np.float64), -exponent)
+    variances: NDArray[np.float64] = np.outer(np.power(of_next_block, np.arange(shape.layers)), block)
+    return -np.sort(-variances, axis=None)
