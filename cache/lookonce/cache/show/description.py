@@ -11,7 +11,9 @@ from lookonce.cache.committed import receipt_identity
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.show.facts import CacheFacts, HoleFacts, SeedFacts
+from lookonce.cache.show.klt_facts import klt_facts
 from lookonce.shared.errors import AccessError, SchemaError
+from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.manifest import Manifest
 
 FIRST_HOLES = 5
@@ -65,6 +67,8 @@ def describe_cache(root: Path) -> CacheFacts:
         statistics=tally.mean_statistics(),
         fingerprint=recipe.fingerprint,
         encoding=encoding.digest,
+        schema_version=manifest.schema_version,
+        klt=klt_facts(manifest.encoding, target_shape(recipe)),
         container=manifest.container,
         created_with=dict(manifest.created_with),
         versions={name: sorted(found) for name, found in sorted(tally.versions.items())},

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lookonce.cache.show.klt_facts import KltFacts
 from lookonce.shared.printing import Result
 from lookonce.shared.view_recipe import view_sentence
 
@@ -74,6 +75,10 @@ class CacheFacts(Result):
     fingerprint: str
     encoding: str
     """Digest of the encoding."""
+    schema_version: int
+    """Of the manifest."""
+    klt: KltFacts | None
+    """What the code of a KLT precision keeps; None for other precisions."""
     container: str
     created_with: dict[str, str]
     versions: dict[str, list[str]]
@@ -116,6 +121,7 @@ class CacheFacts(Result):
             f"input {teacher['input_size']} px, computed in {teacher['compute_precision']}",
             "weights": teacher["weights_digest"],
             "precision": self.precision,
+            **({} if self.klt is None else {"code": self.klt.text()}),
             "view": f"{view['name']} version {view['version']}, {view['size']} px, {self.patches} patches of "
             f"{self.patch_size} px, pixels {'stored' if self.pixels == 'store' else 'not stored'}",
             "crops": view_sentence(view),
@@ -129,7 +135,7 @@ class CacheFacts(Result):
             "statistics": ", ".join(f"{name} {value:.4g}" for name, value in self.statistics.items()) or "none",
             "fingerprint": self.fingerprint,
             "encoding": self.encoding,
-            "container": f"{self.container}, schema version 1",
+            "container": f"{self.container}, schema version {self.schema_version}",
             "versions": ", ".join(f"{name} {'|'.join(found)}" for name, found in self.versions.items()) or "none",
         }
 
