@@ -71,6 +71,37 @@ def test_what_the_tokens_are_is_told(make_manifest, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "d")["tokens"].startswith("all; token 0 is the mean of the patches")
 
 
+def test_the_code_of_a_klt_cache_is_told(make_manifest, fill_cache, tmp_path: Path) -> None:
+    manifest = make_manifest(precision="klt1", width=24)
+    fill_cache(tmp_path / "c", manifest)
+    facts, lines, code = describe_cache(tmp_path / "c"), lines_of(tmp_path / "c"), manifest.encoding.parameters
+    assert facts.klt is not None
+    assert (facts.klt.values, facts.klt.components) == (48, code["basis"].shape[1])
+    assert (facts.klt.token_bits, facts.klt.coarse_bits) == (code["token_bits"].sum(), code["coarse_bits"].sum())
+    assert facts.klt.token_bits <= 8 * facts.klt.token_bytes == 8 * manifest.array("targets").sample_shape[1]
+    assert facts.klt.coarse_bytes == manifest.array("coarse_targets").sample_bytes
+    assert facts.klt.object_bytes == (tmp_path / "c" / facts.klt.object).stat().st_size
+    assert 0.8 < facts.klt.bits_per_value <= 1
+    assert lines["code"].startswith(f"tokens keep {facts.klt.components} of 48 components, ")
+    assert "coarse part of a view (mean over patches) keeps" in lines["code"]  # noise has no low frequencies
+    assert "(3 x 3 cosines) keeps" in dataclasses.replace(facts.klt, coarse_functions=9).text()
+    assert lines["container"] == "zarr, schema version 2"
+    assert json.loads(json.dumps(facts.document()))["klt"]["coarse_functions"] == 1
+
+
+def test_other_precisions_have_no_code_to_tell(cache: Path) -> None:
+    assert describe_cache(cache).document()["klt"] is None
+    assert "code" not in lines_of(cache)
+    assert lines_of(cache)["container"] == "zarr, schema version 1"
+
+
+@pytest.mark.parametrize("precision", ["klt2", "klt0.25"])
+def test_a_klt_cache_is_drawn(make_manifest, fill_cache, tmp_path: Path, precision: str) -> None:
+    fill_cache(tmp_path / "c", make_manifest(precision=precision))
+    draw_cache(tmp_path / "c", tmp_path / "p.png", samples=2)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_incomplete_caches_say_what_is_missing(cache: Path) -> None:
     (cache / "receipts/seed-0002/shard-00001.json").unlink()
     (cache / "receipts/seed-0002/shard-00002.json").write_text('{"fingerprint": 3}')
