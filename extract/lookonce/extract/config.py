@@ -34,7 +34,8 @@ class ExtractionConfig:
     layers: str = "top5"
     """Teacher blocks to store: top5, all, or 1-based numbers such as 8,10,12."""
     precision: str = "int8"
-    """Stored format, bytes per value: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25."""
+    """Stored format, bytes per value: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25. All blocks
+    coded together, bits per value: klt2, klt1.5, klt1, klt0.75, klt0.5, klt0.25."""
     format: Literal["zarr", "webdataset"] = "zarr"
     """Container of the shards: zarr v3 arrays, or tars for the webdataset library."""
     tokens: str = "all"
@@ -87,7 +88,8 @@ class ExtractionConfig:
     on_bad_image: Literal["skip", "fail"] = "skip"
     """skip: an unreadable image becomes a recorded hole and is never trained on; fail: stop and name the image."""
     calibration_views: Count = 256
-    """Views that fix the scales of calibrated precisions, evenly spread over the images; more than 512 rarely help."""
+    """Views that calibrate a precision, evenly spread over the images; more than 512 rarely help. With 256, klt takes
+    as many as its dimension needs, at most 2048."""
 
     def __post_init__(self) -> None:
         """Convert paths from text, and workers and seeds from numbers; refuse values out of range.
