@@ -1,10 +1,11 @@
-"""What fewer bits and fewer tokens cost the student: one run from fp16, int8, int4, int2 and `visible` caches each.
+"""What fewer bits and fewer tokens cost the student: one run from each of several conversions of one cache.
 
     python examples/precision_study.py --out precision \
         --teacher-weights ../shared/data/deit_tiny_patch16_224.safetensors [--quick]
 
-The teacher runs once, for an fp16 cache. The other caches are conversions of it, so all students see the same views. A
-cache of visible tokens has one fixed mask per view and seed; from the others, each epoch draws new masks.
+`--ways fp16,int4,klt1,klt0.5` chooses them. The teacher runs once, for an fp16 cache. The other caches are conversions
+of it, so all students see the same views. A cache of visible tokens has one fixed mask per view and seed; from the
+others, each epoch draws new masks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from study import Judged, Study, Variant, run_study, table, write_results
 from study_options import end_with_a_sentence, study_options
 
-from lookonce.api import AllTokens, ConversionRequest, VisibleTokens, convert_cache, open_cache
+from lookonce.api import AllTokens, ConversionRequest, UsageError, VisibleTokens, convert_cache, open_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,12 @@ class PrecisionStudy(Study):
 
     cached_seeds: str = "0-3"
     """Augmentation seeds of each cache."""
+    ways: str = "fp16,int8,int4,int2,int4-visible,int2-visible,int4-visible-0.8"
+    """How features are stored: precisions, each with -visible for the visible tokens of one mask at ratio 0.7 alone, or
+    -visible-RATIO. The first one is what the others are compared with."""
 
 
 ALL, VISIBLE = AllTokens(), VisibleTokens(mask="attentive", mask_ratio=0.7)
-FEWER = VisibleTokens(mask="attentive", mask_ratio=0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +50,36 @@ class StoredAs:
         return f"{self.precision}-visible{ratio}"
 
 
-WAYS = (
-    StoredAs(precision="fp16"),
-    StoredAs(precision="int8"),
-    StoredAs(precision="int4"),
-    StoredAs(precision="int2"),
-    StoredAs(precision="int4", tokens=VISIBLE),
-    StoredAs(precision="int2", tokens=VISIBLE),
-    StoredAs(precision="int4", tokens=FEWER),
-)
+def parse_way(name: str) -> StoredAs:
+    """Read one of ``--ways``.
+
+    Raises:
+        UsageError: an unknown precision, or a ratio out of range.
+    """
+    precision, *rest = name.split("-visible", 1)
+    ConversionRequest(precision=precision)  # refuses unknown names before the teacher runs
+    if not rest:
+        return StoredAs(precision=precision)
+    try:
+        ratio = float(rest[0].removeprefix("-") or 0.7)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise UsageError(
+            f"--ways {name}: expected PRECISION, PRECISION-visible or PRECISION-visible-RATIO, 0 to below 1"
+        )
+    return StoredAs(precision=precision, tokens=VisibleTokens(mask="attentive", mask_ratio=ratio))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the study."""
     study = study_options(PrecisionStudy, __doc__, arguments)
+    ways = [parse_way(name) for name in study.ways.split(",")]
     exact = study.extract("fp16", split="train", seeds=study.cached_seeds, precision="fp16")
-    caches = [converted(study, exact, way) for way in WAYS]
-    variants = [Variant(name=way.name, config=study.training(cache)) for way, cache in zip(WAYS, caches, strict=True)]
+    caches = [converted(study, exact, way) for way in ways]
+    variants = [Variant(name=way.name, config=study.training(cache)) for way, cache in zip(ways, caches, strict=True)]
     judged = run_study(study, variants, study.held_out())
-    drawn = precision_table([view_bytes(cache) for cache in caches], judged)
+    drawn = precision_table(ways, [view_bytes(cache) for cache in caches], judged)
     write_results(study, {"What a precision costs the student": drawn}, {"precision": judged})
 
 
@@ -85,7 +99,7 @@ def view_bytes(cache: Path) -> int:
     return sum(array.sample_bytes for array in open_cache(cache).manifest.arrays)
 
 
-def precision_table(sizes: list[int], judged: list[Judged]) -> str:
+def precision_table(ways: list[StoredAs], sizes: list[int], judged: list[Judged]) -> str:
     """One row per way of storing."""
     heads = [
         "",
@@ -105,7 +119,7 @@ def precision_table(sizes: list[int], judged: list[Judged]) -> str:
             line.text("held-out", digits=4),
             line.text("held-out whole", digits=4),
         ]
-        for way, size, line in zip(WAYS, sizes, judged, strict=True)
+        for way, size, line in zip(ways, sizes, judged, strict=True)
     ]
     return table(heads, rows)
 

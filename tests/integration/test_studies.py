@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lookonce.shared.errors import UsageError
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -48,6 +50,18 @@ def test_precisions_share_their_views_and_are_not_trained_twice(
     study.main(arguments)
     assert capsys.readouterr().out == printed
     assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/student.safetensors")}
+
+
+def test_the_ways_of_storing_are_chosen_by_name(example: Callable[[str], Any], tmp_path: Path) -> None:
+    study = example("precision_study")
+    ways = "fp16,klt1,klt0.25-visible-0.8"
+    study.main(["--quick", "--out", str(tmp_path), "--ways", ways])
+    lines = results(tmp_path)["precision"]
+    assert [line["name"] for line in lines] == ways.split(",")
+    assert len({line["measures"]["training loss"][0] for line in lines}) == 3
+    for wrong, sentence in (("klt3", "unknown precision 'klt3'"), ("int4-visible-2", "expected PRECISION")):
+        with pytest.raises(UsageError, match=sentence):
+            study.parse_way(wrong)
 
 
 def test_one_cache_serves_every_number_of_seeds(example: Callable[[str], Any], tmp_path: Path) -> None:
