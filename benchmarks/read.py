@@ -63,6 +63,16 @@ def ours(reader: CacheReader, job: Job, *, full: bool = False, announce: bool = 
     return job.units
 
 
+def ours_klt(reader: CacheReader, job: Job) -> int:
+    """Records of the visible patches, coarse parts and class tokens, as the trainer reads them; nothing is decoded."""
+    zeros, batches = np.zeros(BATCH, np.int64), job.batches()
+    for rows in batches:
+        reader.read("targets", zeros, rows, job.tokens[rows][:, 1:] - 1)
+        reader.read("coarse_targets", zeros, rows)
+        reader.read("class_targets", zeros, rows)
+    return job.units
+
+
 def memmap(raw: NDArray[Any], job: Job, *, full: bool = False) -> int:
     """The ceiling: the same gather from one flat memory-mapped array, (sample, token, record bytes)."""
     tokens = TOKENS if full else VISIBLE + 1
@@ -254,6 +264,7 @@ def _warm(
         ("zarr", "int8", "zarr"),
         ("webdataset", "int8", "webdataset"),
         ("zarr_fp16", "fp16", "zarr"),
+        ("zarr_klt0.5", "klt0.5", "zarr"),
     ):
         roots[label] = work / label
         write_cache(roots[label], clip_manifest(samples, 128, precision=precision, container=container))
@@ -267,6 +278,7 @@ def _warm(
         "memmap_full": functools.partial(memmap, raw, job, full=True),
         "zarr_full": functools.partial(ours, readers["zarr"], job, full=True),
         "memmap_visible_fp16": functools.partial(memmap, raw_fp16, job),
+        "zarr_visible_klt0.5": functools.partial(ours_klt, readers["zarr_klt0.5"], job),
         "zarr_visible_fp16": functools.partial(ours, readers["zarr_fp16"], job),
     }
     rates = alternate(contestants, rounds)
@@ -294,6 +306,7 @@ def _cold(work: Path, roots: dict[str, Path], job: Job, rounds: int) -> dict[str
 
     contestants = {
         "cold_zarr": functools.partial(zarr, "none", False),
+        "cold_zarr_klt0.5": lambda: ours_klt(CacheReader(roots["zarr_klt0.5"], check="never", readahead="none"), job),
         "cold_zarr_prefetch": functools.partial(zarr, "auto", True),
         "cold_zarr_advice": functools.partial(zarr, "advice", True),
         "cold_memmap": lambda: memmap(np.load(work / "raw.npy", mmap_mode="r"), job),
@@ -316,6 +329,8 @@ def _run(options: Any, work: Path, samples: int, rounds: int, limit: int) -> Non
         "webdataset_visible_over_memmap": ratio(rates, "webdataset_visible", "memmap_visible"),
         "full_over_memmap": ratio(rates, "zarr_full", "memmap_full"),
         "fp16_visible_over_memmap": ratio(rates, "zarr_visible_fp16", "memmap_visible_fp16"),
+        "klt0.5_over_int8": ratio(rates, "zarr_visible_klt0.5", "zarr_visible"),
+        "cold_klt0.5_over_int8": ratio(rates, "cold_zarr_klt0.5", "cold_zarr"),
         **{f"over_{name}": ratio(rates, "peer_zarr_beside_peers", f"peer_{name}") for name in others},
         "two_processes_over_one": ratio(rates, "two_processes", "one_process"),
         "cold_over_cold_memmap": ratio(rates, "cold_zarr_prefetch", "cold_memmap"),

@@ -11,10 +11,10 @@ import numpy as np
 from lookonce.cache.write.create import create_cache, prepare_seed
 from lookonce.cache.write.shard_writer import ShardWriter
 from lookonce.shared.views import ViewRecipe
-from lookonce.storage_schemas.arrays import ArraySpec, cache_arrays
+from lookonce.storage_schemas.arrays import ArraySpec, cache_arrays, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import KltPrecision, get_element_precision, get_precision
 from lookonce.storage_schemas.recipe import DatasetIdentity, Recipe, TeacherIdentity
 from lookonce.storage_schemas.tokens import AllTokens
 
@@ -41,18 +41,24 @@ def clip_manifest(samples: int, shard_size: int, *, precision: str = "int8", con
         patch_size=PATCH,
         tokens=AllTokens(),
     )
-    codec = get_precision(precision)
-    values = np.random.default_rng(0).normal(size=(64, LAYERS, WIDTH)).astype(np.float32)
     arrays = cache_arrays(recipe, precision=precision, store_pixels=True)
     return Manifest(
         recipe=recipe,
-        encoding=Encoding(precision=precision, parameters=codec.calibrate(values)),
+        encoding=Encoding(precision=precision, parameters=_parameters(recipe, precision)),
         container=container,
         shard_size=shard_size,
         arrays=arrays,
         classes=(),
         created_with={},
     )
+
+
+def _parameters(recipe: Recipe, precision: str) -> dict[str, Any]:
+    codec = get_precision(precision)
+    if isinstance(codec, KltPrecision):
+        return codec.stand_in(target_shape(recipe))
+    values = np.random.default_rng(0).normal(size=(64, LAYERS, WIDTH)).astype(np.float32)
+    return get_element_precision(precision).calibrate(values)
 
 
 def random_batches(manifest: Manifest, batch: int, distinct: int = 4) -> Iterator[tuple[list[int], dict[str, Any]]]:
