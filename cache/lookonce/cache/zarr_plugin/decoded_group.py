@@ -157,7 +157,8 @@ class _Views:
         """Values float32 (token, layer, channel) of a row as bytes; None if the row is a hole."""
         if row not in self._present:
             return None
-        return self._reader.read_targets([self.seed], [row])[0].astype("<f4").tobytes()
+        content: bytes = self._reader.read_targets([self.seed], [row])[0].astype("<f4").tobytes()
+        return content
 
     def __reduce__(self) -> tuple[type[_Views], tuple[Path, int]]:
         return _Views, (self.root, self.seed)
