@@ -40,16 +40,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lookonce.cache.layout import CacheLayout
 from lookonce.clusters.extraction.run import extract_features
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.prepare import load_config_teacher, open_extraction
 from lookonce.extract.views.image_views import image_views
+from lookonce.reports.plan.planned_sizes import stand_in_encoding
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.masking import draw_patches
 from lookonce.shared.patches import patchify, unpatchify
+from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.precision import get_precision
 from lookonce.train.config import TrainingConfig
 from lookonce.train.data.batch import Batch, StoredTargets
 from lookonce.train.data.sample_order import SamplesOfStep
+from lookonce.train.data.view_decoder import ViewDecoder
 from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.trainer import Trainer
 from lookonce.train.model.alignment_step import AlignmentStep, TeacherAlignment
@@ -107,8 +112,8 @@ def pairs(quick: bool) -> list[Pair]:
 class OnDevice(nn.Module):
     """Stands where the decoder does: the targets are floats already."""
 
-    def forward(self, targets: Tensor) -> Tensor:
-        return targets
+    def decode(self, stored: StoredTargets) -> Tensor:
+        return stored.elements
 
 
 class Ways:
@@ -126,6 +131,7 @@ class Ways:
         )
         extract_features(extraction, show_progress=False)
         self.pair, self.views = pair, open_extraction(extraction)
+        self.manifest = CacheLayout(work / "cache").load_manifest()
         self.teacher = load_config_teacher(extraction, DEVICE)
         config = TrainingConfig(
             shards=(work / "cache",),
@@ -182,6 +188,25 @@ class Ways:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as look:
             self.teacher.extract(views)
         return step.get_total_flops(), look.get_total_flops()
+
+    def decoding_operations(self, precision: str = "klt0.5") -> int:
+        """Of decoding one batch of a KLT cache of the same shape: matrix products."""
+        shape, visible = target_shape(self.manifest.recipe), self._on_device.visible_ids
+        manifest = replace(self.manifest, encoding=stand_in_encoding(precision, shape))
+        stored = {
+            array.name: torch.zeros(len(visible), *array.shape, dtype=torch.uint8)
+            for array in get_precision(precision).arrays(shape)
+        }
+        batch = StoredTargets(
+            elements=stored["targets"][:, : visible.shape[1]],
+            class_elements=stored["class_targets"],
+            coarse=stored["coarse_targets"],
+            positions=visible.cpu(),
+        )
+        decoder = ViewDecoder(manifest, range(shape.layers))
+        with FlopCounterMode(display=False) as decoding:
+            decoder(batch)
+        return decoding.get_total_flops()
 
     def _steps(self, batch: Callable[[], Batch]) -> int:
         trainer = self.trainer
@@ -307,7 +332,7 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
     folder, label = work / pair.label, pair.label
     folder.mkdir()
     ways = Ways(pair, weights_of(pair.teacher, work), images or photographs(folder / "images", pair.images), folder)
-    step, look = ways.operations()
+    (step, look), decoding = ways.operations(), ways.decoding_operations()
     with DeferredInterrupts() as interrupts, ways.trainer.opened(None, folder, show_progress=False) as run:
         cached = functools.partial(ways.cached, run, interrupts)
         jobs = {"bare": ways.bare, "cached": cached, "online": ways.online, "released": ways.released}
@@ -323,7 +348,7 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
     yield "ratio", f"{label}: released_way_over_cached", ratio(rates, "cached", "released")
     yield "ratio", f"{label}: input_wait_share", round(share, 5)
     yield "raw", f"{label}: memory_peak_mib", peaks
-    yield "raw", f"{label}: operations", {"step": step, "teacher": look}
+    yield "raw", f"{label}: operations", {"step": step, "teacher": look, "decoding_klt0.5": decoding}
     yield "raw", f"{label}: losses", dict(zip(("cached", "online"), ways.losses(), strict=True))
     yield (
         "raw",
