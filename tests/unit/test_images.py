@@ -199,7 +199,6 @@ def test_what_is_no_image_is_named(data: bytes) -> None:
     with pytest.raises(UnreadableImageError, match=r"cats/1\.jpg: not a readable image") as caught:
         decode_rgb(data, "cats/1.jpg")
     assert isinstance(caught.value, SourceError)
-    assert caught.value.code == "L301"
     assert "0x" not in str(caught.value)  # receipts must not hold memory addresses
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
