@@ -26,7 +26,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,7 +199,7 @@ def random_vit_base(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def local_ray() -> Iterator[None]:
+def local_ray() -> Generator[None]:
     """Ray with as many CPUs as there are cores; its workers find ``extraction_peers``."""
     import ray
     import ray.data

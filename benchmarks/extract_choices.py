@@ -106,7 +106,7 @@ def main() -> None:
     rounds, seeds = (2, 20) if options.quick else (5, 200)
     paths = sorted((DATA / "photos").glob("*.jpg"))
     weights = DATA / "deit_tiny_patch16_224.safetensors"
-    spec = {"view_size": 224, "patch_size": 16, "blocks": "top5"}
+    spec: dict[str, Any] = {"view_size": 224, "patch_size": 16, "blocks": "top5"}
     tiny = load_teacher(resolve_teacher("deit-tiny"), weights=weights, **spec)
     with tempfile.TemporaryDirectory(dir=os.environ.get("LOOKONCE_BENCH_DIR")) as folder:
         base_weights = random_vit_base(Path(folder) / "base.safetensors")

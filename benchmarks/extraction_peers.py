@@ -78,11 +78,11 @@ def script(teacher: HookedTeacher, paths: Sequence[Path], batch: int, workers: i
     return len(paths)
 
 
-_teacher_of_this_worker: list[HookedTeacher] = []
+teacher_of_this_worker: list[HookedTeacher] = []
 
 
 def ray_data(architecture: str, weights: Path, paths: Sequence[Path], batch: int, out: Path) -> int:
-    """Ray Data: one task decodes and cuts, ``map_batches`` looks, zarr takes the rows as they come."""
+    """Ray Data: one task decodes and cuts, ``map_batches`` runs the teacher, zarr stores the rows in order."""
     import ray.data
     import zarr
 
@@ -90,12 +90,12 @@ def ray_data(architecture: str, weights: Path, paths: Sequence[Path], batch: int
         return {"view": random_views()(Image.open(row["item"]).convert("RGB")).numpy()}
 
     def look(batch: Any) -> Any:
-        from extraction_peers import HookedTeacher, _teacher_of_this_worker
+        from extraction_peers import HookedTeacher, teacher_of_this_worker
 
         torch.set_num_threads(1)
-        if not _teacher_of_this_worker:
-            _teacher_of_this_worker.append(HookedTeacher(architecture, weights))
-        features = _teacher_of_this_worker[0](torch.from_numpy(np.stack(batch["view"])))
+        if not teacher_of_this_worker:
+            teacher_of_this_worker.append(HookedTeacher(architecture, weights))
+        features = teacher_of_this_worker[0](torch.from_numpy(np.stack(batch["view"])))
         return {**{name: values.numpy() for name, values in features.items()}, "view": batch["view"]}
 
     group: Any = zarr.open_group(out, mode="w")
@@ -114,5 +114,5 @@ def ray_data(architecture: str, weights: Path, paths: Sequence[Path], batch: int
                 )
             array: Any = group[name]
             array[start : start + len(values)] = values
-        start += len(values)
+        start += len(next(iter(rows.values())))
     return start

@@ -127,11 +127,11 @@ class Model:
         return self._teacher
 
     def forward(self, precision: Precision, way: str, batch: int | None = None) -> None:
-        """Views a second, and the share of the card's matrix rate."""
+        """Views per second, and the share of the card's matrix rate."""
         layout = torch.channels_last if way == "channels_last" else torch.contiguous_format
         teacher = self.teacher(precision).to(memory_format=layout)
         if way == "compiled":
-            torch._dynamo.reset()
+            torch.compiler.reset()
             teacher.compile_forward()
         views = self.views if batch is None else self.views[:1].expand(batch, -1, -1, -1).contiguous()
         try:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[Stage]:
+def stage(name: str) -> Generator[Stage]:
     """The stage that this process is; its result says ``whole`` when the block ends, or what went wrong."""
     parser = argparse.ArgumentParser(description=f"The stage '{name}' of gpu.py, which starts it.")
     parser.add_argument("--json", type=Path, required=True)

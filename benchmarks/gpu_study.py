@@ -10,7 +10,7 @@ import os
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def options(told: Stage) -> PrecisionStudy:
 
 
 @contextmanager
-def timed(told: Stage, name: str) -> Iterator[None]:
+def timed(told: Stage, name: str) -> Generator[None]:
     started = time.perf_counter()
     yield
     told.result.raw(f"{name}, seconds", round(time.perf_counter() - started, 2))

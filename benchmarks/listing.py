@@ -83,10 +83,7 @@ def tiny_manifest(samples: int) -> Manifest:
 
 
 def one_process(images: str, limit: int, *, drives: bool) -> None:
-    """One row of the benchmark: prints what it measured."""
-    if drives:
-        from lookonce.extract.prepare import remaining_tasks
-        from lookonce.extract.progress.display import ExtractionProgress
+    """One row of the benchmark, printed."""
     started, cpu = time.perf_counter(), time.process_time()
     listing = open_source(images).listing()
     stored = listing.stored_at is not None
@@ -99,6 +96,9 @@ def one_process(images: str, limit: int, *, drives: bool) -> None:
         "list_cpu_seconds": listed_cpu,
     }
     if drives:
+        from lookonce.extract.prepare import remaining_tasks
+        from lookonce.extract.progress.display import ExtractionProgress
+
         started, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as work:
             tasks = remaining_tasks(Path(work), tiny_manifest(len(listing)), (0,), listing)

@@ -150,7 +150,7 @@ class Ways:
         model = self.setup.model
         alignment = model.alignments[0]
         floats = TeacherAlignment(alignment, OnDevice(), layers=range(len(alignment.teacher_blocks)))  # type: ignore[arg-type]
-        self._model = AlignmentStep(model.student, [floats], autocast=model._autocast)
+        self._model = AlignmentStep(model.student, [floats], autocast=model._autocast)  # pyright: ignore[reportPrivateUsage] - as the run has it
         self._forward: Any = torch.compile(self._model) if config.compile else self._model
         self._step = 0
         self._threads = ThreadPoolExecutor(CORES)
@@ -240,7 +240,7 @@ class Ways:
         return views, patchify(views, 16), None, self._scales(samples)
 
     def _scales(self, samples: SamplesOfStep) -> Tensor | None:
-        return self.setup.input.batches._branch_scales(samples, slice(None))
+        return self.setup.input.batches._branch_scales(samples, slice(None))  # pyright: ignore[reportPrivateUsage]
 
     def _seen(self, read: tuple[Any, ...]) -> Batch:
         views, patches, ids, scales = read

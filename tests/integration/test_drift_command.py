@@ -228,7 +228,7 @@ def test_weights_that_give_nan_are_refused(drift, whole_cache: Path, tiny_weight
     code, _, err = drift(whole_cache, weights=tmp_path / "nan.safetensors")
     assert code == 1
     assert "error: sample 'class0/" in err
-    assert "the teacher's features hold NaN or infinity; check the weights" in err
+    assert "the teacher's features have NaN or infinity; check the weights" in err
 
 
 def test_another_architecture_of_that_name_is_told(drift, make_manifest, fill_cache, tmp_path: Path) -> None:

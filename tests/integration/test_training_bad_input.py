@@ -143,7 +143,7 @@ class TestStudent:
     def test_layers_that_the_cache_does_not_hold(self, command, training_cache, tmp_path):
         cache = training_cache()
         result = command("--shards", cache, "--out", tmp_path / "run", *TINY, "--layer-weights=top3")
-        fails(result, "blocks 2 are not in this cache", "holds blocks 3, 4 of 4")
+        fails(result, "blocks 2 are not in this cache", "has blocks 3, 4 of 4")
 
     def test_layerwise_with_other_depth(self, command, training_cache, tmp_path):
         cache = training_cache()
@@ -172,7 +172,7 @@ class TestArguments:
     def test_weights_for_other_caches(self, command, tmp_path):
         arguments = ("--shards", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "run", "--teacher-loss-weights")
         fails(command(*arguments, "1"), "1 weights for 2 caches", code=2)
-        fails(command(*arguments, "1", "0"), "must be positive", code=2)
+        fails(command(*arguments, "1", "0"), "must be above 0", code=2)
 
     @pytest.mark.parametrize("argument", ["--mask=both", "--precision=fp8", "--no-such-flag=1", "--epochs=many"])
     def test_not_a_choice(self, command, tmp_path, argument):

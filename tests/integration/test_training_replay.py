@@ -113,7 +113,7 @@ def test_missing_images_are_counted_and_holes_are_not_missed(
     whole = training_cache("whole", make_arrays=real_views, store_pixels=False)
     holed = training_cache("holed", make_arrays=real_views, store_pixels=False, holes=(3,))
     (photos / "c1" / "näme-003.jpg").unlink()
-    with pytest.raises(SourceError, match=r"1 of the cache's 11 images are not there.*näme-003"):
+    with pytest.raises(SourceError, match=r"1 of the cache's 11 images are missing there.*näme-003"):
         train(whole, tmp_path / "run", images=str(photos))
     run = train(holed, tmp_path / "holed-run", images=str(photos))
     assert (run / "student.safetensors").is_file()

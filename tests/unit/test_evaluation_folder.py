@@ -46,9 +46,10 @@ def test_another_evaluation_is_refused_with_the_fields_that_differ(tmp_path: Pat
     other = changed(evaluated={"weights_digest": "sha256:9"}, recipe={"epochs": 4})
     with pytest.raises(CheckpointError) as refused:
         hold(tmp_path / "run", other)
-    assert "recipe.epochs: the run has 3, now 4; evaluated.weights_digest: the run has 'sha256:1', now 'sha256:9'" in (
+    assert "recipe.epochs: the run has 3, now 4; the evaluated weights have changed since, or others are given)" in (
         str(refused.value)
     )
+    assert "sha256" not in str(refused.value)
     assert json.loads((tmp_path / "run/config.json").read_text()) == CONFIG
 
 

@@ -198,6 +198,7 @@ def test_a_students_probe_loads_into_timm_as_its_head(
     labels = torch.from_numpy(images.test.labels)
     assert (scores.argmax(1) == labels).float().mean().item() == pytest.approx(result.accuracy)
     if model_is_there:
+        assert result.files is not None
         model = timm.create_model(**result.files["timm"])
         model.load_state_dict(load_file(tmp_path / "model.safetensors"))
         pixels = (torch.from_numpy(views).float() / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)

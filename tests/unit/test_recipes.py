@@ -99,6 +99,29 @@ def test_an_unknown_recipe_lists_the_known_ones(capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_file_in_place_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text("epochs = 3")
+    with pytest.raises(SystemExit) as ended:
+        main(["--recipe", str(own), "--shards", "cache", "--out", "run"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --recipe {own}: is a file, expected the name of a recipe: maskalign-b-clip-b16,")
+    assert said.endswith("give your own values as flags, or as a [[run]] of a --sweep file\n")
+
+
+@pytest.mark.parametrize("given", [["--mean", "0.5,0.4,0.3"], ["--mean=0.5,0.4,0.3"], ["--mean", "0.5", "0.4", "0.3"]])
+def test_three_values_may_be_separated_by_commas(given: list[str]) -> None:
+    read_options = parse_arguments(
+        ExtractionOptions,
+        prog="extract-features",
+        description="",
+        arguments=["--teacher", "deit-tiny", "--images", "x", "--out", "y", "--std", "1,1,1", *given],
+    )
+    assert read_options.extraction.mean == (0.5, 0.4, 0.3)
+    assert read_options.extraction.std == (1.0, 1.0, 1.0)
+
+
 def test_a_recipe_without_a_name_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--shards", "cache", "--out", "run", "--recipe"])

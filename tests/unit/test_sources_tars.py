@@ -165,6 +165,10 @@ LABELS: list[tuple[list[tuple[str, bytes]], dict[str, int]]] = [
     ([("1.jpg", b""), ("1.json", b'{"label": -1.0}')], {"1.jpg": NO_LABEL}),
     ([("1.jpg", b""), ("1.json", b'{"label": null}')], {"1.jpg": NO_LABEL}),
     ([("7", b"GIF89a"), ("7.cls", b"1")], {"7": 1}),
+    ([("1.jpg", b""), ("1.cls", b"3.0\n"), ("2.jpg", b""), ("2.cls", b"11.")], {"1.jpg": 3, "2.jpg": 11}),
+    ([("1.jpg", b""), ("1.cls", b"-1.0")], {"1.jpg": NO_LABEL}),
+    ([("../1.jpg", b""), ("../1.cls", b"2"), ("a/./2.jpg", b"")], {"../1.jpg": 2, "a/./2.jpg": NO_LABEL}),
+    ([(".git/1.jpg", b""), ("..1.jpg", b""), ("b.jpg", b""), ("b.cls", b"2")], {"b.jpg": 2}),
 ]
 
 
@@ -250,7 +254,10 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
     [
         ([("a.1.jpg", b""), ("a.2.jpg", b"")], r"expected one image of the sample 'a', found 2 \(1\.jpg, 2\.jpg\)"),
         ([("a.jpg", b""), ("a.JPG", b"")], r"expected one a\.JPG, found two"),
-        ([("a.jpg", b""), ("a.json", b"{")], r"a\.json: expected a label"),
+        (
+            [("a.jpg", b""), ("a.json", b"{")],
+            r"a\.json: expected a label, found text that is not JSON \(line 1, column 2\)",
+        ),
         (
             [("a.jpg", b""), ("a.json", b'{"label": [4]}')],
             r"a\.json: expected a label, found \[4\] in its field 'label'",
@@ -263,7 +270,7 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
             r"one label of the sample 'a', found 2 \(x\.cls, y\.cls\)",
         ),
         ([("b.x.cls", b"1"), ("a.jpg", b"")], r"next to 'b\.x\.cls', found none"),
-        ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label"),
+        ([("a.jpg", b""), ("a.cls", b"\xff")], r"a\.cls: expected a label, found bytes that are not UTF-8 text;"),
         ([("a.jpg", b""), ("a.cls", b"x" * 201)], r"a\.cls: expected a class, found a text of 201 characters"),
         (
             [("a.jpg", b""), ("b.jpg", b""), ("a.cls", b"1"), ("b.cls", b"2")],
@@ -279,6 +286,28 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
 def test_samples_that_cannot_be_listed(tmp_path: Path, members: list[tuple[str, bytes]], problem: str) -> None:
     with pytest.raises(SourceError, match=problem):
         open_source(str(pack(tmp_path / "x.tar", members))).listing()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "found a Git LFS pointer: run 'git lfs pull'"),
+        (b"<!DOCTYPE html><html>log in" * 90, "found a web page .* download the file again"),
+        (b"PK\x03\x04" + bytes(2000), "found a zip archive; unpack it"),
+    ],
+)
+def test_files_that_came_in_place_of_a_tar(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"x\.tar: expected a tar, {problem}"):
+        keys(tmp_path / "x.tar")
+
+
+def test_numbers_among_names_of_classes_are_mentioned(tmp_path: Path) -> None:
+    mixed = pack(tmp_path / "x.tar", [("1.jpg", b""), ("1.cls", b"cat"), ("2.jpg", b""), ("2.cls", b"3")])
+    (note,) = open_source(str(mixed)).listing().notes
+    assert note.startswith("labels are numbers (3) and names; all are taken as names")
+    numbers = pack(tmp_path / "y.tar", [("1.jpg", b""), ("1.cls", b"7"), ("2.jpg", b""), ("2.cls", b"3")])
+    assert open_source(str(numbers)).listing().notes == ()
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:

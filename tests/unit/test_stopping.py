@@ -81,6 +81,20 @@ def test_a_wait_ends(work: str, number: signal.Signals) -> None:
     assert seconds < 20
 
 
+def test_a_later_signal_prints_no_traceback() -> None:
+    """A worker that ends after the first signal sends its parent another, SIGCHLD."""
+    work = """
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        signal.raise_signal(signal.SIGCHLD)
+        raise"""
+    code, _, said, _ = end_of(work)
+    assert (code, said) == (1, f"error: {STOPPED}\n")
+
+
 def test_work_becomes_whole() -> None:
     work = "signal.signal(signal.SIGTERM, deaf)\n    with unhurried():\n        [time.sleep(0.1) for _ in range(40)]"
     code, out, err, _ = end_of(work)

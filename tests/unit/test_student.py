@@ -168,7 +168,9 @@ def test_models_that_cannot_be_students_are_refused(name: str, problem: str) -> 
 
 
 def test_views_that_do_not_fit_the_patches_are_refused() -> None:
-    with pytest.raises(UsageError, match="72 pixels are not cut evenly by its patches of 16"):
+    with pytest.raises(
+        UsageError, match="72 pixels are not cut evenly by its patches of 16; take views of 64 or 80 pixels"
+    ):
         Student(NAME, img_size=72)
 
 

@@ -93,6 +93,20 @@ def versions_line(prog: str) -> str:
     return f"{prog} {version('lookonce')} (Python {platform.python_version()}, {libraries})"
 
 
+def _separate_colours(given: Sequence[str]) -> list[str]:
+    """The arguments with three values of ``--mean`` and ``--std`` in one text, 0.5,0.5,0.5, made three arguments."""
+    separate: list[str] = []
+    for before, text in zip(["", *given], given, strict=False):
+        flag, equals, value = text.partition("=")
+        if before in ("--mean", "--std") and "," in text:
+            separate += text.replace(",", " ").split()
+        elif flag in ("--mean", "--std") and equals and "," in value:
+            separate += [flag, *value.replace(",", " ").split()]
+        else:
+            separate.append(text)
+    return separate
+
+
 def parse_arguments(
     options: Any,
     *,
@@ -124,7 +138,7 @@ def parse_arguments(
             options,
             prog=prog,
             description=description,
-            args=expand(given),
+            args=_separate_colours(expand(given)),
             default=tyro.MISSING_NONPROP if (default := defaults(given)) is None else default,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )

@@ -27,7 +27,7 @@ from lookonce.extract.prepare import (
     remaining_tasks,
     resolve_batch_size,
 )
-from lookonce.extract.progress.display import ExtractionProgress, size_sentence
+from lookonce.extract.progress.display import ExtractionProgress, size_sentence, small_disk_note
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
 from lookonce.extract.summary import ExtractionSummary
 from lookonce.extract.teachers import Teacher
@@ -88,6 +88,8 @@ def run_extraction(
         tasks = remaining_tasks(config.out, manifest, seeds, extraction.listing, extraction.reuse)
         if tasks and show_progress:
             print(size_sentence(manifest, extraction.listing, seeds), file=sys.stderr, flush=True)
+            if note := small_disk_note(tasks, manifest, config.out):
+                print(f"note: {note}", file=sys.stderr, flush=True)
             if own_teacher is not None and (note := idle_cores_note(own_teacher.mean.device)):
                 print(f"note: {note}", file=sys.stderr, flush=True)
         progress = ExtractionProgress(tasks, manifest, show=show_progress)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from lookonce.shared.errors import Interrupted
 
@@ -138,12 +138,13 @@ def _forget_wakeup_pipe() -> None:
 
 
 def _listen(read_end: int, over: threading.Event) -> None:
-    with open(read_end, "rb", buffering=0) as pipe:
+    with open(read_end, "rb", buffering=0) as pipe:  # open to the end: Python prints a traceback if it cannot write
         while number := pipe.read(1):
             if number[0] in _SIGNALS:
-                break
-        else:
-            return
+                _end_when_due(over)
+
+
+def _end_when_due(over: threading.Event) -> NoReturn:
     _State.signalled = signalled = time.monotonic()
     while not over.is_set():
         if _overdue(signalled):

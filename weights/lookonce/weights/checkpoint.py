@@ -89,7 +89,10 @@ def load_checkpoint_content(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
             warnings.simplefilter("ignore")
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                if path.suffix.lower() != ".safetensors":
+                    return torch.load(path, map_location="cpu", weights_only=True)
+                with path.open("rb") as file:  # by a path of this name, torch reads safetensors
+                    return torch.load(file, map_location="cpu", weights_only=True)
             except (OSError, MemoryError):
                 raise
             except Exception as error:  # a placeholder of the other kind may work

@@ -119,7 +119,8 @@ class WeightsFile:
         bad = [name for name in architecture.tensors if name in chosen.state and not _is_finite(chosen.state[name])]
         if bad:
             notes.append(
-                f"{self.path}: {bad[0]} and {len(bad) - 1} others contain NaN or infinity: the training had diverged"
+                f"{self.path}: {bad[0]} contains NaN or infinity, as {len(bad)} of {len(architecture.tensors)} "
+                "parameters do: the training had diverged"
             )
         return notes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +43,18 @@ def size_sentence(manifest: Manifest, listing: Listing, seeds: Sequence[int]) ->
     keys = key_bytes(manifest, seeds, listing.entries)
     planned = cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document()))
     return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.per_view)})"
+
+
+def small_disk_note(tasks: Sequence[ShardTask], manifest: Manifest, out: Path) -> str | None:
+    """A note before an extraction whose views need more room than is free where ``out`` is; None if there is enough."""
+    views = sum(len(task.rows) * len(task.seeds) for task in tasks)
+    needed, free = views * sum(spec.sample_bytes for spec in manifest.arrays), shutil.disk_usage(out).free
+    if needed <= free:
+        return None
+    return (
+        f"this run writes about {bytes_text(needed)}, and {bytes_text(free)} are free at {out}: it will end when the "
+        "disk is full; make room, or choose fewer --seeds, --precision int4 or another --out"
+    )
 
 
 class ExtractionProgress:

@@ -172,7 +172,7 @@ def _run_teacher(
     for number, view in enumerate(views):
         if not finite[number]:
             raise NumericalError(
-                f"sample {view.key!r}, seed {view.seed}: the teacher's features hold NaN or infinity; check the weights"
+                f"sample {view.key!r}, seed {view.seed}: the teacher's features have NaN or infinity; check the weights"
             )
     moments = np.stack([mean, std])
     if not reader.manifest.recipe.tokens.keeps_all:

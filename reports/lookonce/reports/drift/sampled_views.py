@@ -71,7 +71,9 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
 
     if stores_pixels and recipe.tokens.keeps_all:
         if images is not None:
-            raise UsageError(f"--images {images}: {reader.root} holds whole views, which are looked at; leave it out")
+            raise UsageError(
+                f"--images {images}: {reader.root} contains whole views, and drift compares those; leave --images out"
+            )
         return stored
     if images is None:
         why = f"--tokens {recipe.tokens.kind}" if stores_pixels else "--pixels none"

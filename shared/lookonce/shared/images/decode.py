@@ -14,6 +14,7 @@ from collections.abc import Generator
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lookonce.shared.errors import UnreadableImageError
+from lookonce.shared.files.stand_ins import HEAD_BYTES, stand_in
 from lookonce.shared.images.decoding_room import Admit, shared_room
 from lookonce.shared.images.image_metadata import without_metadata
 from lookonce.shared.images.pillow_image import FORMATS, MAXIMUM_PIXELS, TooLargeError, decoded_by_pillow
@@ -69,7 +70,7 @@ def _named(data: bytes, where: str, admit: Admit) -> Image.Image:
             raise MemoryError(f"{where}: not enough memory to decode this image of {len(data)} bytes") from error
         except Exception as error:  # Pillow's plug-ins raise many types for corrupt bytes
             raise UnreadableImageError(
-                f"{where}: not a readable image of {len(data)} bytes: {_reason(error)} "
+                f"{where}: not a readable image of {len(data)} bytes: {_reason(error, data)} "
                 "(replace or remove the file, or let bad images be skipped)"
             ) from error
 
@@ -95,12 +96,20 @@ def _decoded(data: bytes, admit: Admit) -> Image.Image:
     raise problem
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
+    """Why the image could not be decoded, in plain words where Pillow has none."""
+    if (kind := stand_in(data[:HEAD_BYTES])) is not None:
+        return f"it is {kind}"
     if isinstance(error, UnidentifiedImageError):  # Pillow's own text contains a memory address
         return f"the content is none of the formats {', '.join(FORMATS)}, or its header is damaged"
-    if isinstance(error, struct.error):
+    text = str(error)
+    if isinstance(error, struct.error) or "requires a buffer of at least" in text or text == "Truncated File Read":
         return "it is cut off within its header"
-    return str(error) or type(error).__name__
+    if text == "not identified by this driver":
+        return "its header is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"its header claims more than the {MAXIMUM_PIXELS} pixels that are accepted"
+    return text or type(error).__name__
 
 
 _settings_lock = threading.Lock()

@@ -89,9 +89,9 @@ class ImageFolder:
         if self.root.is_dir():
             return
         if self.root.exists():
-            raise SourceError(
-                f"{self.root}: expected a folder of images, found a file; give the folder that contains it"
-            )
+            archive = self.root.suffix.lower() in {".zip", ".7z", ".rar"}
+            advice = "unpack it, and give the folder" if archive else "give the folder that contains it"
+            raise SourceError(f"{self.root}: expected a folder of images, found a file; {advice}")
         above = next(parent for parent in self.root.parents if parent.exists())
         raise SourceError(
             f"{self.root}: expected a folder of images, found nothing there ({above} is the last part of the path "

@@ -156,6 +156,8 @@ class ListingBuilder:
     def notes(self) -> tuple[str, ...]:
         """Notes about the images for the user, one sentence each."""
         found = [*self._notes, *listing_notes.left_out(self.left_out)]
+        if self._given is None:
+            found += listing_notes.numbers_as_names(self._labels)
         if self._by_folder:
             found += listing_notes.empty_folders(self.folders, self._with_images)
             found += listing_notes.loose(self._loose, sorted(self._first_loose))

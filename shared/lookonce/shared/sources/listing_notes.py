@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 """Usual names of the folders of a dataset's splits."""
@@ -37,6 +37,19 @@ def empty_folders(folders: Iterable[str], classes: Iterable[str]) -> list[str]:
     if not missing:
         return []
     return [f"not among the classes, because they contain no image: the folders {shown(missing)}"]
+
+
+def numbers_as_names(labels: Collection[str]) -> list[str]:
+    """Numbers among the names of classes: each then counts as a name, so it is not the number of its class."""
+    numbers = sorted(label for label in labels if label.isdecimal())
+    if not 0 < len(numbers) < len(labels):
+        return []
+    return [
+        (
+            f"labels are numbers ({shown(numbers)}) and names; all are taken as names, numbered in alphabetical "
+            "order: use one kind if a number is meant as the number of its class"
+        )
+    ]
 
 
 def splits(classes: Sequence[str]) -> list[str]:

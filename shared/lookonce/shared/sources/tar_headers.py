@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lookonce.shared.errors import SourceError
+from lookonce.shared.files.stand_ins import HEAD_BYTES, stand_in
 
 BLOCK = 512
 
@@ -39,7 +40,7 @@ def tar_members(path: str) -> Iterator[Member]:
     """
     try:
         with open(path, "rb") as file:
-            _refuse_compressed(path, file.read(6))
+            _refuse_other_kinds(path, file.read(HEAD_BYTES))
             file.seek(0)
             with tarfile.open(path, "r:", fileobj=file) as tar:
                 headers: Any = tar
@@ -64,7 +65,11 @@ def tar_members(path: str) -> Iterator[Member]:
         ) from error
 
 
-def _refuse_compressed(path: str, start: bytes) -> None:
+def _refuse_other_kinds(path: str, start: bytes) -> None:
+    if (kind := stand_in(start)) is not None:
+        raise SourceError(f"{path}: expected a tar, found {kind}")
+    if start.startswith(b"PK\x03\x04"):
+        raise SourceError(f"{path}: expected a tar, found a zip archive; unpack it, and give the folder")
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             raise SourceError(

@@ -33,10 +33,13 @@ LONGEST_DOCUMENT = 1 << 20
 SHOWN = 60
 """Most characters of a field that an error shows."""
 
+_WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0*")
+
 ALL_IMAGES = frozenset(IMAGES + RARER_IMAGES)
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)(?:\.([^/]*))?", re.DOTALL)
-_HIDDEN = re.compile(r"(.*/)?\.|__[^/]*__(/|$)", re.DOTALL)
+_HIDDEN = re.compile(r"(.*/)?\.(?!\.?/)|__[^/]*__(/|$)", re.DOTALL)
+"""A name with a hidden part; the parts ``.`` and ``..`` hide nothing."""
 
 
 class TarSample(NamedTuple):
@@ -153,8 +156,13 @@ def _read(path: str, descriptor: int, member: Member, field_of: Callable[[bytes]
     try:
         label = field_of(os.pread(descriptor, member.size, member.offset))
     except (ValueError, RecursionError) as error:
+        found = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            found = "bytes that are not UTF-8 text"
+        elif isinstance(error, json.JSONDecodeError):
+            found = f"text that is not JSON (line {error.lineno}, column {error.colno})"
         raise SourceError(
-            f"{path}: {member.name}: expected a label, found {error}; correct it and pack the tar again"
+            f"{path}: {member.name}: expected a label, found {found}; correct it and pack the tar again"
         ) from error
     label = label and label.strip()
     if label and len(label) > LONGEST_LABEL:
@@ -177,7 +185,9 @@ def _stray_label(path: str, descriptor: int, members: dict[str, Member]) -> Memb
 
 
 def _text(data: bytes) -> str:
-    return data.decode()
+    """The text of a ``.cls``; 3.0 is 3."""
+    text = data.decode().strip()
+    return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
 def _field(data: bytes) -> str | None:

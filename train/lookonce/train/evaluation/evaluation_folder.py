@@ -97,7 +97,12 @@ class EvaluationFolder:
             if not any(field == free or field.startswith(f"{free}.") for free in FREE)
         ]
         if differences:
-            listed = "; ".join(f"{field}: the run has {old!r}, now {new!r}" for field, old, new in differences)
+            listed = "; ".join(
+                "the evaluated weights have changed since, or others are given"
+                if field == "evaluated.weights_digest"
+                else f"{field}: the run has {old!r}, now {new!r}"
+                for field, old, new in differences
+            )
             raise CheckpointError(
                 f"{path}: belongs to another evaluation ({listed}); use the run's own arguments, or another --out for "
                 "a new run"

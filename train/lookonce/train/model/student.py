@@ -211,7 +211,11 @@ def _misfit(model: Any, img_size: int) -> str | None:
     if patch_height != patch_width or model.in_chans != 3:
         return "its patches are not square or not RGB"
     if img_size < patch_height or img_size % patch_height:
-        return f"views of {img_size} pixels are not cut evenly by its patches of {patch_height}"
+        least = max(img_size // patch_height, 1) * patch_height
+        return (
+            f"views of {img_size} pixels are not cut evenly by its patches of {patch_height}; take views of {least} or "
+            f"{least + patch_height} pixels"
+        )
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lookonce.shared.errors import UsageError
 from lookonce.train.config import TrainingConfig
 from lookonce.train.names import require_known
 from lookonce.train.recipes import (
@@ -40,11 +41,16 @@ def recipe_config(name: str, shards: tuple[Path, ...], out: Path) -> TrainingCon
         out: folder of the run.
 
     Raises:
-        UsageError: unknown recipe; the message lists all.
+        UsageError: unknown recipe, or a file; the message lists all.
 
     >>> recipe_config("maskalign-b-clip-b16", (Path("cache"),), Path("run")).epochs
     200
     """
+    if Path(name).is_file():
+        raise UsageError(
+            f"--recipe {name}: is a file, expected the name of a recipe: {', '.join(RECIPES)}; give your own values as "
+            "flags, or as a [[run]] of a --sweep file"
+        )
     name = name.replace("_", "-")  # the files' names
     require_known("recipe", name, RECIPES)
     return RECIPES[name](shards, out)

@@ -4,6 +4,6 @@ Neighbouring blocks of a ViT contain nearly the same vector. After LayerNorm, a 
 channels together packs most of a token's energy into few components. Most components then need no bits at all.
 
 Open ``view_code.py`` first, the numpy reference of encoding and decoding. ``calibration.py`` makes its parameters from
-sampled views: ``allocation.py`` gives bits to components, ``quantisers.py`` has the tables of levels.
-``bit_records.py`` packs the indices of one token, or of one view's coarse part, into bytes.
+sampled views: ``allocation.py`` gives bits to components and ``quantisers.py`` has the tables. ``bit_records.py``
+packs the indices of one token, or of one view's coarse part, into bytes.
 """
