@@ -151,7 +151,9 @@ def fill_cache() -> Callable[..., dict[int, dict[str, Any]]]:
                         if row in holes:
                             writer.leave_out(row, "unreadable")
                         else:
-                            one = {name: written[seed][name][row : row + 1] for name in _STREAMED & set(written[seed])}
+                            one = {
+                                name: written[seed][name][row : row + 1] for name in set(written[seed]) - _NOT_STREAMED
+                            }
                             writer.append([row], one)
                     writer.commit(statistics={"feature_norm": 1.0}, versions={"lookonce": "test"})
         return written
@@ -159,15 +161,14 @@ def fill_cache() -> Callable[..., dict[int, dict[str, Any]]]:
     return fill
 
 
-_STREAMED = {"targets", "coarse_targets", "class_targets", "target_mean", "target_std", "importance", "patch_ids"}
-_STREAMED |= {"pixels", "pixel_digest", "view"}
+_NOT_STREAMED = {"key", "label"}
 
 
 def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for spec in manifest.arrays:
         shape = (manifest.samples, *spec.sample_shape)
-        if spec.name in ("key", "label"):
+        if spec.name in _NOT_STREAMED:
             continue
         if spec.name == "patch_ids":
             drawn = generator.random((manifest.samples, manifest.recipe.patches)).argsort(axis=1)

@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import normalise_targets
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision
+from lookonce.storage_schemas.precision import PRECISIONS, ElementPrecision, get_element_precision
 from lookonce.train.data.target_decoder import TargetDecoder
 
-pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default"), pytest.mark.parametrize("name", PRECISIONS)]
+ELEMENT_PRECISIONS = [name for name, precision in PRECISIONS.items() if isinstance(precision, ElementPrecision)]
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.parametrize("name", ELEMENT_PRECISIONS),
+]
 
 Floats = NDArray[np.float32]
 
@@ -28,11 +34,11 @@ def values() -> Floats:
 
 
 def encoding_of(name: str, values: Floats) -> Encoding:
-    return Encoding(precision=name, parameters=get_precision(name).calibrate(values))
+    return Encoding(precision=name, parameters=get_element_precision(name).calibrate(values))
 
 
 def test_elements_and_saturation_are_the_references(name: str, values: Floats, device: torch.device) -> None:
-    precision, encoding = get_precision(name), encoding_of(name, values)
+    precision, encoding = get_element_precision(name), encoding_of(name, values)
     extreme = np.concatenate([values, values[:8] * 40, np.zeros_like(values[:2])])
     plan = precision.plan(encoding.parameters)
     if plan.levels is not None:  # every threshold itself, and its neighbours, in each channel
@@ -55,7 +61,7 @@ def test_block_outputs_are_normalised_and_encoded(name: str, values: Floats, dev
     whole, some = encoder(on_device), encoder(on_device, kept.to(device))
     torch.testing.assert_close(whole.mean.cpu(), mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(whole.std.cpu(), std, rtol=1e-5, atol=1e-5)
-    precision = get_precision(name)
+    precision = get_element_precision(name)
     decoded = precision.decode(whole.stored.cpu().numpy(), encoding.parameters)
     wanted = precision.decode(precision.encode(targets.numpy(), encoding.parameters), encoding.parameters)
     assert (np.abs(decoded - wanted) > 1e-6).mean() < 1e-3
@@ -71,7 +77,7 @@ def test_block_outputs_are_normalised_and_encoded(name: str, values: Floats, dev
 @pytest.mark.parametrize("layers", [[0, 1, 2, 3, 4], [4], [3, 1]], ids=["all", "last", "swapped"])
 def test_decoded_values_are_the_references(name: str, layers: list[int], values: Floats, device: torch.device) -> None:
     odd = np.ascontiguousarray(values[..., :253])  # fills no whole number of bytes
-    precision, encoding = get_precision(name), encoding_of(name, odd)
+    precision, encoding = get_element_precision(name), encoding_of(name, odd)
     stored = precision.encode(odd, encoding.parameters).reshape(12, 100, 5, -1)
     reference = precision.decode(stored, encoding.parameters, channels=253)[:, :, layers]
     decoder = TargetDecoder(encoding, layers, 253).to(device)

@@ -201,6 +201,8 @@ def assert_same_batch(one: Any, other: Any) -> None:
         assert len(one) == len(other)
         for mine, theirs in zip(one, other, strict=True):
             assert_same_batch(mine, theirs)
+    elif one is None:
+        assert other is None
     else:
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 

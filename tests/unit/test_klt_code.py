@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from klt_views import CHANNELS, LAYERS, PATCHES, SHAPE, calibrated, relative_error, smooth_views
 
-from lookonce.storage_schemas.precision.base import TargetShape
 from lookonce.storage_schemas.precision.klt.allocation import allocate_bits, expected_error
 from lookonce.storage_schemas.precision.klt.bit_records import BitRecord
 from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
@@ -24,40 +24,11 @@ from lookonce.storage_schemas.precision.klt.quantisers import (
 from lookonce.storage_schemas.precision.klt.spatial import spatial_basis
 from lookonce.storage_schemas.precision.klt.view_code import ViewCode
 
-LAYERS, CHANNELS, SIDE = 3, 8, 5
-PATCHES = SIDE**2
-
-
-def smooth_views(count: int, seed: int) -> np.ndarray:
-    """Targets whose layers repeat each other and whose neighbouring patches look alike, float32 (V, 1 + k, L, C)."""
-    generator = np.random.default_rng(seed)
-    grid = generator.standard_normal((count, SIDE + 2, SIDE + 2, CHANNELS))
-    smooth = sum(grid[:, a : a + SIDE, b : b + SIDE] for a, b in itertools.product(range(3), range(3))) / 3
-    smooth = smooth * np.geomspace(2, 0.2, CHANNELS) + 0.7
-    layers = smooth[:, :, :, None] + 0.1 * generator.standard_normal((count, SIDE, SIDE, LAYERS, CHANNELS))
-    tokens = layers.reshape(count, PATCHES, LAYERS, CHANNELS)
-    classes = generator.standard_normal((count, 1, LAYERS, CHANNELS))
-    return np.concatenate([classes, tokens], axis=1).astype(np.float32)
-
-
-SHAPE = TargetShape(patches=PATCHES, layers=LAYERS, channels=CHANNELS, all_patches=True)
-
-
-def calibrated(rate: float, *, views: int = 400) -> ViewCode:
-    statistics = TargetStatistics(SHAPE)
-    for start in range(0, views, 50):
-        statistics.add(smooth_views(50, start))
-    return statistics.code(rate)[0]
-
 
 def decoded(code: ViewCode, values: np.ndarray) -> np.ndarray:
     stored = code.encode(values)
     positions = np.broadcast_to(np.arange(values.shape[1] - 1), (len(values), values.shape[1] - 1))
     return code.decode_patches(stored["targets"], stored["coarse_targets"], positions, values.shape[1] - 1)
-
-
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 @given(st.lists(st.integers(0, MAX_BITS), min_size=1, max_size=60), st.integers(0, 2**32 - 1), st.integers(0, 3))

@@ -1,4 +1,7 @@
-"""One contract for every precision: numpy reference, device encode and device decode agree; errors are as promised."""
+"""One contract for every precision that stores values one by one: numpy reference and devices agree; errors are kept.
+
+The KLT precisions store whole views; ``test_klt_devices.py`` holds them to the same.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import normalise_targets
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, get_precision, lloyd_max
+from lookonce.storage_schemas.precision import (
+    PRECISIONS,
+    ElementPrecision,
+    get_element_precision,
+    get_precision,
+    lloyd_max,
+)
 from lookonce.storage_schemas.precision.codes import count_exceeded, count_outside, pack, unpack
 from lookonce.train.data.target_decoder import TargetDecoder
 
@@ -41,10 +50,13 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
+ELEMENT_PRECISIONS = [name for name, precision in PRECISIONS.items() if isinstance(precision, ElementPrecision)]
+
+
+@pytest.mark.parametrize("name", ELEMENT_PRECISIONS)
 class TestPrecisionContract:
     def test_error_on_bulk_channels_with_outliers(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         parameters = precision.calibrate(synthetic[: len(synthetic) // 2])
         held_out = synthetic[len(synthetic) // 2 :]
         decoded = precision.decode(precision.encode(held_out, parameters), parameters)
@@ -53,14 +65,14 @@ class TestPrecisionContract:
         assert relative_error(decoded[..., OUTLIERS], held_out[..., OUTLIERS]) <= BOUNDS[name]
 
     def test_stored_shape_dtype_and_bytes(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         stored = precision.encode(synthetic[:7], precision.calibrate(synthetic))
         assert stored.dtype == precision.dtype
         assert stored.shape == (7, 5, precision.stored_channels(256))
         assert stored[0].nbytes == 5 * 256 * precision.bytes_per_value
 
     def test_channels_that_do_not_fill_a_byte(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         odd = np.ascontiguousarray(synthetic[:50, :2, :13])
         parameters = precision.calibrate(odd)
         stored = precision.encode(odd, parameters)
@@ -74,7 +86,7 @@ class TestPrecisionContract:
         )
 
     def test_device_encodes_the_same_bits(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         parameters = precision.calibrate(synthetic)
         extreme = np.concatenate([synthetic[:500], synthetic[:2] * 40])  # saturates
         encoder = TargetEncoder(Encoding(precision=name, parameters=parameters))
@@ -88,7 +100,9 @@ class TestPrecisionContract:
     ) -> None:
         hidden = [torch.from_numpy(synthetic[:420, level].reshape(6, 70, 256)) for level in range(5)]
         targets, mean, std = normalise_targets(hidden)
-        encoding = Encoding(precision=name, parameters=get_precision(name).calibrate(targets.flatten(0, 1).numpy() / 2))
+        encoding = Encoding(
+            precision=name, parameters=get_element_precision(name).calibrate(targets.flatten(0, 1).numpy() / 2)
+        )
         encoder = TargetEncoder(encoding)
         wanted, saturated = encoder.encode(targets)
         kept = torch.stack([torch.randperm(70)[:9].sort().values for _ in range(6)])
@@ -104,7 +118,7 @@ class TestPrecisionContract:
                 assert torch.equal(part, torch.stack([full[sample, kept[sample]] for sample in range(6)]))
 
     def test_outputs_that_are_not_finite_are_found(self, name: str, synthetic: np.ndarray) -> None:
-        encoder = TargetEncoder(Encoding(precision=name, parameters=get_precision(name).calibrate(synthetic)))
+        encoder = TargetEncoder(Encoding(precision=name, parameters=get_element_precision(name).calibrate(synthetic)))
         for bad in (np.nan, np.inf, -np.inf, 3e38):  # the last one's square is infinite
             hidden = [torch.from_numpy(synthetic[:40, level].reshape(4, 10, 256).copy()) for level in range(5)]
             hidden[3][2, 7, 100] = float(bad)
@@ -113,7 +127,7 @@ class TestPrecisionContract:
             assert encoder(hidden, kept).nonfinite.tolist() == [False, False, True, False]
 
     def test_device_decodes_wanted_layers(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         parameters = precision.calibrate(synthetic)
         stored = precision.encode(synthetic[:40].reshape(4, 10, 5, 256), parameters)
         reference = precision.decode(stored, parameters)
@@ -134,7 +148,7 @@ class TestPrecisionContract:
         np.testing.assert_array_equal(reader.decode(stored[:, :, [2, 0]], layers=[2, 0]), whole[:, :, [2, 0]])
 
     def test_saturation_is_reported(self, name: str, synthetic: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         parameters = precision.calibrate(synthetic)
         bulk = np.delete(synthetic, OUTLIERS, axis=-1)
         bulk_parameters = precision.calibrate(bulk)
@@ -143,14 +157,14 @@ class TestPrecisionContract:
         assert share > 0.9 if precision.calibrated else share == 0.0
 
     def test_error_on_real_features(self, name: str, real_features: np.ndarray) -> None:
-        precision = get_precision(name)
+        precision = get_element_precision(name)
         parameters = precision.calibrate(real_features[:32].reshape(-1, *real_features.shape[2:]))
         held_out = real_features[32:]
         decoded = precision.decode(precision.encode(held_out, parameters), parameters)
         assert relative_error(decoded, held_out) <= BOUNDS[name]
 
     def test_survives_a_manifest(self, name: str, synthetic: np.ndarray) -> None:
-        encoding = Encoding(precision=name, parameters=get_precision(name).calibrate(synthetic))
+        encoding = Encoding(precision=name, parameters=get_element_precision(name).calibrate(synthetic))
         again = Encoding.from_document(encoding.document())
         assert again.digest == encoding.digest
         for key, values in encoding.parameters.items():
@@ -183,7 +197,7 @@ def test_levels_are_fitted_to_all_channels(monkeypatch: pytest.MonkeyPatch) -> N
     generator = np.random.default_rng(0)
     values = generator.normal(size=(512, 5, 192)).astype(np.float32)
     values.reshape(512, -1)[:, ::30] = generator.choice([-1.0, 1.0], (512, 32))
-    levels = get_precision("int4").calibrate(values)["levels"]
+    levels = get_element_precision("int4").calibrate(values)["levels"]
     assert np.abs(levels).max() > 2
     assert np.unique(levels).size == 16
 
@@ -209,6 +223,11 @@ def test_codes_are_those_of_a_binary_search(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(count_exceeded(swapped, thresholds), wanted)
 
 
+def test_a_precision_of_whole_views_is_no_element_precision() -> None:
+    with pytest.raises(UsageError, match="klt1 codes views as a whole; expected one of fp16, bf16, "):
+        get_element_precision("klt1")
+
+
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
         UsageError, match=r"unknown precision .int3. \(did you mean int8, int4 or int2\?\); known: fp16, "
@@ -219,4 +238,4 @@ def test_unknown_name_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("name", ["int8", "int4", "int2"])
 def test_calibration_without_values_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        get_precision(name).calibrate(np.zeros((0, 5, 8), np.float32))
+        get_element_precision(name).calibrate(np.zeros((0, 5, 8), np.float32))

@@ -61,8 +61,8 @@ def test_a_folder_of_caches_names_them(cache: Path) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "receipts/seed-0001/shard-00002.json"])
 def test_unknown_schema_versions_are_refused_by_number(cache: Path, name: str) -> None:
     document = json.loads((cache / name).read_text())
-    (cache / name).write_text(json.dumps({**document, "schema_version": 2}))
-    with pytest.raises(SchemaError, match="schema version 2 is not known"):
+    (cache / name).write_text(json.dumps({**document, "schema_version": 3}))
+    with pytest.raises(SchemaError, match="schema version 3 is not known"):
         CacheReader(cache)
 
 

@@ -85,7 +85,7 @@ def test_many_problems_are_counted(manifest_document) -> None:
     assert {problem.loc for problem in caught.value.problems} == {("classes", place) for place in range(20)}
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_unknown_versions_are_refused_by_number_alone(manifest_document, receipt: Receipt, version: object) -> None:
     for document, validate in ((manifest_document, validate_manifest), (receipt.document(), validate_receipt)):
         problems = validate({**document, "schema_version": version, "anything": "else"})
@@ -136,7 +136,6 @@ def test_a_document_changed_after_it_was_sealed_is_a_problem(manifest_document, 
 @pytest.mark.parametrize(
     ("precision", "parameters", "told"),
     [
-        ("int3", {}, "precision 'int3' is not known"),
         ("int8", {"scale": (2, 6)}, "precision int8 needs the parameter 'offset', found .'scale'."),
         ("int8", {"scale": (2, 6), "offset": (2, 5)}, r"'offset' has shape \[2, 5\], expected \[2, 6\]"),
         ("int4", {"scale": (2, 6), "offset": (2, 6), "levels": (8,)}, r"'levels' has shape \[8\], expected \[16\]"),
@@ -147,6 +146,13 @@ def test_an_encoding_must_be_usable(make_manifest, precision: str, parameters: d
     encoding = Encoding(precision=precision, parameters=arrays)
     with pytest.raises(SchemaError, match=told):
         parse_manifest(dataclasses.replace(make_manifest(), encoding=encoding).document(), "here")
+
+
+def test_a_precision_of_a_newer_lookonce_is_named(manifest_document) -> None:
+    manifest_document["encoding"]["precision"] = "int3"
+    (problem,) = validate_manifest(sealed(manifest_document))
+    assert problem.loc == ("encoding", "precision")
+    assert "precision 'int3' is not known to this lookonce (fp16, " in problem.message
 
 
 def test_arrays_are_there_once_and_patches_fit_the_view(make_manifest, manifest_document) -> None:

@@ -129,8 +129,7 @@ class BatchEncoder:
             values["patch_ids"] = ids.astype(np.uint16)
         if self._manifest.stores_pixels:
             values["pixels"] = patches
-        stored_values = encoded.mean.numel() * self._teacher.width
-        return values, int(saturated) / stored_values
+        return values, int(saturated) / encoded.judged
 
 
 def join_patches(patches: Tensor, patch_size: int) -> Tensor:

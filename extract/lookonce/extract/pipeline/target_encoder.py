@@ -32,7 +32,9 @@ class EncodedTargets:
     nonfinite: Tensor
     """(B,) bool: the outputs, stored or not, contain NaN or infinity."""
     saturated: Tensor
-    """int64 scalar: number of values outside the precision's range."""
+    """int64 scalar: number of values outside the precision's range; in a KLT precision, of tokens' components."""
+    judged: int
+    """Number of values, or components, that ``saturated`` is out of."""
 
     @property
     def stored(self) -> Tensor:
@@ -90,7 +92,13 @@ class TargetEncoder(nn.Module):
             std=torch.cat(std),
             nonfinite=torch.cat(nonfinite),
             saturated=torch.stack(saturated).sum(),
+            judged=self._judged(sum(len(part) for part in mean), mean[0].shape[1], len(hidden) * channels),
         )
+
+    def _judged(self, views: int, tokens: int, values: int) -> int:
+        if self.views is not None:
+            return views * (tokens - 1) * self.views.components
+        return views * tokens * values
 
     def encode_targets(self, targets: Tensor) -> dict[str, Tensor]:
         """The precision's arrays of targets float32 (B, 1 + k, L, C), LayerNormed and finite."""

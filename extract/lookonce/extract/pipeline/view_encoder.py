@@ -44,6 +44,11 @@ class ViewEncoder(nn.Module):
         self._tokens = _RecordWriter(code, code.token_bits, code.token_record)
         self._coarse = _RecordWriter(code, code.coarse_bits.reshape(-1), code.coarse_record)
 
+    @property
+    def components(self) -> int:
+        """Kept components m of a token."""
+        return self.basis.shape[1]
+
     def forward(self, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Encode views.
 

@@ -119,12 +119,7 @@ class ViewCode:
             ``targets`` (V, k, token record bytes), ``coarse_targets`` (V, coarse record bytes), and ``class_targets``
             (V, L, C), all uint8.
         """
-        patches = values[:, 1:].reshape(len(values), values.shape[1] - 1, -1) - self.mean
-        functions = spatial_basis(patches.shape[1], self.functions)
-        coarse: NDArray[Any] = (functions.T @ patches @ self.coarse_basis.astype(np.float32)) / self.coarse_scale
-        coarse_records = self.coarse_record.pack(self._nearest(coarse.reshape(len(values), -1), self.coarse_bits))
-        components = (patches - functions @ self._coarse(coarse_records)) @ self.basis.astype(np.float32)
-        normalised: NDArray[Any] = components / self.token_scale
+        coarse_records, normalised = self._transformed(values)
         indices = self._nearest(normalised, self.token_bits)
         class_indices = np.clip(np.rint((values[:, 0] - self.class_offset) / self.class_scale), 0, 255)
         return {
@@ -166,10 +161,17 @@ class ViewCode:
         Args:
             values: LayerNormed targets, float32 (V, 1 + k, L, C), the class token first.
         """
+        return float((np.abs(self._transformed(values)[1]) > OUTSIDE).mean())
+
+    def _transformed(self, values: Float32) -> tuple[NDArray[np.uint8], Float32]:
+        """Coarse records, and components of tokens beside them in standard deviations, float32 (V, k, m)."""
         patches = values[:, 1:].reshape(len(values), values.shape[1] - 1, -1) - self.mean
         functions = spatial_basis(patches.shape[1], self.functions)
-        rest = patches - functions @ (functions.T @ patches)
-        return float((np.abs(rest @ self.basis.astype(np.float32) / self.token_scale) > OUTSIDE).mean())
+        coarse: NDArray[Any] = (functions.T @ patches @ self.coarse_basis.astype(np.float32)) / self.coarse_scale
+        records = self.coarse_record.pack(self._nearest(coarse.reshape(len(values), -1), self.coarse_bits))
+        components = (patches - functions @ self._coarse(records)) @ self.basis.astype(np.float32)
+        normalised: Float32 = components / self.token_scale
+        return records, normalised
 
     def _coarse(self, records: NDArray[np.uint8]) -> Float32:
         """Decoded coarse parts, float32 (V, F, N)."""
