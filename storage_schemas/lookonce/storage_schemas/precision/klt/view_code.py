@@ -170,7 +170,7 @@ class ViewCode:
         coarse: NDArray[Any] = (functions.T @ patches @ self.coarse_basis.astype(np.float32)) / self.coarse_scale
         records = self.coarse_record.pack(self._nearest(coarse.reshape(len(values), -1), self.coarse_bits))
         components = (patches - functions @ self._coarse(records)) @ self.basis.astype(np.float32)
-        normalised: Float32 = components / self.token_scale
+        normalised: NDArray[Any] = components / self.token_scale
         return records, normalised
 
     def _coarse(self, records: NDArray[np.uint8]) -> Float32:
