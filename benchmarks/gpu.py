@@ -1,14 +1,14 @@
-"""Everything on a GPU that was never tried without one: checks and measurements in one command, worth most first.
+"""Checks and measurements that need a GPU, in one command, the most important first.
 
     python benchmarks/gpu.py [--stages checks,extract,step,study] [--minutes 10] [--out DIR] [--dry]
 
-Each stage is a process of its own with its share of the time; what it does not need goes to those after it. It writes
-``OUT/STAGE.json`` anew after every number, and all it prints goes to ``OUT/gpu.log``: whatever kills a stage, or all of
-this, the numbers before are kept. A short table comes last.
+Each stage is a separate process with a share of the time; the next stages get the time that it does not need. It writes
+``OUT/STAGE.json`` again after every number, and its output goes to ``OUT/gpu.log``. If a stage or the whole command is
+killed, the earlier numbers remain. A short table is printed at the end.
 
-``--dry`` plays every stage on the CPU with tiny models; its numbers say nothing.
+``--dry`` runs every stage on the CPU with tiny models; its numbers mean nothing.
 
-Exit code: 0 when every stage was whole; 1 when one failed; 3 when none failed, but time cut one off.
+Exit code: 0 if every stage is complete; 1 if one failed; 3 if none failed, but the time of one ran out.
 """
 
 from __future__ import annotations
@@ -130,16 +130,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stages", default=",".join(WORTH), help="some of them, in any order; default: all")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all stages together")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder of the results, new or empty")
-    parser.add_argument("--dry", action="store_true", help="play every stage on the CPU with tiny models")
+    parser.add_argument("--dry", action="store_true", help="run every stage on the CPU with tiny models")
     options = parser.parse_args()
     asked = options.stages.split(",")
     if unknown := [name for name in asked if name not in WORTH]:
         parser.error(f"--stages: unknown {', '.join(unknown)}; known: {', '.join(WORTH)}")
     options.stages = [name for name in WORTH if name in asked]
     if any((options.out / f"{name}.json").exists() for name in WORTH):
-        parser.error(f"--out {options.out}: holds results already; choose another folder")
+        parser.error(f"--out {options.out}: contains results already; choose another folder")
     if not options.dry and not _gpu_at_hand():
-        parser.error("torch sees no CUDA device here; --dry plays every stage on the CPU")
+        parser.error("torch finds no CUDA device here; --dry runs every stage on the CPU")
     return options
 
 

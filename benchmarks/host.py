@@ -282,7 +282,7 @@ def middle(values: Sequence[float]) -> float:
 def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     if not (DATA / "photos").is_dir():
-        sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that holds photos/")
+        sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that contains photos/")
     images, rounds, samples = (128, 3, 512) if options.quick else (512, 7, 2048)
     keep_freed_memory("cpu")  # page-locked memory is kept too
     work = Path(tempfile.mkdtemp(prefix="lookonce-host-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
