@@ -33,7 +33,7 @@ WORTH = {"checks": 4, "extract": 4, "step": 3, "study": 3}
 """Stages in their order; a stage's share of the time is its number over those of the stages still to come."""
 CUT_OFF = "cut off"
 CLOSING = 5.0
-"""Seconds that are kept for the table."""
+"""Seconds reserved for the table."""
 
 
 def share_of(stage: str, still: Sequence[str], left: float) -> float:
@@ -46,7 +46,7 @@ def share_of(stage: str, still: Sequence[str], left: float) -> float:
 
 
 def run_stage(name: str, seconds: float, out: Path, work: Path, *, dry: bool) -> str:
-    """Run one stage to its end or its limit; returns how it ended, which its result says too."""
+    """Run one stage to its end or its limit; returns how it ended, as in its result."""
     file, environment = out / f"{name}.json", dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     if dry:
@@ -82,7 +82,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _close(file: Path, name: str, state: str, *, ended: bool) -> str:
-    """The state that a result's stage left there itself, else the one that is known here; written down."""
+    """The state that the stage wrote to its result; otherwise the given one, which is then written."""
     document = read(file) or {"name": f"gpu_{name}", "ratios": {}, "raw": {}}
     own = document.get("state", "running")
     if ended and own != "running":
@@ -96,7 +96,7 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def table(stages: Sequence[str], out: Path) -> str:
-    """States, then ratios; for what failed, where to look."""
+    """States, then ratios; for failed stages, the file to read."""
     documents = {name: read(out / f"{name}.json") or {} for name in stages}
     machine = next((found["machine"] for found in documents.values() if "machine" in found), {})
     lines = [f"{machine.get('gpu') or machine.get('processor', 'no stage began')}, {machine.get('cores', 0)} cores", ""]
