@@ -36,7 +36,7 @@ class Reference:
     store_pixels: bool
     """Whether a view's bytes count its pixels."""
     calibrate: Callable[[], NDArray[np.float32]]
-    """Gives the features that calibrate, float32 (token, layer, channel)."""
+    """What precisions are calibrated from, float32 (token, layer, channel)."""
     batches: Callable[[], Iterator[NDArray[np.float32]]]
     """Gives the features that judge, float32 (view, token, layer, channel) each."""
 
