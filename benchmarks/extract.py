@@ -1,4 +1,4 @@
-"""Extraction: images a second end to end against what its separately measured parts allow, and against peers.
+"""Extraction: images per second end to end, against the rate that its separately measured parts allow, and other tools.
 
     python benchmarks/extract.py [--quick] [--json FILE]
 
@@ -54,7 +54,7 @@ DEVICE: Literal["cuda", "cpu"] = "cuda" if ON_GPU else "cpu"
 
 @dataclass(frozen=True)
 class Job:
-    """One teacher over some photographs; each method is a contestant, a process of its own that never ends."""
+    """One teacher over some photographs; each method is a contestant, which runs in its own process without end."""
 
     teacher: str
     weights: Path
@@ -71,7 +71,7 @@ class Job:
         return self.opened_whole()(itertools.count(1))
 
     def opened_whole(self) -> Callable[[Iterable[int]], Iterator[int]]:
-        """What extracts some seeds: with the teacher loaded and calibrated; a seed is removed when it is complete."""
+        """A function that extracts seeds, its teacher loaded and calibrated; a seed is removed when it is complete."""
         config = self._begin("whole")
         extraction, teacher = open_extraction(config), load_config_teacher(config, torch.device(DEVICE))
         manifest = open_or_create(extraction, teacher)
@@ -97,7 +97,7 @@ class Job:
         return extract
 
     def views(self) -> Iterator[int]:
-        """Reading, decoding, drawing and cutting, nothing else."""
+        """Only reading, decoding, drawing and cropping."""
         extraction = open_extraction(self._begin("views"))
         entries = list(enumerate(extraction.listing.entries))
 
@@ -124,7 +124,7 @@ class Job:
         return _without_end(look)
 
     def _begin(self, name: str) -> ExtractionConfig:
-        """Set the process up as extract-features does, the bare forward's too."""
+        """Set up the process as extract-features does, also for the bare forward."""
         keep_freed_memory(DEVICE)
         return ExtractionConfig(
             teacher=self.teacher,
@@ -141,7 +141,7 @@ class Job:
 
 
 def _without_end(work: Callable[[int], int]) -> Iterator[int]:
-    """Some work again and again in as many threads as there are cores; yields what it returns."""
+    """Repeat some work in as many threads as there are cores; yields its results."""
     with ThreadPoolExecutor(CORES) as threads:
         under_way = collections.deque(threads.submit(work, number) for number in range(2 * CORES))
         for number in itertools.count(len(under_way)):
@@ -182,7 +182,7 @@ def _without_part(slices: Mapping[str, Sequence[Slice]], part: int, count: int) 
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """A folder of real photographs: those of ../shared/data/photos, then flowers; copies where there are too few."""
+    """A folder of real photographs: those of ../shared/data/photos, then flowers; copies if there are too few."""
     folder.mkdir()
     found = [*sorted((DATA / "photos").glob("*.jpg")), *sorted((DATA / "flowers").rglob("*.jpg"))]
     for number, path in enumerate(itertools.islice(itertools.cycle(found), count)):
@@ -221,13 +221,13 @@ def local_ray() -> Generator[None]:
 
 
 def beside_peers(job: Job, rounds: int, work: Path) -> dict[str, list[float]]:
-    """Views a second of whole extractions, ours and the peers', in rounds; what is started once does not count."""
+    """Views per second of whole extractions, ours and the peers', in rounds; one-time start-up does not count."""
     from extraction_peers import HookedTeacher, ray_data, script
 
     paths, hooked = sorted(job.images.iterdir()), HookedTeacher("deit_tiny_patch16_224", job.weights)
     written, ours, seeds = work / "written", job.opened_whole(), itertools.count(1)
 
-    def anew(peer: Callable[..., int], *given: object) -> Callable[[], int]:
+    def fresh_run(peer: Callable[..., int], *given: object) -> Callable[[], int]:
         def run() -> int:
             shutil.rmtree(written, ignore_errors=True)
             return peer(*given, written)
@@ -238,8 +238,8 @@ def beside_peers(job: Job, rounds: int, work: Path) -> dict[str, list[float]]:
         return alternate(
             {
                 "beside peers: whole": lambda: sum(ours([next(seeds)])),
-                "script": anew(script, hooked, paths, job.batch, CORES),
-                "ray_data": anew(ray_data, "deit_tiny_patch16_224", job.weights, paths, job.batch),
+                "script": fresh_run(script, hooked, paths, job.batch, CORES),
+                "ray_data": fresh_run(ray_data, "deit_tiny_patch16_224", job.weights, paths, job.batch),
             },
             rounds,
         )

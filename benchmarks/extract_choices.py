@@ -1,4 +1,4 @@
-"""Choices of the extraction pipeline, measured: what each alternative would bring, and what it would change.
+"""Choices of the extraction pipeline: how fast each alternative is, and how it changes the features.
 
     python benchmarks/extract_choices.py [--quick] [--json FILE]
 
@@ -46,7 +46,7 @@ def drawn(path: Path, seed: int) -> ViewParameters:
 
 
 def touched(view: ViewParameters) -> bool:
-    """Whether decoding at half scale still leaves at least a pixel of the crop for each of the view."""
+    """Whether a crop decoded at half scale still has at least one pixel for each pixel of the view."""
     return min(view.height, view.width) >= 2 * RECIPE.size
 
 

@@ -1,4 +1,4 @@
-"""What people extract features with today: a PyTorch script with hooks, and Ray Data; the peers in extract.py."""
+"""Other ways to extract features, the peers in extract.py: a PyTorch script with hooks, and Ray Data."""
 
 from __future__ import annotations
 

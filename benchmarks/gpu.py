@@ -1,14 +1,14 @@
-"""Everything on a GPU that was never tried without one: checks and measurements in one command, worth most first.
+"""Checks and measurements that need a GPU, in one command, the most important first.
 
     python benchmarks/gpu.py [--stages checks,extract,step,study] [--minutes 10] [--out DIR] [--dry]
 
-Each stage is a process of its own with its share of the time; what it does not need goes to those after it. It writes
-``OUT/STAGE.json`` anew after every number, and all it prints goes to ``OUT/gpu.log``: whatever kills a stage, or all of
-this, the numbers before are kept. A short table comes last.
+Each stage is a separate process with a share of the time; the next stages get the time that it does not need. It writes
+``OUT/STAGE.json`` again after every number, and its output goes to ``OUT/gpu.log``. If a stage or the whole command is
+killed, the earlier numbers remain. A short table is printed at the end.
 
-``--dry`` plays every stage on the CPU with tiny models; its numbers say nothing.
+``--dry`` runs every stage on the CPU with tiny models; its numbers mean nothing.
 
-Exit code: 0 when every stage was whole; 1 when one failed; 3 when none failed, but time cut one off.
+Exit code: 0 if every stage is complete; 1 if one failed; 3 if none failed, but the time of one ran out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WORTH = {"checks": 4, "extract": 4, "step": 3, "study": 3}
 """Stages in their order; a stage's share of the time is its number over those of the stages still to come."""
 CUT_OFF = "cut off"
 CLOSING = 5.0
-"""Seconds that are kept for the table."""
+"""Seconds reserved for the table."""
 
 
 def share_of(stage: str, still: Sequence[str], left: float) -> float:
@@ -46,7 +46,7 @@ def share_of(stage: str, still: Sequence[str], left: float) -> float:
 
 
 def run_stage(name: str, seconds: float, out: Path, work: Path, *, dry: bool) -> str:
-    """Run one stage to its end or its limit; returns how it ended, which its result says too."""
+    """Run one stage to its end or its limit; returns how it ended, as in its result."""
     file, environment = out / f"{name}.json", dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     if dry:
@@ -82,7 +82,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _close(file: Path, name: str, state: str, *, ended: bool) -> str:
-    """The state that a result's stage left there itself, else the one that is known here; written down."""
+    """The state that the stage wrote to its result; otherwise the given one, which is then written."""
     document = read(file) or {"name": f"gpu_{name}", "ratios": {}, "raw": {}}
     own = document.get("state", "running")
     if ended and own != "running":
@@ -96,7 +96,7 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def table(stages: Sequence[str], out: Path) -> str:
-    """States, then ratios; for what failed, where to look."""
+    """States, then ratios; for failed stages, the file to read."""
     documents = {name: read(out / f"{name}.json") or {} for name in stages}
     machine = next((found["machine"] for found in documents.values() if "machine" in found), {})
     lines = [f"{machine.get('gpu') or machine.get('processor', 'no stage began')}, {machine.get('cores', 0)} cores", ""]
@@ -130,16 +130,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stages", default=",".join(WORTH), help="some of them, in any order; default: all")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all stages together")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="folder of the results, new or empty")
-    parser.add_argument("--dry", action="store_true", help="play every stage on the CPU with tiny models")
+    parser.add_argument("--dry", action="store_true", help="run every stage on the CPU with tiny models")
     options = parser.parse_args()
     asked = options.stages.split(",")
     if unknown := [name for name in asked if name not in WORTH]:
         parser.error(f"--stages: unknown {', '.join(unknown)}; known: {', '.join(WORTH)}")
     options.stages = [name for name in WORTH if name in asked]
     if any((options.out / f"{name}.json").exists() for name in WORTH):
-        parser.error(f"--out {options.out}: holds results already; choose another folder")
+        parser.error(f"--out {options.out}: contains results already; choose another folder")
     if not options.dry and not _gpu_at_hand():
-        parser.error("torch sees no CUDA device here; --dry plays every stage on the CPU")
+        parser.error("torch finds no CUDA device here; --dry runs every stage on the CPU")
     return options
 
 

@@ -16,7 +16,7 @@ PROCESSES = 4
 
 
 class Recorder:
-    """A pytest plug-in; tests that were begun and have no outcome are named, should the process die in one."""
+    """A pytest plug-in; if the process dies in a test, the result names the tests without an outcome."""
 
     def __init__(self, result: GrowingResult) -> None:
         self._result, self._begun = result, list[str]()

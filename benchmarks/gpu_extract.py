@@ -56,7 +56,7 @@ class Clock:
     blocks: int = 5
 
     def rates(self, work: Callable[[], Any], units: float) -> list[float]:
-        """Units a second of some work, a number for each block of repetitions; warm first."""
+        """Units per second of some work, one number per block of repetitions, after a warm-up."""
         for _ in range(2):
             work()
         synchronize()
@@ -98,7 +98,7 @@ class Card:
 
 
 class Model:
-    """One teacher on the device: its forward in every way, and what follows it."""
+    """One teacher on the device: its forward pass in every way, and the later steps."""
 
     def __init__(self, told: Stage, label: str, card: Card, clock: Clock) -> None:
         self.told, self.label, self.card, self.clock = told, label, card, clock
@@ -113,7 +113,7 @@ class Model:
         told.result.raw(f"{label}: operations of a view", self.operations)
 
     def teacher(self, precision: Precision) -> Teacher:
-        """The one that was loaded last, where that is of the precision."""
+        """The teacher that was loaded last, if it has this precision."""
         if self._teacher is None or self._teacher.precision != precision:
             self._teacher = load_teacher(
                 resolve_teacher(self.teacher_name),
@@ -148,7 +148,7 @@ class Model:
 
     @torch.inference_mode()
     def after(self, precision: str) -> None:
-        """Normalise and encode, copy in and out, digest, write: each alone; int8 is what the whole is held against."""
+        """Normalise and encode, copy in and out, digest, write: each alone; the whole is compared with int8."""
         output = self.teacher("fp16" if ON_GPU else "fp32")(self.views)  # as extract-features chooses
         sample = torch.stack([level[:2].float() for level in output.hidden], dim=2)
         sample = torch.nn.functional.layer_norm(sample, sample.shape[-1:]).flatten(0, 1).cpu()
@@ -188,13 +188,13 @@ class Model:
             self.parts[part] = statistics.median(rates)
 
     def decode(self, images: Path, together: int) -> None:
-        """Reading, decoding and cutting on all cores, with so many seeds of an image at a time."""
+        """Reading, decoding and cropping on all cores, with this many seeds per image at a time."""
         rates = _rate(self._job(images, self.told.work, together).views(), self.clock)
         self.told.result.raw(f"{self.label}: decode and cut, {together} seed(s) together", rates)
         self.parts[f"decode {together}"] = statistics.median(rates)
 
     def whole(self, images: Path, together: int, where: Path, kind: str, way: str = "eager") -> None:
-        """The pipeline, from files to committed shards; and what limits it, of the parts that were measured."""
+        """The pipeline, from files to committed shards, and which measured part limits it."""
         job = replace(self._job(images, where, together), compile="always" if way == "compiled" else "auto")
         try:
             rates = _rate(job.opened_whole()(itertools.count(1)), Clock(self.clock.seconds * 3, self.clock.blocks))
@@ -208,7 +208,7 @@ class Model:
         self.told.result.ratio(f"{name}, over slowest part ({limit})", statistics.median(rates) / parts[limit])
 
     def _limits(self, together: int, way: str, *, to_disk: bool) -> dict[str, float]:
-        """Views a second that each of what works at the same time allows: the card, the bus, the cores, the disk."""
+        """Views per second that each concurrent part allows: the card, the bus, the cores, the disk."""
         parts = self.parts
         found = {
             "card": 1 / (1 / parts[f"forward {way}"] + 1 / parts["normalise and encode"]),
@@ -232,7 +232,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _rate(units: Any, clock: Clock) -> list[float]:
-    """Units a second of work without end, a number for each block of time; the first block is not counted."""
+    """Units per second of endless work, one number per block of time; the first block is not counted."""
     found: list[float] = []
     try:
         for block in range(clock.blocks + 1):
@@ -248,7 +248,7 @@ def _rate(units: Any, clock: Clock) -> list[float]:
 
 
 def basics(told: Stage, model: Model, images: Path) -> None:
-    """What extract-features does by default, and all that it is held against."""
+    """The default of extract-features, and everything it is compared with."""
     model.forward("fp16", "eager")
     model.after("int8")
     for together in (2,) if told.dry else (4, 1):
@@ -262,7 +262,7 @@ def basics(told: Stage, model: Model, images: Path) -> None:
 
 
 def choices(told: Stage, model: Model, images: Path) -> None:
-    """Other ways to the same: compiled, another memory layout, other batches, fewer bits."""
+    """Alternatives: compiled, another memory layout, other batches, fewer bits."""
     for way in ("compiled", "channels_last"):
         told.attempt(f"{model.label}: fp16 {way}", 0 if told.dry else 15, _forward(model, "fp16", way))
     measure = _whole(model, images, 2 if told.dry else 4, told.work, "disk", "compiled")

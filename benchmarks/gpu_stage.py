@@ -20,12 +20,12 @@ WHOLE = "whole"
 
 
 class GrowingResult:
-    """A benchmark's result as JSON, written anew by rename after every number: what is killed keeps what it had.
+    """A benchmark's result as JSON, written again by rename after every number; a killed stage keeps its numbers.
 
     Args:
         name: of the stage.
         file: where it is written.
-        quick: sizes say nothing, as with ``--dry``.
+        quick: whether sizes are too small for the numbers to mean anything, as with ``--dry``.
     """
 
     def __init__(self, name: str, file: Path, *, quick: bool) -> None:
@@ -48,13 +48,13 @@ class GrowingResult:
         self._write()
 
     def raw(self, name: str, value: Any) -> None:
-        """Add or replace what ratios are made of."""
+        """Add or replace a raw value, from which ratios are computed."""
         self.document["raw"][name] = value
         print(f"{name}: {value}", flush=True)
         self._write()
 
     def end(self, state: str) -> None:
-        """Say how the stage ended: ``whole``, or what went wrong."""
+        """Record how the stage ended: ``whole``, or what went wrong."""
         self.document["state"] = state
         self._write()
 
@@ -64,7 +64,7 @@ class GrowingResult:
 
 
 def replace_json(file: Path, document: Any) -> None:
-    """Write a document so that whoever reads the file finds the old one or the new one, whole."""
+    """Write a document by rename, so that a reader finds the complete old one or the complete new one."""
     beside = file.with_suffix(".tmp")
     beside.write_text(json.dumps(document, indent=1) + "\n")
     beside.replace(file)
@@ -72,7 +72,7 @@ def replace_json(file: Path, document: Any) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is told, and where it writes."""
+    """Options of a stage, and its result."""
 
     result: GrowingResult
     dry: bool
@@ -87,19 +87,19 @@ class Stage:
         return self.deadline - time.monotonic()
 
     def attempt(self, name: str, seconds: float, measure: Callable[[], Any]) -> None:
-        """Measure something that other numbers do not hang on, if so many seconds are left; say why where it fails."""
+        """Measure something optional if so many seconds are left; record why it fails."""
         if self.left < seconds:
             self.result.raw(f"left out: {name}", f"{self.left:.0f} s left, takes about {seconds:.0f}")
             return
         try:
             measure()
-        except Exception as error:  # of a compiler, a kernel, a driver: the numbers after it are worth having
+        except Exception as error:  # a compiler, kernel or driver may fail; later numbers are still useful
             self.result.raw(f"failed: {name}", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 @contextlib.contextmanager
 def stage(name: str) -> Generator[Stage]:
-    """The stage that this process is; its result says ``whole`` when the block ends, or what went wrong."""
+    """The stage that this process runs; when the block ends, its result has the state ``whole`` or what went wrong."""
     parser = argparse.ArgumentParser(description=f"The stage '{name}' of gpu.py, which starts it.")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -108,9 +108,9 @@ def stage(name: str) -> Generator[Stage]:
     options = parser.parse_args()
     end_with_parent()
     result = GrowingResult(name, options.json, quick=options.dry)
-    told = Stage(result, options.dry, options.work, time.monotonic() + options.seconds)
+    current = Stage(result, options.dry, options.work, time.monotonic() + options.seconds)
     try:
-        yield told
+        yield current
     except Exception as error:
         result.end(f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
         raise

@@ -9,7 +9,7 @@ from step import Pair, measure, pairs
 
 ROUNDS, STEPS = 3, 10
 SECONDS_A_PAIR = 50.0
-"""Less than what a pair takes on a GPU, two compilations included."""
+"""Less time than a pair takes on a GPU, two compilations included."""
 
 DRY = Pair(label="tiny", student="test_vit", teacher="timm:test_vit", batch=4, images=8, steps=1, rounds=1)
 

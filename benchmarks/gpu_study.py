@@ -59,7 +59,7 @@ def timed(told: Stage, name: str) -> Generator[None]:
 
 
 def epochs_that_fit(told: Stage, study: PrecisionStudy, cache: Path) -> int:
-    """Of each student, by a run so short that its numbers say nothing; a fifth of the time is kept for conversions."""
+    """Of each student, by a run too short to judge students; a fifth of the time is kept for conversions."""
     config = study.training(cache, out=study.out / "runs" / "measured", epochs=MEASURED_EPOCHS, workers=THREADS)
     begun = told.left
     train_and_judge(config, images=study.images, held_out=cache, judges=("training",))

@@ -1,4 +1,4 @@
-"""What all benchmarks share: rounds that alternate the contestants, medians of ratios, the machine, a table, JSON."""
+"""Common parts of the benchmarks: rounds that alternate contestants, medians of ratios, the machine, a table, JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def alternate(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Units a second of each contestant in each round; one warm-up round is not counted.
+    """Units per second of each contestant in each round; one warm-up round is not counted.
 
     Args:
         contestants: name to a function that does the job once and returns how many units it did.
@@ -73,7 +73,7 @@ def ratio(rates: Mapping[str, list[float]], ours: str, theirs: str) -> float:
 def report(
     name: str, options: argparse.Namespace, ratios: Mapping[str, float], raw: Mapping[str, Any], unit: str
 ) -> None:
-    """Print a table, and write the JSON when asked."""
+    """Print a table, and write JSON if asked."""
     print(f"\n{name}: {machine()['processor']}, {machine()['cores']} cores\n")
     print(f"{'contestant':<34}{unit:>16}{'spread':>12}")
     for label, values in raw.items():
@@ -97,7 +97,7 @@ def report(
 
 
 def machine() -> dict[str, Any]:
-    """What this ran on."""
+    """Description of this machine."""
     description: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -1,4 +1,4 @@
-"""What the host does for a GPU: CPU time of extraction and training where the device's work costs nothing.
+"""The host's work for a GPU: CPU time of extraction and training if the device's work costs nothing.
 
     python benchmarks/host.py [--quick] [--json FILE]
 
@@ -63,7 +63,7 @@ BATCH, SHARD, MASK_RATIO, TRAIN_BATCH = 64, 256, 0.7, 256
 
 
 class ReadyTeacher(nn.Module):
-    """Stands in for a teacher on a GPU: takes views of the right shape, and gives what lies ready."""
+    """Replaces a teacher on a GPU: takes views of the right shape, and returns prepared features."""
 
     def __init__(self, batch: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ReadyTeacher(nn.Module):
 
 
 class ReadyEncoder:
-    """Stands in for the encoder on a GPU: random bytes of the stored shape, so that writing them costs what it does."""
+    """Replaces the encoder on a GPU: random bytes of the stored shape, so that the cost of writing is real."""
 
     def __init__(self, manifest: Manifest, batch: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Extraction:
         return self.views
 
     def _chunks(self) -> Iterator[list[memoryview]]:
-        """What a shard of a seed stores, a list of batches: the arrays' bytes, one after the other."""
+        """Content of a seed's shard, a list of batches: the arrays' bytes, one after the other."""
         size = sum(spec.sample_bytes for spec in self._manifest.arrays)
         content = np.random.default_rng(1).integers(0, 256, (BATCH, size), dtype=np.uint8)
         for shard in range(self._manifest.shard_count):
@@ -225,7 +225,7 @@ class Training:
 
 
 def _mapped(reader: CacheReader, name: str) -> Any:
-    """All records of an array as one list of memory maps: uint8 (tokens or patches, bytes) a sample."""
+    """All records of an array as one list of memory maps: uint8 (tokens or patches, bytes) per sample."""
     spec, manifest = reader.manifest.array(name), reader.manifest
     records = spec.sample_shape[0]
     whole = np.empty((manifest.samples, records, spec.sample_bytes // records), dtype=np.uint8)
@@ -237,7 +237,7 @@ def _mapped(reader: CacheReader, name: str) -> Any:
 
 
 def cpu_seconds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """CPU-microseconds a unit of each contestant in each round; one warm-up round is not counted.
+    """CPU-microseconds per unit of each contestant in each round; one warm-up round is not counted.
 
     ``memory`` is the resident memory after each round, MiB.
     """
@@ -255,7 +255,7 @@ def cpu_seconds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
 
 
 def many_photos(target: Path, count: int) -> None:
-    """``count`` names for the photographs that there are."""
+    """``count`` names for the available photographs."""
     photos = sorted((DATA / "photos").glob("*"))
     target.mkdir()
     for number in range(count):
@@ -264,7 +264,7 @@ def many_photos(target: Path, count: int) -> None:
 
 
 def sustained(spent: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Views a second of 16 cores, and where their time goes: CPU-microseconds a view."""
+    """Views per second of 16 cores, and CPU-microseconds per view of each part."""
     parts = {name: round(middle(spent[name])) for name in ("decode", "sha256", "write")}
     whole = middle(spent["whole"])
     return {
@@ -282,7 +282,7 @@ def middle(values: Sequence[float]) -> float:
 def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     if not (DATA / "photos").is_dir():
-        sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that holds photos/")
+        sys.exit(f"{DATA / 'photos'}: no such folder; set LOOKONCE_DATA_DIR to a folder that contains photos/")
     images, rounds, samples = (128, 3, 512) if options.quick else (512, 7, 2048)
     keep_freed_memory("cpu")  # page-locked memory is kept too
     work = Path(tempfile.mkdtemp(prefix="lookonce-host-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))

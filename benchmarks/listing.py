@@ -1,11 +1,11 @@
-"""What a million listed images cost a driver: time to list, memory, and the fixed work of every shard.
+"""The cost of a million listed images for a driver: time to list, memory, and the fixed work per shard.
 
     python benchmarks/listing.py [--quick] [--json FILE]
 
-Images of 68 bytes lie in a thousand class folders (LOOKONCE_BENCH_IMAGES names a folder that already holds them) and, a
-tenth as many, in ten tars. Each row is a process of its own: it lists, and as a driver it then makes the tasks, counts
-them and pickles each as Ray would. At last, shards of 1,024 samples are opened and committed with next to nothing in
-them: what is left is the fixed cost of a shard. A shard's work is 1,024 views through DeiT-Tiny, 18 ms each on a core.
+Images of 68 bytes lie in a thousand class folders (LOOKONCE_BENCH_IMAGES names a folder that already has them) and, a
+tenth as many, in ten tars. Each row is a separate process: it lists, and then, as a driver, makes the tasks, counts
+them and pickles each as Ray would. Finally, almost empty shards of 1,024 samples are opened and committed, which gives
+the fixed cost of a shard. A shard's work is 1,024 views through DeiT-Tiny, 18 ms each on a core.
 """
 
 from __future__ import annotations

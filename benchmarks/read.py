@@ -33,7 +33,7 @@ TOKENS = PATCHES + 1
 
 
 class Job:
-    """Which samples and tokens are read, in which order."""
+    """The samples and tokens to read, in order."""
 
     def __init__(self, samples: int, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def tensorstore(root: Path, job: Job, limit: int) -> int:
 
 
 def stock_webdataset(tar: Path, job: Job, limit: int) -> int:
-    """Cannot read at random: streams and shuffles in a buffer, as its users do."""
+    """Has no random access: streams and shuffles in a buffer, as its users do."""
     from webdataset.compat import WebDataset
 
     dataset: Any = WebDataset(str(tar), shardshuffle=False).shuffle(64).decode()
@@ -167,7 +167,7 @@ def streaming_dataset(folder: Path, raw: NDArray[np.uint8]) -> Any:
 
 
 def peers(work: Path, zarr_root: Path, raw: NDArray[np.uint8], raw_path: Path, job: Job, limit: int) -> dict[str, Any]:
-    """Contestants that do the same job by other libraries; one that cannot be set up here is named and left out."""
+    """Contestants that do the same job with other libraries; one that cannot be set up is reported and left out."""
 
     def plain_tar() -> Callable[[], int]:
         write_plain_tar(work / "plain.tar", raw)
@@ -209,7 +209,7 @@ def _read_in_process(root: str, samples: int, seed: int, barrier: Any, results: 
 
 
 def processes_rate(root: Path, samples: int, processes: int, repeats: int) -> float:
-    """Samples a second of so many processes together, each reading the whole cache in its own order."""
+    """Samples per second of this many processes together, each reading the whole cache in its own order."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
     workers = [

@@ -1,4 +1,4 @@
-"""A training step from the cache: against the bare arithmetic, the teacher online, and the way the authors train.
+"""A training step from the cache, against the bare arithmetic, an online teacher, and the authors' way to train.
 
     python benchmarks/step.py [--quick] [--json FILE]
 
@@ -66,7 +66,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A student, its teacher, and how much of it is measured."""
+    """A student, its teacher, and how much to measure."""
 
     label: str
     student: str
@@ -74,7 +74,7 @@ class Pair:
     batch: int
     images: int
     steps: int
-    """Steps of each way a round."""
+    """Steps of each way per round."""
     rounds: int
 
 
@@ -110,7 +110,7 @@ def pairs(quick: bool) -> list[Pair]:
 
 
 class OnDevice(nn.Module):
-    """Stands where the decoder does: the targets are floats already."""
+    """Replaces the decoder: the targets are floats already."""
 
     def decode(self, stored: StoredTargets) -> Tensor:
         return stored.elements
@@ -181,7 +181,7 @@ class Ways:
         return stored.item(), self._model(self._seen(self._stored_views(samples))).loss.item()
 
     def operations(self) -> tuple[int, int]:
-        """Of a step, and of the teacher's look at as many views: matrix products and attention."""
+        """Operations of a step, and of the teacher on as many views: matrix products and attention."""
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as step:
             self._model(self._on_device).loss.backward()
         views = torch.zeros(self.pair.batch, 224, 224, 3, dtype=torch.uint8, device=DEVICE)
@@ -234,7 +234,7 @@ class Ways:
 
     def _cut_views(self, samples: SamplesOfStep) -> tuple[Any, ...]:
         source, recipe, entries = self.views.source, self.views.view, self.views.listing.entries
-        with ThreadPoolExecutor(CORES) as threads:  # stands for the authors' worker processes
+        with ThreadPoolExecutor(CORES) as threads:  # in place of the authors' worker processes
             made = threads.map(lambda row: image_views(row, entries[row], source, recipe, [samples.step]), samples.rows)
             views = np.concatenate([one.pixels for one in made if one.pixels is not None])
         return views, patchify(views, 16), None, self._scales(samples)
@@ -269,7 +269,7 @@ def _now() -> float:
 
 
 def peak_mib(ways: Ways, job: Callable[[], int], *, teacher: bool) -> float:
-    """Peak memory of a way: weights, moments, and what a step holds beside them at most.
+    """Peak memory of a way: weights, moments, and the most that a step allocates in addition.
 
     Both ways are measured in one process, so what lies in memory before the step is counted, not measured.
     """
@@ -287,7 +287,7 @@ def _reset_peak() -> int:
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier steps freed and the allocator kept would hide this one's growth
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator kept from earlier steps would hide this one's growth
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

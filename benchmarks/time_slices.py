@@ -1,4 +1,4 @@
-"""Contestants that take short turns on all cores: how fast they are where a machine's speed wanders.
+"""Contestants take short turns on all cores, which compares them on a machine whose speed varies.
 
 The machines that this was written on take 450 CPU-ms for a forward in one minute and 590 in another. Rounds of half a
 minute one after the other compare those minutes. Here each contestant is a process of its own that works without end;
@@ -87,7 +87,7 @@ class _Contestant:
         self._seen = psutil.Process(self.process.pid)
 
     def turn(self, seconds: float, at_least: float = 0.0) -> Slice:
-        """Go on for some seconds, and until that many units were done since the beginning."""
+        """Continue for some seconds, and until that many units were done since the start."""
         units, cpu, started = self._units.value, self._cpu(), time.perf_counter()
         os.kill(self._seen.pid, signal.SIGCONT)
         time.sleep(seconds)

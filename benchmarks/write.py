@@ -1,4 +1,4 @@
-"""Writing shards: our writer against plainly appending and digesting the same bytes, and against zarr-python.
+"""Writing shards: our writer against a plain loop that appends and digests the same bytes, and against zarr-python.
 
     python benchmarks/write.py [--quick] [--json FILE]
 
@@ -35,7 +35,7 @@ def ours(work: Path, manifest: Manifest, batches: list[Any]) -> int:
 
 
 def append_and_digest(work: Path, manifest: Manifest, batches: list[Any]) -> int:
-    """The ceiling: one file an array, the same bytes appended, SHA-256 as they go, one fsync each at the end."""
+    """The plain loop: one file per array, the same bytes appended, SHA-256 as they go, one fsync each at the end."""
     shutil.rmtree(work / "plain", ignore_errors=True)
     (work / "plain").mkdir()
     names = [spec.name for spec in manifest.arrays if spec.name not in ("key", "label")]

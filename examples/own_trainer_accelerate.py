@@ -32,7 +32,7 @@ class AlignedStudent(nn.Module):
 def train(
     cache: Path, *, student_name: str, layer_weights: str, batch_size: int, epochs: int, **flags: Any
 ) -> list[float]:
-    """Train; this process's losses."""
+    """Train; returns this process's losses."""
     accelerator = Accelerator(**flags)
     config = AlignmentConfig(layer_weights=layer_weights)
     batches = CachedTargets(

@@ -43,7 +43,7 @@ class CachedAlignment(LightningModule):  # pyright: ignore[reportUntypedBaseClas
 
 
 def train(cache: Path, *, student_name: str, layer_weights: str, batch_size: int, epochs: int, **flags: Any) -> Any:
-    """Train; the module, which holds the losses."""
+    """Train; returns the module, which has the losses."""
     config = AlignmentConfig(layer_weights=layer_weights)
     # with several processes, also give rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
     batches = CachedTargets([cache], batch_size=batch_size, epochs=epochs, alignment=config)

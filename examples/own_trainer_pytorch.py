@@ -25,7 +25,7 @@ def train(
     state_file: Path,
     stop_after: int | None = None,
 ) -> list[float]:
-    """Train to the end, or up to a number of steps; the losses of the steps made here."""
+    """Train to the end, or up to a number of steps; returns the losses of these steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AlignmentConfig(layer_weights=layer_weights)
     batches = CachedTargets([cache], batch_size=batch_size, epochs=epochs, alignment=config, device=device)

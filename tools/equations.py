@@ -1,6 +1,6 @@
-"""Equations of the documentation as SVG, drawn when the site is built: readers need no script, no font and no network.
+"""Equations of the documentation as SVG, drawn when the site is built, so that readers need no script, font or network.
 
-``$a_i$`` in a line, and a fenced block of the language ``math``, both in LaTeX, as GitHub shows them too. An extension
+Draws ``$a_i$`` in a line and fenced blocks of the language ``math``, both in LaTeX, as GitHub does. An extension
 of Python-Markdown; ``zensical.toml`` names it.
 """
 

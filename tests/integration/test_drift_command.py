@@ -209,7 +209,7 @@ def test_views_that_are_not_stored_whole_are_replayed(
     code, _, err = drift(root)
     name = "--pixels none" if "pixels" in flags else "--tokens visible"
     assert (code, err.count("\n")) == (2, 2)
-    assert f"made with {name} and does not hold whole views" in err
+    assert f"made with {name} and does not contain whole views" in err
     assert "--images SOURCE" in err
     assert drift(root, "--images", images)[0] == 0
     code, out, _ = drift(root, "--images", images, "--json", weights=other_weights)

@@ -87,7 +87,7 @@ def test_no_time_is_a_cut_off_and_no_results_are_written_over(tmp_path: Path) ->
     assert read(tmp_path, "step")["state"].startswith("cut off after")
     again = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "holds results already; choose another folder" in again.stderr
+    assert "contains results already; choose another folder" in again.stderr
     unknown = subprocess.run(command(tmp_path, "--stages", "steps"), capture_output=True, text=True, check=False)
     assert unknown.returncode == 2
     assert "unknown steps; known: checks, extract, step, study" in unknown.stderr

@@ -180,7 +180,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
         ('[{"name": "a"}, {"name": "a"}]', "two runs are named 'a'"),
         ('[{"name": "../a"}]', "run 1 needs a name of letters"),
         ("[3]", "run 1 needs a name of letters"),
-        ("[]", "holds no run"),
+        ("[]", "has no run"),
         ('{"name": "a"}', "is not a sweep: expected a list of runs, such as [{"),
         ('{"name": "a"}', "; found {'name': 'a'}"),
         ('[{"name": "a", "lengthen": true}]', "give it once as --lengthen"),

@@ -78,7 +78,7 @@ PAGE = f"{constants.ENDPOINT}/{REPOSITORY}"
             "answers 503, an error of the server",
         ),
         (http_error(HfHubHTTPError, 418), "the hub answers 418"),
-        (caused(RuntimeError("x"), FULL), f"the disk that holds the hub's cache {constants.HF_HUB_CACHE} is full"),
+        (caused(RuntimeError("x"), FULL), f"the disk with the hub's cache {constants.HF_HUB_CACHE} is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache"), "/cache: Permission denied: correct the"),
         (caused(FileNotFoundError("x"), ConnectError("[Errno 111] Connection refused")), "cannot be reached"),
         (TimeoutError("The read operation timed out"), "cannot be reached (The read operation timed out)"),

@@ -63,7 +63,7 @@ def reason_and_advice(error: BaseException, repository: str, files: Sequence[str
     for one in chain:
         if isinstance(one, OSError) and one.errno in FULL_DISK:
             return (
-                f"the disk that holds the hub's cache {constants.HF_HUB_CACHE} is full: make room there, or set "
+                f"the disk with the hub's cache {constants.HF_HUB_CACHE} is full: make room there, or set "
                 "HF_HOME to a folder on another disk"
             )
         if isinstance(one, OSError) and one.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

@@ -53,7 +53,7 @@ class DriftRequest:
     std: RGB | None = None
     """What they are then divided by; None likewise."""
     images: str | None = None
-    """Images the cache was made from; needed only where it does not store whole views."""
+    """Images that the cache was made from; needed only if it does not store whole views."""
     views: int = 32
     """Views to sample, at least 1."""
     sample_seed: int = 0
@@ -78,7 +78,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
 
     Raises:
         UsageError: images are needed and not given, or the device does not exist.
-        TeacherError: the weights cannot be had or do not fit.
+        TeacherError: the weights are not available or do not fit.
         CacheError: there is no cache, no seed is complete, or every sample is a hole.
         CacheMismatchError: this library builds another teacher under that name, or replayed views have other pixels.
         NumericalError: the teacher gives NaN or infinity; names the sample.
@@ -137,7 +137,7 @@ def _rebuild(recipe: Recipe, request: DriftRequest) -> Teacher:
 
 
 def _teacher_differences(recipe: Recipe, teacher: Teacher) -> tuple[tuple[str, Any, Any], ...]:
-    """What the name and the sizes do not fix, the weights first."""
+    """Differences that name and sizes do not exclude, the weights first."""
     now = {
         "weights_digest": teacher.weights_digest,
         "input_size": teacher.input_size,
@@ -150,7 +150,7 @@ def _teacher_differences(recipe: Recipe, teacher: Teacher) -> tuple[tuple[str, A
 
 @dataclass(frozen=True)
 class _Fresh:
-    """What the teacher gives now, of the stored tokens."""
+    """Output of the teacher now, for the stored tokens."""
 
     targets: Floats
     """(B, T, L, C)."""

@@ -25,7 +25,7 @@ from lookonce.reports.drift.sampled_views import SampledView
 from lookonce.shared.printing import Result
 
 FACTOR = 4.0
-"""What a third run may differ by, in means of the difference of two."""
+"""Allowed difference, as a multiple of the mean difference between two runs."""
 
 FLOOR: Mapping[str, float] = {"fp32": 3e-5, "fp16": 4e-3, "bf16": 4e-2}
 """Mean difference that is no drift by compute precision, as two runs on one machine often agree to the last bit.
@@ -68,7 +68,7 @@ class Deviation:
     control_moments: float
     """The same between the two fresh runs."""
     allowed: float
-    """What ``mean`` may be."""
+    """Largest ``mean`` that is not drift."""
     conversion: float
     """Part of ``allowed`` that a conversion to fewer bits may have added; 0 where differences are not of its kind."""
     worst: SampledView
@@ -88,7 +88,7 @@ class Deviation:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftReport(Result):
-    """What a drift check found."""
+    """Result of a drift check."""
 
     cache: str
     teacher: str

@@ -54,7 +54,7 @@ def places(views: Sequence[SampledView]) -> tuple[list[int], list[int]]:
 
 
 def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[SampledView]], NDArray[np.uint8]]:
-    """What gives views, uint8 (B, side, side, 3): stored pixels, or replayed ones that their digests prove.
+    """A function that gives views, uint8 (B, side, side, 3): stored pixels, or replayed ones checked by digest.
 
     Args:
         reader: the open cache.
@@ -78,7 +78,7 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
     if images is None:
         why = f"--tokens {recipe.tokens.kind}" if stores_pixels else "--pixels none"
         raise UsageError(
-            f"{reader.root}: it was made with {why} and does not hold whole views, which the teacher must see; "
+            f"{reader.root}: it was made with {why} and does not contain whole views, which the teacher must see; "
             "give the images that it was made from: --images SOURCE"
         )
     replayed = ReplayedViews(reader, images)

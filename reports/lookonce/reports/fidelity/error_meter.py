@@ -1,4 +1,4 @@
-"""How far a precision's values are from exact ones: relative error, cosine, and the channels that stand out."""
+"""Errors of a precision's values: relative error, cosine, and the outlier channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTLIER_RATIO = 4.0
 LayerNormed tokens have a root mean square of 1 over their channels; CLIP has a few channels of 15 to 25."""
 
 LOWEST_SHARE = 1.0
-"""Percentile of the cosines that tells how the worst tokens fare."""
+"""Percentile of the cosines that describes the worst tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class ErrorMeter:
     """Adds up errors over batches; keeps one cosine per token and layer.
 
     Args:
-        outliers: bool (layer, channel): which channels are no bulk.
+        outliers: bool (layer, channel): which channels are outliers.
     """
 
     def __init__(self, outliers: NDArray[np.bool_]) -> None:

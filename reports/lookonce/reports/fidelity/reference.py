@@ -19,10 +19,10 @@ from lookonce.storage_schemas.precision import PRECISIONS, calibration_view_coun
 from lookonce.storage_schemas.recipe import Recipe
 
 ENOUGH_IMAGES = 16
-"""With fewer, the same images serve to calibrate and to judge: a calibration on a handful would be judged, not bits."""
+"""With fewer, the same images calibrate and judge: errors of a calibration on so few would exceed those of the bits."""
 
 BATCH_BYTES = 32 << 20
-"""About what a batch of decoded features takes; bounds the memory whatever the teacher."""
+"""Approximate size of a batch of decoded features; bounds the memory for every teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Reference:
     calibration_views: Callable[[], Iterator[NDArray[np.float32]]]
     """What KLT precisions are calibrated from, float32 (view, token, layer, channel) each."""
     batches: Callable[[], Iterator[NDArray[np.float32]]]
-    """What they are judged by, float32 (view, token, layer, channel) each."""
+    """Gives the features that judge, float32 (view, token, layer, channel) each."""
 
     def judged(self) -> tuple[list[str], dict[str, str]]:
         """Precisions that can be judged, and why each of the others can not."""
@@ -166,7 +166,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
     )
     if not reference.judged()[0]:
         raise CacheMismatchError(
-            f"{root}: it holds {found.name}, and no precision has fewer bits; judge from a cache of more bits (best "
+            f"{root}: it stores {found.name}, and no precision has fewer bits; judge from a cache of more bits (best "
             "fp16), or from the teacher with --teacher NAME --images SOURCE"
         )
     return reference

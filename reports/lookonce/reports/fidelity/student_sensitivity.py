@@ -1,9 +1,9 @@
 """The effect of inexact targets on a student: the change of its smooth-L1 loss and of the gradient.
 
 The student is a stand-in near convergence: it predicts the exact targets plus Gaussian noise of ``student_error`` times
-each channel's standard deviation. The gradient is that by the predicted features, where it enters the student. The
-further a student is from its teacher, the less it feels: where smooth L1 is quadratic, the change of the gradient is
-the targets' error over the student's own. What that does to accuracy only training tells.
+each channel's standard deviation. The gradient is taken with respect to the predicted features,
+where it enters the student. A student far from its teacher is less sensitive: where smooth L1 is quadratic, the change
+of the gradient is the targets' error over the student's own. Only training shows the effect on accuracy.
 """
 
 # Shapes: L layers, B views, n tokens, C channels.
@@ -64,10 +64,10 @@ class TargetSensitivity:
         return self._exact_loss / self._views
 
     def changes(self, name: str) -> dict[str, Any]:
-        """What a precision changes for the student.
+        """The effect of a precision on the student.
 
         Returns:
-            ``loss_change`` (relative, signed: above 0 where the loss grows) and ``gradient_change`` (norm of the
+            ``loss_change`` (relative, signed: above 0 if the loss grows) and ``gradient_change`` (norm of the
             gradient's change over its norm).
         """
         return {

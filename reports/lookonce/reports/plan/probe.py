@@ -1,4 +1,4 @@
-"""A few seconds of the real work, to know what all of it will take; nothing is written."""
+"""Times a few seconds of the real work, to estimate the whole; writes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEDS_PROBED = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one view costs."""
+    """Measured cost per view."""
 
     images: int
     """Images that were decoded."""
@@ -50,7 +50,7 @@ class Probe:
     teacher_seconds: float
     """Seconds of a worker in the teacher, its outputs normalised."""
     encode_seconds: float
-    """Seconds of a worker to encode what the teacher saw."""
+    """Seconds of a worker to encode the teacher's output."""
     write_seconds: float
     """Seconds of one core to cut the view in patches and to digest all that is written."""
 
@@ -77,7 +77,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
     """Time decoding, teacher, encoding and digesting on images drawn from the whole listing.
 
     Args:
-        extraction: what is asked for.
+        extraction: the extraction to estimate.
         teacher: on its device.
         workers: what each has; the forward runs in as many threads.
         seconds: about how long, all together; at least two rounds of everything are run however long they take.
@@ -93,7 +93,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
         batch, teacher_times, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
-        torch.set_num_threads(1)  # a teacher thread encodes on one core, while others do
+        torch.set_num_threads(1)  # a teacher thread encodes on one core while others run
         encode_seconds, write_seconds = _time_writing(extraction, features, pixels, seconds * 0.2)
     finally:
         torch.set_num_threads(before)

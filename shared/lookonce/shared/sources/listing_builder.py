@@ -168,7 +168,7 @@ class ListingBuilder:
         """All images, sorted by key.
 
         Raises:
-            SourceError: keys that come more than once; names them and the files that hold them.
+            SourceError: keys that come more than once; names them and the files that contain them.
         """
         number_of = {name: number for number, name in enumerate(self.classes)}
         by_label = {

@@ -179,7 +179,7 @@ def require_splits(folder: Path) -> None:
             found = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
             raise SourceError(
                 f"{folder}: expected the folders {TRAIN}/ and {TEST}/ with class folders in each, found no {name}/ "
-                f"({_named(found) if folder.is_dir() else 'no such folder'}); give the folder that holds both"
+                f"({_named(found) if folder.is_dir() else 'no such folder'}); give the folder that contains both"
             )
 
 

@@ -52,7 +52,7 @@ def read_sweep(path: Path, config: TrainingConfig) -> dict[str, TrainingConfig]:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
     if not runs:
-        raise UsageError(f"{path}: holds no run; give at least one [[run]] with a name")
+        raise UsageError(f"{path}: has no run; give at least one [[run]] with a name")
     return runs
 
 

@@ -26,8 +26,8 @@ TIMM_POOLS: Mapping[str, Mapping[str, Any]] = {
 def save_probe(probe: LinearProbe, encoder: Encoder, classes: Sequence[str], folder: Path) -> dict[str, Any]:
     """Write ``probe.safetensors`` and, for a student whose pooling timm has, ``model.safetensors``.
 
-    The probe's file holds ``weight`` (C, D) and ``bias`` (C,) of a linear layer on pooled features: the batch norm is
-    folded into it. The model's file is the student with that layer as its head and an identity final norm.
+    The probe's file contains ``weight`` (C, D) and ``bias`` (C,) of a linear layer on pooled features, with the batch
+    norm folded into it. The model's file is the student with that layer as its head and an identity final norm.
 
     Returns:
         ``probe`` and ``model`` (None if there is none): file names; ``timm``: arguments of ``timm.create_model`` for a
