@@ -15,12 +15,13 @@ from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import LookonceError
 
 CONTAINERS = ["zarr", "webdataset"]
+PRECISIONS = ["int4", "klt1"]
 
 
 @pytest.fixture
-def cache(make_manifest, fill_cache, tmp_path: Path) -> Callable[[str], Path]:
-    def build(container: str) -> Path:
-        manifest = make_manifest(samples=5, shard_size=2, container=container, precision="int4")
+def cache(make_manifest, fill_cache, tmp_path: Path) -> Callable[[str, str], Path]:
+    def build(container: str, precision: str) -> Path:
+        manifest = make_manifest(samples=5, shard_size=2, container=container, precision=precision)
         fill_cache(tmp_path / "c", manifest, seeds=(0, 3), holes=(1,))
         return tmp_path / "c"
 
@@ -40,8 +41,8 @@ def read_all(root: Path) -> str | None:
                 for spec in reader.manifest.arrays:
                     if spec.chunking == "sample":
                         reader.read(spec.name, [seed] * len(rows), rows)
-                tokens = np.zeros((len(rows), 2), np.int64)
-                reader.decode(reader.read("targets", [seed] * len(rows), rows, tokens))
+                tokens = np.tile(np.arange(2), (len(rows), 1))
+                reader.read_targets([seed] * len(rows), rows, tokens)
         except LookonceError as error:
             named = str(error)
     return named
@@ -90,22 +91,29 @@ def fuzz(root: Path, rounds: int, seed: int) -> None:
     assert verify_cache(root, full=True, workers=1).whole
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_150_damages(cache: Callable[[str], Path], container: str) -> None:
-    fuzz(cache(container), 75, seed=1)
+def test_300_damages(cache: Callable[[str, str], Path], container: str, precision: str) -> None:
+    fuzz(cache(container, precision), 75, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_1000_damages(cache: Callable[[str], Path], container: str) -> None:
-    fuzz(cache(container), 1000, seed=2)
+def test_1000_damages(cache: Callable[[str, str], Path], container: str, precision: str) -> None:
+    fuzz(cache(container, precision), 1000, seed=2)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_damage_to_an_object_is_seen_by_a_reader_that_checks(cache: Callable[[str], Path], container: str) -> None:
-    root, generator = cache(container), random.Random(3)
+def test_damage_to_an_object_is_seen_by_a_reader_that_checks(
+    cache: Callable[[str, str], Path], container: str, precision: str
+) -> None:
+    root, generator = cache(container, precision), random.Random(3)
     objects = sorted(path for path in root.glob("seed-*/**/*") if path.is_file() and path.name != "zarr.json")
+    objects += sorted(root.glob("encoding/*"))
+    assert len(list(root.glob("encoding/*"))) == (precision == "klt1")
     for path in objects:
         before = bytearray(path.read_bytes())
         before[generator.randrange(len(before))] ^= 1
@@ -113,3 +121,25 @@ def test_damage_to_an_object_is_seen_by_a_reader_that_checks(cache: Callable[[st
         path.write_bytes(before)
         assert read_all(root) is not None, path
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_any_damage_to_the_object_of_an_encoding_is_named(cache: Callable[[str, str], Path], rounds: int) -> None:
+    root, generator = cache("zarr", "klt1"), random.Random(4)
+    (path,) = root.glob("encoding/*")
+    whole = path.read_bytes()
+    for _ in range(rounds):
+        content = bytearray(whole)
+        if generator.random() < 0.2:
+            del content[generator.randrange(len(content)) :]
+        else:
+            content[generator.randrange(len(content))] ^= generator.randrange(1, 256)
+        path.write_bytes(content)
+        (finding,) = verify_cache(root, workers=1).findings
+        assert finding.path == path.relative_to(root).as_posix()
+        assert finding.kind == "damaged"
+        named = read_all(root)
+        assert named is not None
+        assert str(path.relative_to(root)) in named
+    path.write_bytes(whole)
+    assert read_all(root) is None

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
+from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.verify.findings import Finding, VerifyReport
 from lookonce.cache.verify.verification import verify_cache
-from lookonce.shared.errors import UsageError
+from lookonce.shared.errors import SchemaError, UsageError
 from lookonce.shared.files.atomic import write_json
 from lookonce.storage_schemas.problems import sealed
 
@@ -304,6 +307,83 @@ def test_full_verification_reports_bytes_as_it_goes(cache: Path) -> None:
     assert len(calls) == report.objects
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1] == (report.bytes, report.bytes)
+
+
+@pytest.fixture
+def klt_cache(make_manifest, fill_cache, tmp_path: Path) -> Path:
+    fill_cache(tmp_path / "k", make_manifest(precision="klt1"))
+    return tmp_path / "k"
+
+
+def without_last_bytes(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def with_dtype_unknown_to_numpy(_content: bytes) -> bytes:
+    return save({"mean": torch.zeros(4, dtype=torch.bfloat16)})
+
+
+def with_one_more_array(content: bytes) -> bytes:
+    return save({**load(content), "more": torch.zeros(1)})
+
+
+def without_one_array(content: bytes) -> bytes:
+    return save({name: values for name, values in load(content).items() if name != "levels"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told", "read"),
+    [
+        (without_last_bytes, "it is no safetensors file", False),
+        (with_dtype_unknown_to_numpy, "it contains an array of dtype BF16", False),
+        (without_one_array, "it has no array 'levels'", False),
+        (with_one_more_array, "its header was changed, or it contains more", True),
+        (lambda _: b"", "it is no safetensors file", False),
+        (None, "it cannot be read: No such file", False),
+    ],
+)
+def test_damage_to_the_object_of_an_encoding_is_named(klt_cache: Path, damage, told: str, read: bool) -> None:
+    (path,) = klt_cache.glob("encoding/*")
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    finding = only(verify(klt_cache))
+    assert (finding.path, finding.kind) == (path.relative_to(klt_cache).as_posix(), "damaged")
+    assert told in finding.problem
+    assert "restore it from a copy" in finding.advice
+    assert "delete" not in finding.advice
+    if read:
+        CacheReader(klt_cache)
+        return
+    with pytest.raises(SchemaError, match=f"the object {finding.path} of its encoding is damaged: {told}") as caught:
+        CacheReader(klt_cache)
+    assert "restore it from a copy" in str(caught.value)
+
+
+def test_the_object_of_another_encoding_is_named(klt_cache: Path, make_manifest) -> None:
+    (path,) = klt_cache.glob("encoding/*")
+    path.write_bytes(make_manifest(precision="klt0.5").encoding.object_content())
+    assert "expected {" in only(verify(klt_cache)).problem
+    with pytest.raises(SchemaError, match=r"array '\w+' is .*restore it from a copy"):
+        CacheReader(klt_cache)
+
+
+def test_white_space_in_the_header_of_an_object_is_seen(klt_cache: Path) -> None:
+    (path,) = klt_cache.glob("encoding/*")
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    path.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
+    assert "its header was changed" in only(verify(klt_cache)).problem
+
+
+def test_an_object_of_no_encoding_is_a_note(klt_cache: Path) -> None:
+    (klt_cache / "encoding/other.safetensors").write_bytes(b"x")
+    report = verify(klt_cache)
+    assert report.whole
+    assert [(note.path, note.remark) for note in report.notes] == [
+        ("encoding/other.safetensors", "not part of the cache")
+    ]
 
 
 def test_paths_that_are_no_cache_are_findings(cache: Path, tmp_path: Path) -> None:

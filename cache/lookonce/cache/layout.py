@@ -97,6 +97,8 @@ class CacheLayout:
             raise access_error(error, self.root / path) from error
         except SafetensorError as error:
             raise ValueError(f"it is no safetensors file: {error}") from error
+        except KeyError as error:  # a type that safetensors knows and numpy does not
+            raise ValueError(f"it contains an array of dtype {error.args[0]}") from error
 
     def _advice(self) -> str:
         if not self.root.exists():

@@ -42,8 +42,25 @@ def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]
     except CacheError as error:
         name = document["encoding"]["object"]
         return None, [Finding(path=name, problem=reason(error, path), advice=advice)]
-    changed = form_problem(path, document)
-    return manifest, [Finding(path=path.name, problem=changed, advice=advice)] if changed else []
+    findings = (
+        [Finding(path=path.name, problem=changed, advice=advice)] if (changed := form_problem(path, document)) else []
+    )
+    if manifest.encoding.apart and (finding := _object_finding(layout, manifest, advice)) is not None:
+        findings.append(finding)
+    return manifest, findings
+
+
+def _object_finding(layout: CacheLayout, manifest: Manifest, advice: str) -> Finding | None:
+    """What is wrong with the object of an encoding whose arrays are sound: digests bind these, not its header."""
+    name = manifest.encoding.object_path
+    try:
+        found = (layout.root / name).read_bytes()
+    except OSError as error:
+        return not_readable(error, layout.root / name, name)
+    if found == manifest.encoding.object_content():
+        return None
+    problem = "its header was changed, or it contains more: these are not the bytes that lookonce writes for its arrays"
+    return Finding(path=name, problem=problem, advice=advice)
 
 
 def form_problem(path: Path, document: Any) -> str | None:
