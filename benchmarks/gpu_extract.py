@@ -32,7 +32,7 @@ from lookonce.extract.pipeline.target_encoder import TargetEncoder
 from lookonce.extract.teachers import Teacher, load_teacher, resolve_teacher
 from lookonce.extract.teachers.teacher import HALF, Precision
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import get_element_precision
 
 VIEW = 224
 GPU_MODELS = {"clip_b16": ("clip-b16", 256), "clip_l14_196": ("clip-l14", 256)}
@@ -152,7 +152,7 @@ class Model:
         output = self.teacher("fp16" if ON_GPU else "fp32")(self.views)  # as extract-features chooses
         sample = torch.stack([level[:2].float() for level in output.hidden], dim=2)
         sample = torch.nn.functional.layer_norm(sample, sample.shape[-1:]).flatten(0, 1).cpu()
-        parameters = get_precision(precision).calibrate(sample.numpy())
+        parameters = get_element_precision(precision).calibrate(sample.numpy())
         encoder = TargetEncoder(Encoding(precision=precision, parameters=parameters)).to(DEVICE)
         encoded = encoder(output.hidden)
         leaving = [encoded.stored, encoded.mean, encoded.std, output.importance]

@@ -97,6 +97,7 @@ class ReadyEncoder:
             std=moments,
             nonfinite=torch.zeros(count, dtype=torch.bool),
             saturated=torch.zeros((), dtype=torch.int64),
+            judged=max(1, moments.numel()),
         )
 
 
