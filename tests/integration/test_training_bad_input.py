@@ -114,9 +114,13 @@ class TestCache:
     def test_other_schema_version(self, command, training_cache, tmp_path):
         cache = training_cache()
         manifest = json.loads((cache / "manifest.json").read_text())
-        manifest["schema_version"] = 2
+        manifest["schema_version"] = 3
         (cache / "manifest.json").write_text(json.dumps(manifest))
-        fails(command("--shards", cache, "--out", tmp_path / "run", *TINY), "version", "2")
+        fails(
+            command("--shards", cache, "--out", tmp_path / "run", *TINY),
+            "schema version 3 is not known",
+            "versions 1 and 2",
+        )
 
     def test_nothing_left_to_train_on(self, command, training_cache, tmp_path):
         cache = training_cache(holes=tuple(range(11)))
