@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 
 from lookonce.shared.errors import BusyError, UsageError
-from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.lock import exclusive_folder
-from lookonce.shared.files.own_folder import require_own_folder
+from lookonce.shared.files.own_folder import has_field, require_own_folder
 from lookonce.train.checkpoints.checkpoint_file import Checkpoint, load_checkpoint
 from lookonce.train.checkpoints.lengthening import lengthened_document, require_checkpoint_to_lengthen
 from lookonce.train.checkpoints.resuming import check_continues, check_replaceable, find_checkpoint, resume_again
@@ -190,20 +188,7 @@ def require_run_folder(config: TrainingConfig) -> None:
     for cache in config.shards:
         if cache.resolve() in (run.resolve(), *run.resolve().parents):
             raise UsageError(f"{run}: is in the feature cache {cache}; --out needs a folder of its own")
-    require_own_folder(run, kind="a run", marker="config.json", belongs=_is_of_a_run)
-
-
-def _is_of_a_run(config: Path) -> bool:
-    """Models of the hub and evaluations have a ``config.json`` as well; one that is damaged may be a run's."""
-    try:
-        document = json.loads(config.read_bytes())
-    except ABSENT:
-        return False
-    except OSError as error:
-        raise access_error(error, config) from error
-    except ValueError:
-        return True
-    return isinstance(document, dict) and "shards" in document
+    require_own_folder(run, kind="a run", marker="config.json", belongs=has_field("shards"))
 
 
 def _write_student(trainer: Trainer) -> None:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from lookonce.shared.errors import LookonceError, UsageError
-from lookonce.shared.faults.os_errors import access_error
+from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK
 from lookonce.shared.files.lock import LOCK_FILES
 
 MOST_NAMED = 3
 """Foreign files that the message names."""
+
+
+def has_field(name: str) -> Callable[[Path], bool]:
+    """Whether a JSON file has a field; for kinds of folders whose marker others have too, such as ``config.json``.
+
+    A file that is not JSON counts as one that has it: it may be a damaged one of this kind.
+    """
+
+    def found(path: Path) -> bool:
+        try:
+            document = json.loads(path.read_bytes())
+        except ABSENT:
+            return False
+        except OSError as error:
+            raise access_error(error, path) from error
+        except ValueError:
+            return True
+        return isinstance(document, dict) and name in document
+
+    return found
 
 
 def require_own_folder(

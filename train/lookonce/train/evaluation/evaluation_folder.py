@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lookonce.shared.errors import BusyError, CheckpointError
-from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import write_json
 from lookonce.shared.files.lock import exclusive_folder
-from lookonce.shared.files.own_folder import require_own_folder
+from lookonce.shared.files.own_folder import has_field, require_own_folder
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 
@@ -82,7 +81,7 @@ class EvaluationFolder:
 
     def _require_own(self) -> None:
         path = self.root / CONFIG
-        if not require_own_folder(self.root, kind="an evaluation", marker=CONFIG, belongs=_is_of_an_evaluation):
+        if not require_own_folder(self.root, kind="an evaluation", marker=CONFIG, belongs=has_field("evaluation")):
             return
         try:
             stored = json.loads(path.read_bytes())
@@ -107,16 +106,3 @@ class EvaluationFolder:
                 f"{path}: belongs to another evaluation ({listed}); use the run's own arguments, or another --out for "
                 "a new run"
             )
-
-
-def _is_of_an_evaluation(config: Path) -> bool:
-    """Runs of train-student and models of the hub also have a ``config.json``; a damaged one may be an evaluation's."""
-    try:
-        document = json.loads(config.read_bytes())
-    except ABSENT:
-        return False
-    except OSError as error:
-        raise access_error(error, config) from error
-    except ValueError:
-        return True
-    return isinstance(document, dict) and "evaluation" in document
