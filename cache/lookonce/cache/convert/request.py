@@ -56,7 +56,7 @@ def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manif
     recipe, encoding = _recipe(reader, request.tokens), manifest.encoding
     if request.precision is not None and request.precision != encoding.precision:
         encoding = _encoding(reader, request.precision, recipe)
-    elif recipe.tokens != manifest.recipe.tokens and encoding.apart:
+    elif recipe.tokens != manifest.recipe.tokens and encoding.codes_views:
         raise UsageError(
             f"{reader.root}: it holds {encoding.precision}, whose tokens share a coarse part, so no subset of them can "
             "be cut out; convert a cache of another precision, or extract again"

@@ -56,7 +56,7 @@ def klt_facts(encoding: Encoding, shape: TargetShape) -> KltFacts | None:
         encoding: of the cache.
         shape: of a view's targets.
     """
-    if not encoding.apart:
+    if not encoding.codes_views:
         return None
     code = ViewCode.from_parameters(encoding.parameters)
     token_bytes, coarse_bytes = code.record_bytes.tolist()

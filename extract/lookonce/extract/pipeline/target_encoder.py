@@ -55,7 +55,7 @@ class TargetEncoder(nn.Module):
 
     def __init__(self, encoding: Encoding) -> None:
         super().__init__()
-        self.views = ViewEncoder(encoding.parameters) if encoding.apart else None
+        self.views = ViewEncoder(encoding.parameters) if encoding.codes_views else None
         if self.views is not None:
             return
         self._precision = get_element_precision(encoding.precision)

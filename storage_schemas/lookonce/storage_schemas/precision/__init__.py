@@ -1,6 +1,7 @@
 """Precisions: how a float target becomes bytes. ``PRECISIONS`` is the table of all, each family has its own file.
 
-Open ``base.py`` first: what each precision declares, and the numpy reference of encoding and decoding.
+Open ``base.py`` first: what each precision declares. ``element.py`` has the numpy reference of those that store values
+one by one, ``klt/`` has those that code a view as a whole.
 """
 
 from __future__ import annotations
@@ -9,13 +10,8 @@ from collections.abc import Mapping
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.names import unknown_name
-from lookonce.storage_schemas.precision.base import (
-    ElementPrecision,
-    Precision,
-    QuantisationPlan,
-    StoredArray,
-    TargetShape,
-)
+from lookonce.storage_schemas.precision.base import Precision, StoredArray, TargetShape
+from lookonce.storage_schemas.precision.element import ElementPrecision, QuantisationPlan
 from lookonce.storage_schemas.precision.floats import Bf16, Fp8E4M3, Fp16
 from lookonce.storage_schemas.precision.int8 import Int8
 from lookonce.storage_schemas.precision.klt.precision import RATES, KltPrecision, calibration_view_count

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.storage_schemas.precision.base import ElementPrecision, Parameters, QuantisationPlan
+from lookonce.storage_schemas.precision.base import Parameters
+from lookonce.storage_schemas.precision.element import ElementPrecision, QuantisationPlan
 
 
 class FloatPrecision(ElementPrecision):

@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.storage_schemas.precision.base import (
+from lookonce.storage_schemas.precision.base import Parameters
+from lookonce.storage_schemas.precision.element import (
     ElementPrecision,
-    Parameters,
     QuantisationPlan,
     channel_moments,
     rounded,

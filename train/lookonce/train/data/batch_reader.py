@@ -149,7 +149,7 @@ class BatchReader:
         seeds, rows = here.seeds, self._caches.rows_in(number, here.rows)
         positions = visible.positions if number == 0 else self._positions(number, here, visible.ids)
         tokens = np.pad(positions + 1, ((0, 0), (1, 0)))
-        if reader.manifest.encoding.apart:
+        if reader.manifest.encoding.codes_views:
             encoded = StoredTargets(
                 elements=self._gathered(reader, "targets", seeds, rows, positions),
                 class_elements=self._gathered(reader, "class_targets", seeds, rows),

@@ -79,7 +79,7 @@ def make_decoder(manifest: Manifest, layers: Sequence[int]) -> TargetDecoder | V
         manifest: of the cache.
         layers: positions on the cache's layer axis to decode, in the wanted order.
     """
-    if manifest.encoding.apart:
+    if manifest.encoding.codes_views:
         return ViewDecoder(manifest, layers)
     return TargetDecoder(manifest.encoding, layers, manifest.recipe.teacher.width)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.storage_schemas.precision.base import TargetShape, rounded
+from lookonce.storage_schemas.precision.base import TargetShape
+from lookonce.storage_schemas.precision.element import rounded
 from lookonce.storage_schemas.precision.int8 import Int8
 from lookonce.storage_schemas.precision.klt.allocation import allocate_bits, expected_error
 from lookonce.storage_schemas.precision.klt.quantisers import MAX_BITS, concatenated_levels, gaussian_levels
