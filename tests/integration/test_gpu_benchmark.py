@@ -27,7 +27,6 @@ def read(out: Path, stage: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.slow  # quick: the stages extract and step below; test_studies.py runs the parts of the stage study
 @pytest.mark.timeout(1900)
 def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
     """Takes a minute on two idle cores; the limits are for machines with other work."""
