@@ -115,7 +115,7 @@ def _flip(path: Path, place: int) -> None:
 def test_the_object_of_another_cache_is_refused(extract_tiny, cache, tmp_path) -> None:
     assert extract_tiny(tmp_path / "other", precision="klt2", seeds="0").code == 0
     encoding_object(cache).write_bytes(encoding_object(tmp_path / "other").read_bytes())
-    with pytest.raises(SchemaError, match=r"encoding/[0-9a-f]{16}\.safetensors of its encoding is damaged: array"):
+    with pytest.raises(SchemaError, match=r"encoding/[0-9a-f]{16}\.safetensors of its encoding cannot be used: array"):
         CacheReader(cache)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from lookonce.shared.canonical import DIGEST_PREFIX, digest_document
-from lookonce.storage_schemas.precision import PRECISIONS
+from lookonce.storage_schemas.precision import PRECISIONS, ElementPrecision
 
 Parameters = Mapping[str, NDArray[Any]]
 
@@ -43,6 +43,7 @@ class EncodingDocument(TypedDict):
     parameters: Mapping[str, ParameterDocument]
     digest: str
     object: NotRequired[str]
+    object_sha256: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,11 @@ class Encoding:
     def apart(self) -> bool:
         """Whether the parameters lie in an object of their own."""
         return PRECISIONS[self.precision].parameters_apart
+
+    @property
+    def codes_views(self) -> bool:
+        """Whether the precision codes a view as a whole (KLT), not value by value."""
+        return not isinstance(PRECISIONS[self.precision], ElementPrecision)
 
     @cached_property
     def digest(self) -> str:
@@ -85,7 +91,9 @@ class Encoding:
             "parameters": self._arrays,
             "digest": self.digest,
         }
-        return {**document, "object": self.object_path} if self.apart else document
+        if not self.apart:
+            return document
+        return {**document, "object": self.object_path, "object_sha256": object_sha256(self.object_content())}
 
     @classmethod
     def from_document(
@@ -130,6 +138,14 @@ class Encoding:
         if document.get("object", object_path(computed)) != object_path(computed):
             return f"expected the object {object_path(computed)}, found {document.get('object')}"
         return None
+
+
+def object_sha256(content: bytes) -> str:
+    """SHA-256 of an object's file, hexadecimal.
+
+    It covers the header too, which another version of safetensors may write in another way for the same arrays.
+    """
+    return hashlib.sha256(content).hexdigest()
 
 
 def object_path(digest: str) -> str:

@@ -226,5 +226,6 @@ def _encoding(
 
 def _object_error(document: EncodingDocument, where: str, problem: str) -> SchemaError:
     return SchemaError(
-        f"{where}: the object {document.get('object')} of its encoding is damaged: {problem}; restore it from a copy"
+        f"{where}: the object {document.get('object')} of its encoding cannot be used: {problem}; "
+        "restore it from a copy"
     )

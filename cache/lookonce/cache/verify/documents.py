@@ -13,7 +13,8 @@ from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import AccessError, CacheError
 from lookonce.shared.faults.os_errors import access_advice, access_error, access_problem
 from lookonce.shared.files.atomic import json_bytes
-from lookonce.storage_schemas.manifest import Manifest, parse_manifest, validate_manifest
+from lookonce.storage_schemas.encoding import object_sha256
+from lookonce.storage_schemas.manifest import Manifest, ManifestDocument, parse_manifest, validate_manifest
 from lookonce.storage_schemas.recipe import document_differences
 
 
@@ -45,21 +46,22 @@ def check_manifest(layout: CacheLayout) -> tuple[Manifest | None, list[Finding]]
     findings = (
         [Finding(path=path.name, problem=changed, advice=advice)] if (changed := form_problem(path, document)) else []
     )
-    if manifest.encoding.apart and (finding := _object_finding(layout, manifest, advice)) is not None:
+    if manifest.encoding.apart and (finding := _object_finding(layout, document, advice)) is not None:
         findings.append(finding)
     return manifest, findings
 
 
-def _object_finding(layout: CacheLayout, manifest: Manifest, advice: str) -> Finding | None:
-    """What is wrong with the object of an encoding whose arrays are sound: digests bind these, not its header."""
-    name = manifest.encoding.object_path
+def _object_finding(layout: CacheLayout, document: ManifestDocument, advice: str) -> Finding | None:
+    """Problem with the object of an encoding whose arrays are valid: its header, or more than these arrays."""
+    name = document["encoding"].get("object", "")
     try:
         found = (layout.root / name).read_bytes()
     except OSError as error:
         return not_readable(error, layout.root / name, name)
-    if found == manifest.encoding.object_content():
+    computed, expected = object_sha256(found), document["encoding"].get("object_sha256")
+    if computed == expected:
         return None
-    problem = "its header was changed, or it contains more: these are not the bytes that lookonce writes for its arrays"
+    problem = f"its arrays are right, its SHA-256 is {computed}, the manifest lists {expected}: its header was changed"
     return Finding(path=name, problem=problem, advice=advice)
 
 
