@@ -6,7 +6,7 @@ Extraction: the real pipeline, from photographs (../shared/data, or LOOKONCE_DAT
 teacher and an encoder whose results lie ready in the shape of CLIP-B/16 (197 tokens, 5 of 12 blocks, 768 channels).
 What is left is what the host has to do beside a GPU: decode, cut, digest, write, commit, and Python. It is compared
 with the sum of its bare parts: decoding and cutting the views; SHA-256 of the bytes that are stored; writing these
-bytes once, with one fsync a file.
+bytes once, with one fsync a file, at the pace of the extraction.
 
 Training: reading batches (masks, gather) out of a CLIP-B/16-shaped int8 cache in the page cache, against a bare
 ``np.take`` of the same records.
@@ -111,10 +111,13 @@ class Extraction:
         self.samples = len(self._listing)
         self.views = self.samples * len(seeds)
         self._manifest = clip_manifest(self.samples, SHARD, precision=precision)
+        self._stored_bytes = self.views * sum(spec.sample_bytes for spec in self._manifest.arrays)
+        self._seconds = 0.0
         self._teacher, self._encoder = ReadyTeacher(BATCH), ReadyEncoder(self._manifest, BATCH)
 
     def whole(self) -> int:
         """The pipeline, up to the receipts."""
+        started = time.monotonic()
         shutil.rmtree(self._out, ignore_errors=True)
         create_cache(self._out, self._manifest)
         for seed in self._seeds:
@@ -133,7 +136,9 @@ class Extraction:
         for shard in range(self._manifest.shard_count):
             rows = self._manifest.shard_rows(shard)
             tasks.append(ShardTask(shard, self._seeds, rows, self._listing.entries[rows.start : rows.stop]))
-        return sum(done.views for done in extractor.extract(tasks) if isinstance(done, ViewsDone))
+        views = sum(done.views for done in extractor.extract(tasks) if isinstance(done, ViewsDone))
+        self._seconds = time.monotonic() - started
+        return views
 
     def decode_and_cut(self) -> int:
         """Views of every image, by as many threads as there are cores."""
@@ -157,19 +162,24 @@ class Extraction:
         return self.views
 
     def write(self) -> int:
-        """One write of the stored bytes and one fsync per file, over the files of the round before.
+        """One write of the stored bytes and one fsync per file, at the pace of the last ``whole``.
 
-        ``whole`` also deletes its files of the round before at its start and keeps the new ones. A write to memory that
-        was free for long costs more on a virtual machine, whose host has to give it back first; one to pages of a file
-        that was just deleted costs less. Both contestants must find the same.
+        A write to memory that was just freed costs less than one to memory that a virtual machine has returned to its
+        host in the meantime: 240 and 1,030 CPU-microseconds a view on the machine of results/host.json, with the same
+        calls. ``whole`` writes a view every few milliseconds, so the bare write has to wait between two batches too.
+        Both start with the removal of their files of the round before.
         """
         folder = self._out.with_suffix(".bytes")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        started, written = time.monotonic(), 0
         for number, chunks in enumerate(self._chunks()):
             with (folder / str(number)).open("wb", buffering=0) as file:
                 for chunk in chunks:
                     file.write(chunk)
+                    written += len(chunk)
+                    due = started + self._seconds * written / self._stored_bytes
+                    time.sleep(max(0.0, due - time.monotonic()))
                 os.fsync(file.fileno())
         return self.views
 
