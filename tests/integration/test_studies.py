@@ -49,6 +49,7 @@ def test_precisions_share_their_views_and_are_not_trained_twice(
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/student.safetensors")}
     study.main(arguments)
     assert capsys.readouterr().out == printed
+    assert (tmp_path / "precision.png").read_bytes().startswith(b"\x89PNG")
     assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/student.safetensors")}
 
 
