@@ -52,6 +52,7 @@ from lookonce.shared.masking import visible_count
 from lookonce.shared.sources import Listing, open_source
 from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.data.batch_reader import BatchReader, StoredPixels
 from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.data.sample_order import SampleOrder
@@ -200,7 +201,7 @@ class Training:
         manifest = clip_manifest(samples, SHARD)
         root = work / "train"
         write_cache(root, manifest)
-        caches = open_caches([root], seeds=None, check="first-use", readahead="none")
+        caches = open_caches(BatchConfig(shards=(root,), readahead="none"))
         self._reader = BatchReader(
             caches,
             StoredPixels(caches.first),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lookonce.api import (
     AlignmentConfig,
+    BatchConfig,
     CachedTargets,
     DynamicAlignment,
     Student,
@@ -55,7 +56,9 @@ class TwoWays:
         self.reader = open_cache(cache)
         seed = self.reader.seeds[0]
         self.rows = {key: row for row, key in enumerate(self.reader.column("key", seed).tolist())}
-        self.cached_batches = CachedTargets([cache], batch_size=batch_size, epochs=ROUNDS * STEPS_PER_ROUND + 1)
+        self.cached_batches = CachedTargets(
+            BatchConfig(shards=(cache,), batch_size=batch_size, epochs=ROUNDS * STEPS_PER_ROUND + 1)
+        )
         self.student = Student(student, img_size=self.cached_batches.view_size)
         identity = self.cached_batches.teachers[0]
         self.alignment = DynamicAlignment(

@@ -22,6 +22,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 from lookonce.api import (
+    BatchConfig,
     CachedTargets,
     ExtractionConfig,
     TrainingConfig,
@@ -82,7 +83,8 @@ def draw_masks(cache: Path, file: Path) -> None:
     figure = Figure((8.6, 2.1))
     panels: list[tuple[str, Any]] = [("view", pixels), ("importance", importance.reshape(side, side))]
     for kind in MASKS:
-        batches = CachedTargets([cache], batch_size=len(keys), epochs=1, mask=kind, seeds=[seed])  # all in one batch
+        whole = BatchConfig(shards=(cache,), batch_size=len(keys), epochs=1, mask=kind, seeds=str(seed))
+        batches = CachedTargets(whole)  # one batch
         place = batches.keys(0).index((SHOWN, seed))
         shown = np.zeros(recipe.patches, bool)
         shown[next(iter(batches))["visible_ids"][place].numpy()] = True

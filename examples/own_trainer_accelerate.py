@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingImports] - extra `trainers`
 from torch import Tensor, nn
 
-from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
+from lookonce.api import AlignmentConfig, BatchConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
 
 
 class AlignedStudent(nn.Module):
@@ -36,9 +36,7 @@ def train(
     accelerator = Accelerator(**flags)
     config = AlignmentConfig(layer_weights=layer_weights)
     batches = CachedTargets(
-        [cache],
-        batch_size=batch_size,
-        epochs=epochs,
+        BatchConfig(shards=(cache,), batch_size=batch_size, epochs=epochs),
         alignment=config,
         device=accelerator.device,
         rank=accelerator.process_index,

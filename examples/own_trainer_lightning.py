@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer  # pyright: ignore[reportMissingImports] - extra `trainers`
 from torch import Tensor
 
-from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
+from lookonce.api import AlignmentConfig, BatchConfig, CachedTargets, DynamicAlignment, Student, TargetBatch
 
 
 class CachedAlignment(LightningModule):  # pyright: ignore[reportUntypedBaseClass] - where Lightning is absent
@@ -46,7 +46,7 @@ def train(cache: Path, *, student_name: str, layer_weights: str, batch_size: int
     """Train; returns the module, which has the losses."""
     config = AlignmentConfig(layer_weights=layer_weights)
     # with several processes, also give rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
-    batches = CachedTargets([cache], batch_size=batch_size, epochs=epochs, alignment=config)
+    batches = CachedTargets(BatchConfig(shards=(cache,), batch_size=batch_size, epochs=epochs), alignment=config)
     module = CachedAlignment(batches, config, student_name)
     trainer = Trainer(max_epochs=1, logger=False, use_distributed_sampler=False, **flags)
     trainer.fit(module, batches)

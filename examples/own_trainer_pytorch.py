@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lookonce.api import AlignmentConfig, CachedTargets, DynamicAlignment, Student
+from lookonce.api import AlignmentConfig, BatchConfig, CachedTargets, DynamicAlignment, Student
 
 
 def train(
@@ -28,7 +28,8 @@ def train(
     """Train to the end, or up to a number of steps; returns the losses of these steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AlignmentConfig(layer_weights=layer_weights)
-    batches = CachedTargets([cache], batch_size=batch_size, epochs=epochs, alignment=config, device=device)
+    wanted = BatchConfig(shards=(cache,), batch_size=batch_size, epochs=epochs)
+    batches = CachedTargets(wanted, alignment=config, device=device)
     student = Student(student_name, img_size=batches.view_size).to(device)
     teacher = batches.teachers[0]
     alignment = DynamicAlignment(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lookonce.api import (
+    BatchConfig,
     CachedTargets,
     DynamicAlignment,
     LinearProbeConfig,
@@ -73,14 +74,16 @@ def held_out(config: TrainingConfig, _images: Path, cache: Path) -> dict[str, fl
     device, found, seeds = _device(config), {}, open_cache(cache).seeds
     for name, ratio in HELD_OUT_MASKS.items():
         batches = CachedTargets(
-            [cache],
-            batch_size=BATCH,
-            epochs=len(seeds),
+            BatchConfig(
+                shards=(cache,),
+                batch_size=BATCH,
+                epochs=len(seeds),
+                mask="attentive",
+                mask_ratio=ratio,
+                readahead="none",
+            ),
             alignment=config.alignment_config(),
-            mask="attentive",
-            mask_ratio=ratio,
             device=device,
-            readahead="none",
         )
         student = _student(config).to(device).eval()
         alignment = load_alignment(config.out, student, batches.teachers[0]).to(device).eval()

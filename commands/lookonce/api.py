@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lookonce.shared.patches import unpatchify
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
+    from lookonce.train.batch_config import BatchConfig
     from lookonce.train.cached_targets import CachedTargets, TargetBatch
     from lookonce.train.checkpoints.trained_alignment import load_alignment
     from lookonce.train.config import TrainingConfig
@@ -110,6 +111,7 @@ _MODULES = {
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
     "lookonce.train.model.alignment": "AlignmentOutput DynamicAlignment",
     "lookonce.train.model.alignment_config": "AlignmentConfig",
+    "lookonce.train.batch_config": "BatchConfig",
     "lookonce.train.cached_targets": "CachedTargets TargetBatch",
     "lookonce.train.checkpoints.trained_alignment": "load_alignment",
     "lookonce.train.config": "TrainingConfig",
@@ -144,6 +146,7 @@ __all__ = [
     "AlignmentConfig",
     "AlignmentOutput",
     "AllTokens",
+    "BatchConfig",
     "BusyError",
     "CacheError",
     "CacheFacts",

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lookonce.shared.errors import CacheMismatchError, CheckpointError, UsageError
 from lookonce.testing import check_batches_resume
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.cached_targets import CachedTargets, TargetBatch
 from lookonce.train.config import TrainingConfig
 from lookonce.train.model.alignment import AlignmentConfig, DynamicAlignment
@@ -23,7 +24,9 @@ TOP2 = AlignmentConfig(layer_weights="top2")
 
 
 def open_batches(cache: Path, **changes: Any) -> CachedTargets:
-    return CachedTargets([cache], **{"batch_size": 4, "epochs": 4, "alignment": TOP2, **changes})
+    process = {name: changes.pop(name) for name in ("alignment", "rank", "world_size") if name in changes}
+    config = BatchConfig(**{"shards": (cache,), "batch_size": 4, "epochs": 4, **changes})
+    return CachedTargets(config, **{"alignment": TOP2, **process})
 
 
 def assert_equal(one: TargetBatch, other: TargetBatch) -> None:
@@ -50,7 +53,7 @@ def test_batches_are_those_of_train_student(training_cache: Callable[..., Path],
         drop_path=0.0,
     )
     setup = set_up(config)
-    batches = open_batches(cache, seed=3, alignment=config.alignment_config())
+    batches = CachedTargets(config)
     assert batches.teacher_blocks == (setup.model.alignments[0].teacher_blocks,)
     assert len(batches) == setup.input.order.total_steps == 11
     seen = list(batches)
@@ -103,10 +106,10 @@ def test_what_does_not_fit_is_refused_at_once(training_cache: Callable[..., Path
         open_batches(cache, alignment=AlignmentConfig(layer_weights="mean"))
     with pytest.raises(UsageError, match="rank must be 0 to 1, found 2"):
         open_batches(cache, rank=2, world_size=2)
-    with pytest.raises(UsageError, match="batch_size must be at least 1, found 0"):
+    with pytest.raises(UsageError, match="--batch-size 0: must be at least 1"):
         open_batches(cache, batch_size=0)
-    with pytest.raises(UsageError, match="a list of at least one cache folder"):
-        CachedTargets(str(cache), batch_size=4, epochs=1)
+    with pytest.raises(UsageError, match="give at least one cache"):
+        BatchConfig(shards=())
     for workers in (1, 2):  # one alone would give the right batches, and a state of step 0
         loader = DataLoader(open_batches(cache), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=rf"found a DataLoader with {workers} worker"):

@@ -19,6 +19,7 @@ from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import SchemaError, UsageError
 from lookonce.storage_schemas.tokens import TopTokens
 from lookonce.testing import check_same, student_run
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.cached_targets import CachedTargets
 from lookonce.train.config import TrainingConfig
 from lookonce.train.model.alignment_config import AlignmentConfig
@@ -150,7 +151,9 @@ def test_a_stopped_run_is_resumed_exactly(training_cache, tmp_path, norm) -> Non
 def test_batches_have_what_the_reader_decodes(training_cache, layer_weights, tokens) -> None:
     cache = training_cache(precision="klt1", tokens=tokens)
     alignment = AlignmentConfig(layer_weights=layer_weights)
-    targets = CachedTargets([cache], batch_size=5, epochs=1, alignment=alignment, mask="random", mask_ratio=0.7)
+    targets = CachedTargets(
+        BatchConfig(shards=(cache,), batch_size=5, epochs=1, mask="random", mask_ratio=0.7), alignment=alignment
+    )
     reader = CacheReader(cache)
     layers = reader.layer_positions(targets.teacher_blocks[0])
     keys = [str(key) for key in reader.column("key", 0)]

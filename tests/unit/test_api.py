@@ -17,6 +17,7 @@ PUBLIC = [
     "AlignmentConfig",
     "AlignmentOutput",
     "AllTokens",
+    "BatchConfig",
     "BusyError",
     "CacheError",
     "CacheFacts",
@@ -107,14 +108,24 @@ CACHE = Path(__file__).resolve().parents[2] / ".mypy_cache" / "consumer"
 CONSUMER = """\
 from pathlib import Path
 
-from lookonce.api import AlignmentConfig, CachedTargets, ExtractionConfig, LookonceError, extract_features, open_cache
+from lookonce.api import (
+    AlignmentConfig,
+    BatchConfig,
+    CachedTargets,
+    ExtractionConfig,
+    LookonceError,
+    extract_features,
+    open_cache,
+)
 from lookonce.testing import check_batches_resume
 
 try:
     summary = extract_features(ExtractionConfig(teacher="deit-tiny", images="flowers", out=Path("cache")))
     views: int = summary.views_written
     samples: int = open_cache(summary.cache, seeds=[0]).manifest.samples
-    batches = CachedTargets(["cache"], batch_size=4, epochs=1, alignment=AlignmentConfig(layer_weights="top2"))
+    batches = CachedTargets(
+        BatchConfig(shards=(Path("cache"),), batch_size=4, epochs=1), alignment=AlignmentConfig(layer_weights="top2")
+    )
     check_batches_resume(lambda: batches)
 except LookonceError as error:
     print(error.message)

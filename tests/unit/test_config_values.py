@@ -13,7 +13,8 @@ import pytest
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.config_values import marked_fields
 from lookonce.shared.errors import UsageError
-from lookonce.train.config import MAY_CHANGE, SAME_IN_SWEEP, TrainingConfig
+from lookonce.train.batch_config import MAY_CHANGE, SAME_IN_SWEEP
+from lookonce.train.config import TrainingConfig
 from lookonce.train.model.alignment_config import AlignmentConfig
 
 

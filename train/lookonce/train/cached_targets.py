@@ -10,8 +10,7 @@ batches are cut from the concatenated epochs, and a batch may cross the border o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
 import torch
@@ -20,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import TeacherIdentity, document_differences
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.checkpoints.resuming import LATER_RECORDED
 from lookonce.train.data.batch import Batch
 from lookonce.train.data.device_copies import DeviceCopies
@@ -30,7 +30,7 @@ from lookonce.train.data.target_decoder import decode_targets, make_decoder
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.model.layer_weights import aligned_blocks
-from lookonce.train.names import CheckName, MaskName, ReadaheadName, TargetNorm
+from lookonce.train.names import TargetNorm
 
 STATE_VERSION = 1
 
@@ -57,21 +57,13 @@ class CachedTargets(IterableDataset[TargetBatch]):
     """The input of students and alignments, batch by batch, from one cache or several over the same views.
 
     Args:
-        shards: cache folders.
-        batch_size: samples per step, over all processes.
-        epochs: times every sample is seen; augmentation seeds rotate over epochs.
-        alignment: its ``layer_weights`` select the teacher blocks, its ``target_norm`` the norm of the targets.
-        mask: ``attentive``, ``random`` or ``hide-attentive``; None for the cache's, or attentive.
-        mask_ratio: share of hidden patches; None for the cache's, or 0.7.
-        seeds: augmentation seeds to use; None for those that are complete in every cache.
-        seed: seed of order and masks.
-        images: image source, for caches made with ``--pixels none``.
+        config: which caches, and which samples and patches each step gets; a ``TrainingConfig`` gives the batches of
+            that run.
+        alignment: its ``layer_weights`` select the teacher blocks, its ``target_norm`` the norm of the targets; None
+            for that of a ``TrainingConfig``, or the defaults.
         rank: number of this process.
         world_size: number of processes; each gets its part of every global batch.
         device: device of the batches.
-        threads: threads that read batches ahead.
-        check: when a shard's bytes are checked against their digest.
-        readahead: announcement of batches to the kernel, see ``CacheReader``.
 
     Raises:
         CacheMismatchError: a cache lacks a wanted block or the patches that such masks show, or caches differ in views.
@@ -81,29 +73,21 @@ class CachedTargets(IterableDataset[TargetBatch]):
 
     def __init__(
         self,
-        shards: Sequence[Path | str],
+        config: BatchConfig,
         *,
-        batch_size: int,
-        epochs: int,
         alignment: AlignmentConfig | None = None,
-        mask: MaskName | None = None,
-        mask_ratio: float | None = None,
-        seeds: Sequence[int] | None = None,
-        seed: int = 0,
-        images: str | None = None,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-        threads: int = 2,
-        check: CheckName = "first-use",
-        readahead: ReadaheadName = "auto",
     ) -> None:
-        _require_counts(shards, batch_size=batch_size, epochs=epochs, threads=threads, world_size=world_size, rank=rank)
-        alignment = alignment or AlignmentConfig()
+        if not 0 <= rank < world_size:
+            raise UsageError(f"CachedTargets: rank must be 0 to {world_size - 1}, found {rank}")
+        if alignment is None:
+            alignment = config if isinstance(config, AlignmentConfig) else AlignmentConfig()
         self._norm: TargetNorm = alignment.target_norm
-        self._device, self._threads = torch.device(device), threads
+        self._device, self._threads = torch.device(device), config.workers
         self._rank, self._world_size = rank, world_size
-        caches = open_caches([Path(root) for root in shards], seeds=seeds, check=check, readahead=readahead)
+        caches = open_caches(config)
         readers, recipe = caches.readers, caches.first.manifest.recipe
         self.view_size, self.patch_size = recipe.view_size, recipe.patch_size
         """Side of a view and of a patch in pixels, which the student must have as well."""
@@ -113,17 +97,7 @@ class CachedTargets(IterableDataset[TargetBatch]):
             aligned_blocks(alignment.layer_weights, teacher.block_count) for teacher in self.teachers
         )
         """1-based numbers of each teacher's blocks in ``targets``, equal to ``DynamicAlignment.teacher_blocks``."""
-        self._input = TrainingInput.of(
-            caches,
-            run_seed=seed,
-            batch_size=batch_size,
-            epochs=epochs,
-            mask=mask,
-            mask_ratio=mask_ratio,
-            target_norm=self._norm,
-            images=images,
-            page_locked=self._device.type == "cuda",
-        )
+        self._input = TrainingInput.of(caches, config, target_norm=self._norm, page_locked=self._device.type == "cuda")
         self._layers = [
             reader.layer_positions(blocks) for reader, blocks in zip(readers, self.teacher_blocks, strict=True)
         ]
@@ -133,11 +107,11 @@ class CachedTargets(IterableDataset[TargetBatch]):
         ]
         self._identity = {
             **self._input.document(),
-            "batch_size": batch_size,
-            "epochs": epochs,
+            "batch_size": config.batch_size,
+            "epochs": config.epochs,
             "mask": self._input.masks.kind,
             "mask_ratio": self._input.masks.ratio,
-            "seed": seed,
+            "seed": config.seed,
             "seeds": list(caches.seeds),
         }
         self.step = 0
@@ -174,10 +148,8 @@ class CachedTargets(IterableDataset[TargetBatch]):
         copies = DeviceCopies(self._device)
         with contextlib.closing(batches):
             for batch in batches:
-                step, self.step = (
-                    self.step,
-                    self.step + 1,
-                )  # first: a state saved in the step is after it
+                step = self.step
+                self.step += 1  # before the batch is used: a state that is saved in the step is after it
                 yield self._decoded(copies.take(batch), step)
 
     def keys(self, step: int) -> list[tuple[str, int]]:
@@ -202,7 +174,7 @@ class CachedTargets(IterableDataset[TargetBatch]):
                 f"state of CachedTargets: version {state.get('version')!r}, this lookonce reads version {STATE_VERSION}"
             )
         implied = {name: self._identity[name] for name in LATER_RECORDED}
-        differences = document_differences({**implied, **state["data"]}, self._identity)
+        differences = document_differences({"block_order": None, **implied, **state["data"]}, self._identity)
         if differences:
             listed = "; ".join(f"{name}: the state has {old!r}, now {new!r}" for name, old, new in differences)
             raise CheckpointError(
@@ -223,13 +195,3 @@ class CachedTargets(IterableDataset[TargetBatch]):
             step=step,
             epoch=int(self._input.order.step(step).epochs[0]),
         )
-
-
-def _require_counts(shards: Sequence[Path | str], *, rank: int, **counts: int) -> None:
-    if isinstance(shards, str | Path) or not shards:
-        raise UsageError(f"CachedTargets: shards must be a list of at least one cache folder, found {shards!r}")
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"CachedTargets: {name} must be at least 1, found {value}")
-    if not 0 <= rank < counts["world_size"]:
-        raise UsageError(f"CachedTargets: rank must be 0 to {counts['world_size'] - 1}, found {rank}")

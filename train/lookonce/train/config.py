@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,40 +9,27 @@ from typing import Annotated, Any
 from lookonce.shared.config_values import (
     Count,
     Fraction,
-    Marker,
     NonNegative,
-    NonNegativeInt,
     Range,
     convert_fields,
-    parse_seeds,
     subset,
 )
 from lookonce.shared.errors import UsageError
-from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_rgb
+from lookonce.train.batch_config import MAY_CHANGE, SAME_IN_SWEEP, BatchConfig
 from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.names import (
-    CheckName,
     CheckpointName,
     DeviceName,
-    MaskName,
     ParallelName,
     PrecisionName,
-    ReadaheadName,
-    ShuffleName,
 )
-
-MAY_CHANGE = Marker("may differ between a run and its continuation; all other fields decide the sequence of numbers")
-SAME_IN_SWEEP = Marker("equal in all runs of a sweep: decides which samples are read when, and where the runs lie")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(AlignmentConfig):
+class TrainingConfig(BatchConfig, AlignmentConfig):
     """One training run: which student, from which cache, by which recipe (defaults: the released recipe)."""
 
-    shards: Annotated[tuple[Path, ...], MAY_CHANGE, SAME_IN_SWEEP]
-    """Cache folders written by extract-features; several teachers over the same views are aligned together, each by
-    its own adapters and W. The first one's importance decides the masks."""
     out: Annotated[Path, MAY_CHANGE, SAME_IN_SWEEP]
     """Folder of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/, student.safetensors."""
     teacher_loss_weights: tuple[float, ...] | None = None
@@ -57,17 +43,8 @@ class TrainingConfig(AlignmentConfig):
     """Mean that is subtracted from the student's pixels (RGB, 0 to 1); default: ImageNet's 0.485 0.456 0.406."""
     std: RGB | None = None
     """Standard deviation that they are then divided by (RGB, above 0); default: ImageNet's 0.229 0.224 0.225."""
-    mask: MaskName | None = None
-    """attentive keeps important patches with high probability, hide-attentive hides them; default: attentive, or
-    the mask of a cache of visible tokens."""
-    mask_ratio: Fraction | None = None
-    """Share of the patches that the student does not see, 0 up to 1; default: 0.7, or the ratio of such a cache."""
-    epochs: Annotated[Count, SAME_IN_SWEEP] = 200
-    """Times every sample is seen; augmentation seeds rotate over epochs."""
     warmup_epochs: NonNegative = 20.0
     """Epochs of linear warm-up, at most a tenth of the run."""
-    batch_size: Annotated[Count, SAME_IN_SWEEP] = 1024
-    """Samples per step, over all processes."""
     accumulate: Annotated[Count, MAY_CHANGE, SAME_IN_SWEEP] = 1
     """Forward passes per step in each process, each with its part of the batch: less memory, the same step."""
     base_lr: NonNegative = 1.5e-4
@@ -93,8 +70,6 @@ class TrainingConfig(AlignmentConfig):
     """whole: one file, written by one process; sharded: a folder to which each process writes its part."""
     device: Annotated[DeviceName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """Where the student runs."""
-    seed: Annotated[NonNegativeInt, SAME_IN_SWEEP] = 0
-    """Seed of weights, order, masks and stochastic depth."""
     max_steps: Annotated[Count | None, MAY_CHANGE, SAME_IN_SWEEP] = None
     """Stop after this many steps of the schedule (the schedule itself keeps its length)."""
     lengthen: Annotated[bool, MAY_CHANGE, SAME_IN_SWEEP] = False
@@ -102,20 +77,6 @@ class TrainingConfig(AlignmentConfig):
     learning rate follows the schedule of the new length, so the result differs from a run of that length."""
     resume: Annotated[str, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """auto: resume from the newest checkpoint in --out; never: --out must be new; or a checkpoint FILE."""
-    workers: Annotated[NonNegativeInt, MAY_CHANGE, SAME_IN_SWEEP] = 2
-    """Threads that read batches ahead; 0 reads each batch in the step itself."""
-    shuffle: Annotated[ShuffleName, SAME_IN_SWEEP] = "global"
-    """global: over all samples; block: over a few shards at a time, for caches on cold or remote storage."""
-    shuffle_shards: Annotated[Count, SAME_IN_SWEEP] = 16
-    """With --shuffle block: number of shards that samples are drawn from at a time."""
-    seeds: Annotated[str | None, SAME_IN_SWEEP] = None
-    """Augmentation seeds to use, such as 0-3; default: all in the cache."""
-    images: Annotated[str | None, MAY_CHANGE, SAME_IN_SWEEP] = None
-    """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
-    check: Annotated[CheckName, MAY_CHANGE, SAME_IN_SWEEP] = "first-use"
-    """When a shard's bytes are checked against their digest."""
-    readahead: Annotated[ReadaheadName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
-    """Announce batches to the kernel before they are read: advice, none, or auto: the faster one in a short test."""
     log_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between lines of metrics.jsonl."""
     wandb: Annotated[str | None, MAY_CHANGE] = None
@@ -129,16 +90,11 @@ class TrainingConfig(AlignmentConfig):
         Raises:
             UsageError: with the flag, the value and what is allowed.
         """
-        convert_fields(self, _paths, "shards")
         convert_fields(self, Path, "out", "init_weights")
-        convert_fields(self, str, "seeds", "images", "resume")
-        super().__post_init__()  # ranges and names of all fields
+        convert_fields(self, str, "resume")
+        BatchConfig.__post_init__(self)  # ranges and names of all fields
+        AlignmentConfig.__post_init__(self)
         require_rgb(self.mean, self.std)
-        refuse_urls(self)
-        if self.shuffle == "global":
-            refuse_without_effect(self, "--shuffle block", "shuffle_shards")
-        if not self.shards:
-            raise UsageError("--shards: give at least one cache")
         weights = self.teacher_loss_weights
         if weights is not None and len(weights) != len(self.shards):
             raise UsageError(
@@ -148,8 +104,6 @@ class TrainingConfig(AlignmentConfig):
             raise UsageError(f"--teacher-loss-weights {' '.join(map(str, weights))}: must be above 0 and finite")
         if self.ema is not None and (self.parallel == "fsdp" or self.checkpoint == "sharded"):
             raise UsageError("--ema: the average is not sharded; it needs --parallel ddp and --checkpoint whole")
-        if self.seeds is not None:
-            parse_seeds(self.seeds)
 
     def alignment_config(self) -> AlignmentConfig:
         """The configuration of the alignment alone."""
@@ -167,7 +121,3 @@ class TrainingConfig(AlignmentConfig):
         document["out"] = str(self.out)
         document["init_weights"] = None if self.init_weights is None else str(self.init_weights)
         return document
-
-
-def _paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
-    return tuple(map(Path, [given] if isinstance(given, str | Path) else given))

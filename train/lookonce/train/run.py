@@ -121,7 +121,7 @@ def _wanted_checkpoint(config: TrainingConfig) -> Path | None:
 
 def _checked_checkpoint(found: Path, trainer: Trainer) -> Checkpoint:
     checkpoint = load_checkpoint(found)
-    check_continues(found, checkpoint, trainer.document, trainer.setup.data_document())
+    check_continues(found, checkpoint, trainer.document, trainer.setup.input.document())
     trainer.document = lengthened_document(found, checkpoint.config, trainer.document, checkpoint.step)
     return checkpoint
 

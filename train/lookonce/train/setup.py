@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from lookonce.cache.read.reader import CacheReader
-from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
@@ -83,21 +81,6 @@ class TrainingSetup:
             )
         return notes
 
-    def data_document(self) -> dict[str, Any]:
-        """What samples and masks of every step depend on, beside the config; equal in a resumed run."""
-        window = self.input.order.window
-        return {**self.input.document(), "block_order": None if window is None else window.document()}
-
-
-def open_run_caches(config: TrainingConfig) -> JoinedCaches:
-    """Open the caches of a run, with its seeds.
-
-    Raises:
-        CacheError, UsageError: see ``open_caches``.
-    """
-    seeds = None if config.seeds is None else parse_seeds(config.seeds)
-    return open_caches(config.shards, seeds=seeds, check=config.check, readahead=config.readahead)
-
 
 def set_up(
     config: TrainingConfig, *, world: World = SINGLE_PROCESS, caches: JoinedCaches | None = None
@@ -113,7 +96,7 @@ def set_up(
         CacheMismatchError: the student's patch size, or the wanted layers, do not fit a cache.
         CacheError, UsageError, WeightsError: see ``TrainingInput``, ``Student`` and ``start_from_weights``.
     """
-    caches = caches or open_run_caches(config)
+    caches = caches or open_caches(config)
     recipe = caches.first.manifest.recipe
     student = Student(
         config.student,
@@ -132,14 +115,8 @@ def set_up(
     device = resolve_device(config.device, world.local_rank if world.size > 1 else None)
     training_input = TrainingInput.of(
         caches,
-        run_seed=config.seed,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        mask=config.mask,
-        mask_ratio=config.mask_ratio,
+        config,
         target_norm=config.target_norm,
-        images=config.images,
-        window_shards=config.shuffle_shards if config.shuffle == "block" else None,
         drop_path=config.drop_path,
         student_depth=student.depth,
         page_locked=device.type == "cuda",

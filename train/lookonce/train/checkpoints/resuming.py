@@ -11,8 +11,9 @@ from typing import Any
 from lookonce.shared.config_values import marked_fields
 from lookonce.shared.errors import CheckpointError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
+from lookonce.train.batch_config import MAY_CHANGE
 from lookonce.train.checkpoints.checkpoint_file import Checkpoint, checkpoints_in
-from lookonce.train.config import MAY_CHANGE, TrainingConfig
+from lookonce.train.config import TrainingConfig
 
 LATER_RECORDED = frozenset({"cache_precisions"})
 """Parts of a data document that other parts imply; checkpoints of earlier versions do not contain them."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.read.reader import CacheReader
+from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
-from lookonce.train.names import CheckName, ReadaheadName
+from lookonce.train.batch_config import BatchConfig
 
 CHECKED_AT_START = 256
 """Views per seed whose pixel digests are compared when caches are joined; the others are compared when read."""
@@ -98,32 +99,24 @@ class JoinedCaches:
         return np.array([theirs.get(key, -1) for key in self.keys], dtype=np.int64)
 
 
-def open_caches(
-    roots: Sequence[Path],
-    *,
-    seeds: Sequence[int] | None,
-    check: CheckName = "first-use",
-    readahead: ReadaheadName = "auto",
-) -> JoinedCaches:
-    """Open and join caches.
-
-    Args:
-        roots: cache folders.
-        seeds: augmentation seeds to use; None for those that are complete in every cache.
-        check: see ``CacheReader``.
-        readahead: see ``CacheReader``.
+def open_caches(config: BatchConfig) -> JoinedCaches:
+    """Open and join the caches of a run, with its augmentation seeds or those that are complete in every cache.
 
     Raises:
         UsageError: the caches have no seed in common.
         CacheError: see ``CacheReader`` and ``JoinedCaches``.
     """
-    if seeds is None and len(roots) > 1:
-        complete = [CacheReader(root, check=check, readahead=readahead).seeds for root in roots]
-        seeds = sorted(set.intersection(*map(set, complete)))
+    opened = functools.partial(CacheReader, check=config.check, readahead=config.readahead)
+    seeds = None if config.seeds is None else parse_seeds(config.seeds)
+    if seeds is None and len(config.shards) > 1:
+        complete = [opened(root).seeds for root in config.shards]
+        seeds = tuple(sorted(set.intersection(*map(set, complete))))
         if not seeds:
-            listed = "; ".join(f"{root}: {', '.join(map(str, own))}" for root, own in zip(roots, complete, strict=True))
+            listed = "; ".join(
+                f"{root}: {', '.join(map(str, own))}" for root, own in zip(config.shards, complete, strict=True)
+            )
             raise UsageError(f"--shards: the caches have no augmentation seed in common ({listed})")
-    return JoinedCaches([CacheReader(root, seeds=seeds, check=check, readahead=readahead) for root in roots])
+    return JoinedCaches([opened(root, seeds=seeds) for root in config.shards])
 
 
 def _require_same_views(first: CacheReader, other: CacheReader) -> None:

@@ -9,6 +9,7 @@ from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.masking import MASK_VERSION
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
 from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import JoinedCaches
@@ -32,15 +33,9 @@ class TrainingInput:
     def of(
         cls,
         caches: JoinedCaches,
+        config: BatchConfig,
         *,
-        run_seed: int,
-        batch_size: int,
-        epochs: int,
-        mask: str | None,
-        mask_ratio: float | None,
         target_norm: TargetNorm,
-        images: str | None,
-        window_shards: int | None = None,
         drop_path: float = 0.0,
         student_depth: int = 0,
         page_locked: bool = False,
@@ -48,15 +43,9 @@ class TrainingInput:
         """Wire the input of a run over open caches.
 
         Args:
-            caches: the open caches.
-            run_seed: seed of order, masks and stochastic depth.
-            batch_size: samples per step, over all processes.
-            epochs: times every sample is seen.
-            mask: kind of mask; None for the cache's, or attentive.
-            mask_ratio: share of hidden patches, 0 <= r < 1; None for the cache's, or 0.7.
+            caches: the caches of ``config``, open.
+            config: which samples and patches each step gets.
             target_norm: norm of the targets; decides which moments are read.
-            images: image source, for caches without pixels.
-            window_shards: shards that are open at a time in a block shuffle; None shuffles over all samples.
             drop_path: stochastic depth of the last student block, 0 <= p < 1.
             student_depth: blocks of the student; unused without stochastic depth.
             page_locked: gather batches in page-locked memory, for a GPU.
@@ -69,17 +58,22 @@ class TrainingInput:
         manifest, root = caches.first.manifest, str(caches.first.root)
         for reader in caches.readers:
             _require_moments(reader, target_norm)
-        masks = choose_masks(manifest.recipe, mask, mask_ratio, root)
-        window = None if window_shards is None else ShardWindow(shards=window_shards, shard_size=manifest.shard_size)
+        masks = choose_masks(manifest.recipe, config.mask, config.mask_ratio, root)
+        shards = config.window_shards
         order = SampleOrder(
-            caches.rows, caches.seeds, run_seed=run_seed, batch_size=batch_size, epochs=epochs, window=window
+            caches.rows,
+            caches.seeds,
+            run_seed=config.seed,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            window=None if shards is None else ShardWindow(shards=shards, shard_size=manifest.shard_size),
         )
         batches = BatchReader(
             caches,
-            _pixel_source(caches.first, images),
+            _pixel_source(caches.first, config.images),
             mask=masks.kind,
             mask_ratio=masks.ratio,
-            run_seed=run_seed,
+            run_seed=config.seed,
             target_norm=target_norm,
             drop_path=drop_path,
             student_depth=student_depth,
@@ -88,7 +82,8 @@ class TrainingInput:
         return cls(caches=caches, order=order, masks=masks, batches=batches)
 
     def document(self) -> dict[str, Any]:
-        """What decides the samples and masks of every step, beside the run's own settings; equal in a resumed run."""
+        """What decides the samples and masks of every step, beside the run's own settings; equal when resumed."""
+        window = self.order.window
         manifests, rows = [reader.manifest for reader in self.caches.readers], self.caches.rows
         return {
             "cache_fingerprints": [manifest.recipe.fingerprint for manifest in manifests],
@@ -99,6 +94,7 @@ class TrainingInput:
             "order_version": ORDER_VERSION,
             "mask_version": MASK_VERSION,
             "stochastic_depth_version": STOCHASTIC_DEPTH_VERSION,
+            "block_order": None if window is None else window.document(),
         }
 
 

@@ -281,7 +281,7 @@ class Trainer:
     def _save(self, run: OpenRun) -> None:
         if self.step == self._saved_step:
             return
-        checkpoint = Checkpoint(step=self.step, config=self.document, data=self.setup.data_document(), state={})
+        checkpoint = Checkpoint(step=self.step, config=self.document, data=self.setup.input.document(), state={})
         mixtures = self.state.mixtures()
         if self.config.checkpoint == "sharded":
             self.state.save_sharded(run.checkpoints, checkpoint)

@@ -13,6 +13,7 @@ from pathlib import Path
 from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
 from lookonce.shared.progress_bar import progress_bar
 from lookonce.train.config import TrainingConfig
+from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.distributed.world import world_size
 from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.trainer import OpenRun, Trainer
@@ -25,7 +26,7 @@ from lookonce.train.run import (
     require_run_folder,
 )
 from lookonce.train.run_notes import notes, steps_phrase
-from lookonce.train.setup import open_run_caches, set_up
+from lookonce.train.setup import set_up
 from lookonce.train.summary import SweepSummary
 from lookonce.train.sweep.sweep_file import read_sweep
 
@@ -66,7 +67,7 @@ def train_sweep(
         require_run_folder(run)
         if run.wandb is not None:
             require_wandb()
-    caches = open_run_caches(config)
+    caches = open_caches(config)
     setups = {name: set_up(run, caches=caches) for name, run in configs.items()}
     with contextlib.ExitStack() as stack:
         for run in configs.values():

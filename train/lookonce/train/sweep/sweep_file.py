@@ -13,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lookonce.shared.config_values import flag_of, marked_fields
 from lookonce.shared.errors import UsageError
-from lookonce.train.config import SAME_IN_SWEEP, TrainingConfig
+from lookonce.train.batch_config import SAME_IN_SWEEP
+from lookonce.train.config import TrainingConfig
 
 SHARED = marked_fields(TrainingConfig, SAME_IN_SWEEP)
 
