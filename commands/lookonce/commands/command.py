@@ -28,7 +28,7 @@ class CommonOptions:
     """Flags that every command has."""
 
     json: bool = False
-    """Print the result as one JSON object on standard output (progress stays on standard error)."""
+    """Print the result, or the error, as one JSON object on standard output (progress stays on standard error)."""
     debug: bool = False
     """Show the traceback of an error."""
     version: bool = False
@@ -59,7 +59,11 @@ def finish(work: Callable[[], Result], options: CommonOptions) -> NoReturn:
     except UsageError as error:
         code = _report(error, options, EXIT_USAGE)
     except EndedElsewhereError as error:  # another process of the run prints the error
-        code = _report(error, options) if options.debug else EXIT_FAILURE
+        code = EXIT_FAILURE
+        if options.debug:
+            _report(error, options)
+        elif options.json and _is_leader():
+            print_error_document(error.cause or error)
     except LookonceError as error:
         code = _report(error, options)
     except Exception as error:  # torch, Ray and the operating system raise these when the machine lacks something
@@ -84,7 +88,20 @@ def _report(error: BaseException, options: CommonOptions, code: int = EXIT_FAILU
     if unexpected:
         sentence = f"unexpected {type(error).__name__}: {sentence} (a bug in lookonce; --debug shows the traceback)"
     print(f"error: {sentence}", file=sys.stderr, flush=True)
+    if options.json and _is_leader():
+        print_error_document(error)
     return code
+
+
+def print_error_document(error: BaseException) -> None:
+    """Print ``{"error": {"kind": ..., "message": ...}}`` on standard output, as ``--json`` asks."""
+    document = (
+        error.document()
+        if isinstance(error, LookonceError)
+        else {"kind": "unexpected", "message": f"{type(error).__name__}: {error}"}
+    )
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({"error": document}, ensure_ascii=False), flush=True)
 
 
 def versions_line(prog: str) -> str:
@@ -149,4 +166,6 @@ def parse_arguments(
         sys.exit(0)
     except UsageError as error:  # from a config's __post_init__
         print(f"error: {error}", file=sys.stderr)
+        if "--json" in given:
+            print_error_document(error)
         sys.exit(EXIT_USAGE)

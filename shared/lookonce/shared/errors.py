@@ -2,7 +2,7 @@
 
 Every message says where, what was expected, what was found and what to do. All errors can be pickled, so they cross
 process borders (Ray actors, loader workers) unchanged. A command prints the message and exits with 1, or with 2 for a
-``UsageError``.
+``UsageError``; with ``--json`` it also prints ``document()``, so that a program can tell errors by their ``kind``.
 
 ```text
 LookonceError
@@ -35,9 +35,10 @@ LookonceError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 ProblemKind = Literal["missing", "unexpected", "type", "value", "version", "inconsistent"]
 
@@ -51,6 +52,16 @@ class LookonceError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def kind(self) -> str:
+        """Name of the error for programs, such as ``recipe-mismatch``; part of the contract, as the classes are."""
+        name = type(self).__name__.removesuffix("Error")
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+    def document(self) -> dict[str, Any]:
+        """The error as JSON."""
+        return {"kind": self.kind, "message": self.message}
 
 
 class UsageError(LookonceError):
@@ -106,6 +117,10 @@ class SchemaError(CacheError):
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[SchemaProblem, ...]]]:
         return type(self), (self.message, self.problems)
+
+    def document(self) -> dict[str, Any]:
+        """The error as JSON, with all problems of the document."""
+        return {**super().document(), "problems": [asdict(problem) for problem in self.problems]}
 
 
 class IntegrityError(CacheError):
