@@ -249,6 +249,27 @@ def whole_cache(extract_tiny: Callable[..., Ended], tmp_path_factory: pytest.Tem
     return root
 
 
+KLT_FLAGS = {"precision": "klt1", "layers": "top2"}
+"""Two layers, because the calibration of five takes some seconds."""
+
+
+@pytest.fixture(scope="session")
+def whole_klt_cache(extract_tiny: Callable[..., Ended], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in a precision that codes views; not to be changed."""
+    root = tmp_path_factory.mktemp("whole-klt") / "cache"
+    ended = extract_tiny(root, **KLT_FLAGS)
+    assert ended.code == 0, ended.err
+    return root
+
+
+@pytest.fixture(params=["int8", "klt1"])
+def whole(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Path]:
+    """A precision that codes values and one that codes views: the flags, and what they write; not to be changed."""
+    if request.param == "int8":
+        return {}, request.getfixturevalue("whole_cache")
+    return KLT_FLAGS, request.getfixturevalue("whole_klt_cache")
+
+
 def files_of(root: Path) -> dict[str, str]:
     """Every file below a folder, by relative path, with the digest of its bytes."""
     files = (path for path in root.rglob("*") if path.is_file())

@@ -37,14 +37,23 @@ def assert_equal(one: TargetBatch, other: TargetBatch) -> None:
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(one["targets"], other["targets"], strict=True))
 
 
-@pytest.mark.parametrize("norm", ["whiten", "bn"])
-def test_batches_are_those_of_train_student(training_cache: Callable[..., Path], tmp_path: Path, norm: Any) -> None:
-    cache = training_cache()
+@pytest.mark.parametrize(
+    ("precision", "norm", "layer_weights"),
+    [
+        ("int8", "whiten", "top2"),
+        ("int8", "bn", "top2"),
+        *(("klt1", norm, "top1") for norm in ("whiten", "none", "l2", "bn")),
+    ],
+)
+def test_batches_are_those_of_train_student(
+    training_cache: Callable[..., Path], tmp_path: Path, precision: str, norm: Any, layer_weights: str
+) -> None:
+    cache = training_cache(precision=precision)
     config = TrainingConfig(
         shards=(cache,),
         out=tmp_path / "run",
         student="test_vit",
-        layer_weights="top2",
+        layer_weights=layer_weights,
         target_norm=norm,
         epochs=4,
         batch_size=4,
@@ -66,8 +75,11 @@ def test_batches_are_those_of_train_student(training_cache: Callable[..., Path],
     assert list(batches) == []  # the run is over
 
 
-def test_a_state_saved_behind_any_batch_goes_on_with_the_next(training_cache: Callable[..., Path]) -> None:
-    cache = training_cache()
+@pytest.mark.parametrize("precision", ["int8", "klt1"])
+def test_a_state_saved_behind_any_batch_goes_on_with_the_next(
+    training_cache: Callable[..., Path], precision: str
+) -> None:
+    cache = training_cache(precision=precision)
     assert check_batches_resume(lambda: open_batches(cache)) == 11
 
 

@@ -49,7 +49,7 @@ def receipt_rest(root: Path) -> list[tuple[Any, ...]]:
     return [(r.fingerprint, r.encoding, r.holes, dict(r.statistics), dict(r.versions)) for r in receipts]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "int4", "klt1"])
 def test_there_and_back_gives_the_same_bytes(make_manifest, fill_cache, tmp_path: Path, precision: str) -> None:
     source = tmp_path / "source"
     manifest = make_manifest(samples=11, shard_size=4, precision=precision)
@@ -59,7 +59,8 @@ def test_there_and_back_gives_the_same_bytes(make_manifest, fill_cache, tmp_path
     assert (result["shards"], result["shards_written"], result["seeds"]) == (6, 6, [0, 2])
     assert digests(tmp_path / "back") == digests(source)
     assert receipt_rest(tmp_path / "back") == receipt_rest(source) == receipt_rest(tmp_path / "tars")
-    assert (tmp_path / "back/manifest.json").read_bytes() == (source / "manifest.json").read_bytes()
+    for name in ("manifest.json", *(path.relative_to(source) for path in source.glob("encoding/*"))):
+        assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes()
 
 
 @pytest.mark.parametrize("container", ["zarr", "webdataset"])
@@ -111,7 +112,7 @@ def test_bits_are_never_added(make_manifest, fill_cache, tmp_path: Path, start: 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("changes", [{"container": "webdataset"}, {"precision": "int4"}])
+@pytest.mark.parametrize("changes", [{"container": "webdataset"}, {"precision": "int4"}, {"precision": "klt1"}])
 def test_a_stopped_conversion_goes_on(source: Path, tmp_path: Path, changes: dict) -> None:
     convert(source, tmp_path / "whole", **changes)
     convert(source, tmp_path / "out", **changes)

@@ -11,6 +11,8 @@ import time
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lookonce.cache.verify.verification import verify_cache
+
 ONE_SHARD = {"limit": 4, "seeds": "0", "precision": "fp16"}
 
 
@@ -104,10 +106,12 @@ def images(tiny_images, tmp_path):
     return shutil.copytree(tiny_images, tmp_path / "images")
 
 
-def test_an_unreadable_image_is_a_hole_for_every_seed(extract_tiny, images, tmp_path):
+@pytest.mark.parametrize("precision", ["int8", "klt1"])
+def test_an_unreadable_image_is_a_hole_for_every_seed(extract_tiny, images, tmp_path, precision):
     (images / "class0/005.png").write_bytes(b"no image")
     root = tmp_path / "cache"
-    ended = extract_tiny(root, images=images)
+    flags = {"images": images, "precision": precision, "layers": "top2"}
+    ended = extract_tiny(root, **flags)
     assert ended.code == 0
     assert "2 holes (unreadable images)" in ended.out
     assert "46 views" in ended.out
@@ -116,7 +120,8 @@ def test_an_unreadable_image_is_a_hole_for_every_seed(extract_tiny, images, tmp_
         (hole,) = receipt["holes"]
         assert (hole["sample"], hole["key"]) == (5, "class0/005.png")
         assert "not a readable image" in hole["reason"]
-    assert extract_tiny(root, images=images).out.startswith("nothing to do")
+    assert verify_cache(root, full=True).whole
+    assert extract_tiny(root, **flags).out.startswith("nothing to do")
 
 
 def test_an_unreadable_image_ends_it_when_asked_to(extract_tiny, images, tmp_path, receipts):
@@ -127,7 +132,7 @@ def test_an_unreadable_image_ends_it_when_asked_to(extract_tiny, images, tmp_pat
     assert [path.name for path in receipts(tmp_path / "cache")] == ["shard-00000.json"] * 2
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "klt1"])
 def test_not_one_image_can_be_read(extract_tiny, images, tmp_path, precision):
     for path in images.rglob("*.png"):
         path.write_bytes(b"no image")
@@ -158,7 +163,7 @@ def test_an_image_that_changes_during_the_run(
     assert files(root) == files(whole_cache)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "klt1"])
 def test_nan_in_the_features_names_the_sample(extract_tiny, tiny_weights, tmp_path, precision, receipts):
     state = load_file(tiny_weights)
     state["blocks.5.norm1.weight"][0] = float("nan")

@@ -22,11 +22,12 @@ def workers(running):
     return found
 
 
+@pytest.mark.parametrize("whole", ["klt1", pytest.param("int8", marks=pytest.mark.slow)], indirect=True)
 def test_two_workers_write_the_bytes_of_inline_even_when_one_is_killed(
-    forks, tiny_arguments, tmp_path, whole_cache, files, receipts
+    forks, tiny_arguments, tmp_path, whole, files, receipts
 ):
-    root = tmp_path / "cache"
-    running = forks.start([*tiny_arguments(root, executor="ray", workers=2), "--json"])
+    root, (flags, inline) = tmp_path / "cache", whole
+    running = forks.start([*tiny_arguments(root, executor="ray", workers=2, **flags), "--json"])
     running.until(lambda: receipts(root))
     victim = running.until(lambda: workers(running))[0]
     family = running.family()
@@ -36,7 +37,7 @@ def test_two_workers_write_the_bytes_of_inline_even_when_one_is_killed(
     assert "a worker was lost" in ended.err
     result = json.loads(ended.out)
     assert (result["shards_written"], result["views_written"], result["holes"]) == (12, 48, 0)
-    assert files(root) == files(whole_cache)
+    assert files(root) == files(inline)
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive  # no process of Ray outlives the command
 

@@ -24,19 +24,21 @@ def test_all_is_there_and_nothing_is_touched(extract_tiny, cache, times):
     assert times(cache) == before
 
 
-def test_only_the_new_seeds_run(extract_tiny, tmp_path, whole_cache, files, times):
-    root = tmp_path / "cache"
-    assert extract_tiny(root, seeds="0").code == 0
+def test_only_the_new_seeds_run(extract_tiny, tmp_path, whole, files, times):
+    root, (flags, uninterrupted) = tmp_path / "cache", whole
+    assert extract_tiny(root, **flags, seeds="0").code == 0
     before = times(root)
-    ended = extract_tiny(root)
+    ended = extract_tiny(root, **flags)
     assert ended.code == 0
     assert "6 of 12 shards written, 24 views" in ended.out
     after = times(root)
     assert {name: after[name] for name in before} == before
-    assert files(root) == files(whole_cache)
+    assert files(root) == files(uninterrupted)
 
 
-def test_only_damaged_shards_are_written_again(extract_tiny, cache, whole_cache, files, times):
+def test_only_damaged_shards_are_written_again(extract_tiny, tmp_path, whole, files, times):
+    flags, uninterrupted = whole
+    cache = shutil.copytree(uninterrupted, tmp_path / "cache")
     receipts = {shard: cache / f"receipts/seed-0001/shard-{shard:05d}.json" for shard in range(5)}
     documents = {shard: json.loads(path.read_text()) for shard, path in receipts.items()}
     targets = {
@@ -49,13 +51,13 @@ def test_only_damaged_shards_are_written_again(extract_tiny, cache, whole_cache,
     receipts[3].write_text(json.dumps({**documents[3], "objects": documents[3]["objects"][:1]}))  # vouches for little
     receipts[4].write_text('{"schema": ')
     before = times(cache)
-    ended = extract_tiny(cache)
+    ended = extract_tiny(cache, **flags)
     assert ended.code == 0
     assert "5 of 12 shards written, 20 views" in ended.out
     changed = {name for name, when in times(cache).items() if before.get(name) != when}
     objects = {item["path"] for document in documents.values() for item in document["objects"]}
     assert changed == objects | {str(path.relative_to(cache)) for path in receipts.values()}
-    assert files(cache) == files(whole_cache)
+    assert files(cache) == files(uninterrupted)
 
 
 def kill_and_resume(forks, tiny_arguments, extract_tiny, root, ready, pause, **changes):
@@ -63,14 +65,14 @@ def kill_and_resume(forks, tiny_arguments, extract_tiny, root, ready, pause, **c
     running.until(ready)
     time.sleep(pause)
     running.kill_tree()
-    ended = extract_tiny(root)
+    ended = extract_tiny(root, **changes)
     assert ended.code == 0, ended.err
 
 
 @pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] if m else []) for m in range(10)])
-def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path, whole_cache, files, receipts, moment):
+def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path, whole, files, receipts, moment):
     chance = random.Random(moment)
-    root = tmp_path / "cache"
+    root, (flags, uninterrupted) = tmp_path / "cache", whole
     wanted = chance.choice([0, 1, 3, 5, 7, 9, 11])
     kill_and_resume(
         forks,
@@ -79,8 +81,9 @@ def test_killed_at_a_random_moment(forks, tiny_arguments, extract_tiny, tmp_path
         root,
         lambda: root.is_dir() and len(receipts(root)) >= wanted,
         chance.uniform(0, 0.1),
+        **flags,
     )
-    assert files(root) == files(whole_cache)  # and with it: no temporary files
+    assert files(root) == files(uninterrupted)  # and with it: no temporary files
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])  # one handler

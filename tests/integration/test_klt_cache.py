@@ -13,12 +13,12 @@ import torch
 
 from lookonce.cache.convert.conversion import convert_cache
 from lookonce.cache.convert.request import ConversionRequest
-from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import SchemaError, UsageError
-from lookonce.storage_schemas.tokens import TopTokens
-from lookonce.testing import check_same, student_run
+from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.tokens import TopTokens, VisibleTokens
+from lookonce.testing import check_same, logged_numbers, student_run
 from lookonce.train.batch_config import BatchConfig
 from lookonce.train.cached_targets import CachedTargets
 from lookonce.train.config import TrainingConfig
@@ -26,18 +26,9 @@ from lookonce.train.model.alignment_config import AlignmentConfig
 from lookonce.train.run import train_student
 
 
-@pytest.fixture(scope="module")
-def extracted(extract_tiny, tmp_path_factory) -> Path:
-    """An extraction in klt1; not to be changed."""
-    root = tmp_path_factory.mktemp("klt") / "cache"
-    ended = extract_tiny(root, precision="klt1")
-    assert ended.code == 0, ended.err
-    return root
-
-
 @pytest.fixture
-def cache(extracted, tmp_path) -> Path:
-    return shutil.copytree(extracted, tmp_path / "cache")
+def cache(whole_klt_cache, tmp_path) -> Path:
+    return shutil.copytree(whole_klt_cache, tmp_path / "cache")
 
 
 def encoding_object(root: Path) -> Path:
@@ -53,7 +44,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 )
 def test_targets_are_near_those_of_fp16(extract_tiny, tmp_path, changes) -> None:
     for name, precision in (("klt", "klt2"), ("fp16", "fp16")):
-        assert extract_tiny(tmp_path / name, precision=precision, seeds="0", **changes).code == 0
+        assert extract_tiny(tmp_path / name, precision=precision, layers="top2", seeds="0", **changes).code == 0
     klt, exact = CacheReader(tmp_path / "klt"), CacheReader(tmp_path / "fp16")
     rows = exact.rows(0)
     found, wanted = (reader.read_targets([0] * len(rows), rows) for reader in (klt, exact))
@@ -63,24 +54,6 @@ def test_targets_are_near_those_of_fp16(extract_tiny, tmp_path, changes) -> None
     report = verify_cache(tmp_path / "klt", full=True)
     assert report.whole
     assert not report.notes
-
-
-def test_a_resumed_extraction_writes_the_same_bytes(extract_tiny, cache, extracted, files) -> None:
-    layout = CacheLayout(cache)
-    layout.receipt_file(0, 2).unlink()
-    (cache / "seed-0001/targets/c/3/0/0").unlink()
-    ended = extract_tiny(cache, precision="klt1")
-    assert ended.code == 0, ended.err
-    assert "2 of 12 shards written" in ended.out
-    assert files(cache) == files(extracted)
-
-
-def test_another_seed_uses_the_same_code(extract_tiny, cache, files) -> None:
-    before = files(cache)
-    assert extract_tiny(cache, precision="klt1", seeds="0-2").code == 0
-    after = files(cache)
-    assert {name: after[name] for name in before} == before
-    assert verify_cache(cache, full=True).whole
 
 
 @pytest.mark.parametrize(
@@ -107,6 +80,33 @@ def test_a_damaged_object_of_the_encoding_is_named(cache, damage, problem) -> No
     assert [finding.path for finding in findings] == [name]
 
 
+def test_every_command_refuses_a_damaged_object_and_touches_nothing(
+    forks, tiny_arguments, cache, tmp_path, files
+) -> None:
+    path = encoding_object(cache)
+    _flip(path, -7)
+    before, out = files(cache), tmp_path / "out"
+    commands: list[tuple[str, list[Any]]] = [
+        ("extract-features", tiny_arguments(cache, precision="klt1", layers="top2", seeds="0-2")),
+        ("extract-features", tiny_arguments(out, precision="klt1", layers="top2", reuse=cache)),
+        ("train-student", [f"--shards={cache}", f"--out={out}", "--student=test_vit"]),
+        ("feature-cache", ["convert", cache, out, "--format", "webdataset"]),
+        ("feature-cache", ["fidelity", cache]),
+        ("feature-cache", ["show", cache]),
+    ]
+    for command, arguments in commands:
+        ended = forks.start(arguments, command=command).wait()
+        assert ended.code == 1, (command, ended.err)
+        assert f"the object encoding/{path.name} of its encoding cannot be used: " in ended.sentence
+        assert "restore it from a copy" in ended.sentence
+        assert "delete" not in ended.sentence
+    for more in ([], ["--full"]):
+        ended = forks.start(["verify", cache, *more], command="feature-cache").wait()
+        assert (ended.code, f"encoding/{path.name}" in ended.out) == (1, True)
+    assert files(cache) == before
+    assert not out.exists()
+
+
 def _flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -114,7 +114,7 @@ def _flip(path: Path, place: int) -> None:
 
 
 def test_the_object_of_another_cache_is_refused(extract_tiny, cache, tmp_path) -> None:
-    assert extract_tiny(tmp_path / "other", precision="klt2", seeds="0").code == 0
+    assert extract_tiny(tmp_path / "other", precision="klt2", layers="top2", seeds="0").code == 0
     encoding_object(cache).write_bytes(encoding_object(tmp_path / "other").read_bytes())
     with pytest.raises(SchemaError, match=r"encoding/[0-9a-f]{16}\.safetensors of its encoding cannot be used: array"):
         CacheReader(cache)
@@ -146,10 +146,10 @@ def test_a_stopped_run_is_resumed_exactly(training_cache, tmp_path, norm) -> Non
     check_same(student_run(whole), student_run(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("layer_weights", ["top1", "top2"])
+@pytest.mark.parametrize("layer_weights", ["top1", "top2", "mean"])
 @pytest.mark.parametrize("tokens", [None, TopTokens(share=0.5)], ids=["all", "top"])
 def test_batches_have_what_the_reader_decodes(training_cache, layer_weights, tokens) -> None:
-    cache = training_cache(precision="klt1", tokens=tokens)
+    cache = training_cache(precision="klt1", tokens=tokens, layers=4)
     alignment = AlignmentConfig(layer_weights=layer_weights)
     targets = CachedTargets(
         BatchConfig(shards=(cache,), batch_size=5, epochs=1, mask="random", mask_ratio=0.7), alignment=alignment
@@ -168,6 +168,12 @@ def test_batches_have_what_the_reader_decodes(training_cache, layer_weights, tok
         torch.testing.assert_close(batch["targets"][0], torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
 
 
+def test_a_cache_of_visible_tokens_trains(training_cache, tmp_path) -> None:
+    cache = training_cache(precision="klt1", tokens=VisibleTokens(mask="attentive", mask_ratio=0.7))
+    run = train(cache, tmp_path / "run")
+    assert np.isfinite([line["loss"] for line in logged_numbers(run)]).all()
+
+
 def test_a_klt_cache_and_another_serve_one_run(training_cache, tmp_path) -> None:
     source = training_cache("fp16", precision="fp16")
     caches = tmp_path / "klt", tmp_path / "int8"
@@ -184,11 +190,41 @@ def convert(source: Path, out: Path, **changes: Any) -> CacheReader:
     return CacheReader(out)
 
 
-def test_conversions(whole_cache, tmp_path) -> None:
-    exact = CacheReader(whole_cache)
+def features(manifest: Any, seed: int) -> dict[str, Any]:
+    """Views whose layers repeat each other, encoded as the cache stores them."""
+    generator = np.random.default_rng(seed)
+    layers, width = len(manifest.recipe.teacher.blocks), manifest.recipe.teacher.width
+    shared = generator.normal(size=(manifest.samples, manifest.recipe.stored_patches + 1, 1, width))
+    values = shared + 0.2 * generator.normal(size=(*shared.shape[:2], layers, width))
+    codec = get_precision(manifest.encoding.precision)
+    return dict(codec.encode_views(values.astype(np.float32), manifest.encoding.parameters))
+
+
+@pytest.mark.parametrize("start", ["fp16", "klt2"])
+@pytest.mark.parametrize("tokens", [VisibleTokens(mask="attentive", mask_ratio=0.7), TopTokens(share=0.5)], ids=str)
+def test_fewer_tokens_and_bits_at_once(make_manifest, fill_cache, tmp_path, tokens, start) -> None:
+    manifest = make_manifest(samples=40, shard_size=16, precision=start, width=16)
+    fill_cache(tmp_path / "source", manifest, holes=(1, 6), make_arrays=features)
+    theirs, ours = (
+        CacheReader(tmp_path / "source"),
+        convert(tmp_path / "source", tmp_path / "out", precision="klt1", tokens=tokens),
+    )
+    rows = ours.rows(0)
+    ids = ours.read("patch_ids", [0] * len(rows), rows).astype(np.int64)
+    wanted = theirs.read_targets([0] * len(rows), rows, np.pad(ids + 1, ((0, 0), (1, 0))))
+    found = ours.read_targets([0] * len(rows), rows)
+    assert found.shape == wanted.shape
+    assert relative_error(found[:, 1:], wanted[:, 1:]) < 0.6
+    assert relative_error(found[:, 0], wanted[:, 0]) < 0.03
+
+
+def test_conversions(make_manifest, fill_cache, tmp_path) -> None:
+    source = tmp_path / "source"
+    fill_cache(source, make_manifest(samples=40, precision="fp16", width=16), make_arrays=features)
+    exact = CacheReader(source)
     rows = exact.rows(0)
     wanted = exact.read_targets([0] * len(rows), rows)
-    finer = convert(whole_cache, tmp_path / "klt2", precision="klt2")
+    finer = convert(source, tmp_path / "klt2", precision="klt2")
     coarser = convert(tmp_path / "klt2", tmp_path / "klt1", precision="klt1")
     errors = [relative_error(one.read_targets([0] * len(rows), rows), wanted) for one in (finer, coarser)]
     assert errors[0] < errors[1] < 0.6
@@ -197,7 +233,7 @@ def test_conversions(whole_cache, tmp_path) -> None:
         ours, theirs = (reader.read(name, [0] * len(rows), rows) for reader in (again, coarser))
         np.testing.assert_array_equal(ours, theirs)
     assert encoding_object(tmp_path / "tars").read_bytes() == encoding_object(tmp_path / "klt1").read_bytes()
-    narrow = convert(whole_cache, tmp_path / "top", precision="klt2", tokens=TopTokens(share=0.5))
+    narrow = convert(source, tmp_path / "top", precision="klt2", tokens=TopTokens(share=0.5))
     assert narrow.read_targets([0], rows[:1]).shape[1] == 1 + narrow.manifest.recipe.stored_patches
     with pytest.raises(UsageError, match="klt1, whose tokens share a coarse part"):
         convert(tmp_path / "klt1", tmp_path / "no", tokens=TopTokens(share=0.5))

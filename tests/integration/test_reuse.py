@@ -20,7 +20,6 @@ from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.summary import ExtractionSummary
 from lookonce.extract.teachers import Teacher
 
-STREAMED = ("targets", "target_mean", "target_std", "importance", "pixels", "pixel_digest")
 NEW_IMAGES = ("class0/000.png", "class0/007.png", "class1/012.png", "class1/023.png")
 """At both ends and in the middle: every row moves when they come."""
 
@@ -74,10 +73,14 @@ def images(tiny_images: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def earlier(extract, images: Path, tmp_path: Path) -> Path:
     """A cache of 20 of the 24 images."""
+    return extract_fewer(extract, images, tmp_path)
+
+
+def extract_fewer(extract, images: Path, tmp_path: Path, **flags: Any) -> Path:
     fewer = shutil.copytree(images, tmp_path / "fewer")
     for key in NEW_IMAGES:
         (fewer / key).unlink()
-    extract(tmp_path / "earlier", images=str(fewer), shard_size=3, seeds="0-1")
+    extract(tmp_path / "earlier", images=str(fewer), shard_size=3, seeds="0-1", **flags)
     return tmp_path / "earlier"
 
 
@@ -87,7 +90,8 @@ def contents(root: Path) -> dict[tuple[str, int], dict[str, Any]]:
     for seed in reader.seeds:
         rows, keys, views = reader.rows(seed), reader.column("key", seed), reader.column("view", seed)
         labels = reader.column("label", seed)
-        arrays = {name: reader.read(name, [seed] * len(rows), rows) for name in STREAMED}
+        streamed = [spec.name for spec in reader.manifest.arrays if spec.chunking == "sample"]
+        arrays = {name: reader.read(name, [seed] * len(rows), rows) for name in streamed}
         for place, row in enumerate(rows):
             values = {name: array[place] for name, array in arrays.items()}
             found[str(keys[row]), seed] = {**values, "view": views[row], "label": labels[row]}
@@ -101,12 +105,15 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("container", ["zarr", "webdataset"])
 def test_a_grown_folder_costs_the_new_images_alone(
-    extract, earlier: Path, images: Path, whole_cache: Path, looks: Looks, tmp_path: Path, container: str
+    extract, images: Path, whole: tuple[dict[str, Any], Path], looks: Looks, tmp_path: Path, container: str
 ) -> None:
+    flags, whole_cache = whole
+    earlier = extract_fewer(extract, images, tmp_path, **flags)
+    looks.count = 0
     for path in images.rglob("*.png"):  # images of the earlier cache are not even decoded
         if path.relative_to(images).as_posix() not in NEW_IMAGES:
             path.write_bytes(bytes(path.stat().st_size))
-    result = extract(tmp_path / "new", images=str(images), reuse=earlier, format=container)
+    result = extract(tmp_path / "new", images=str(images), reuse=earlier, format=container, **flags)
     assert looks.count == 2 * len(NEW_IMAGES)
     assert (result.views_written, result.views_copied, result.shards_written, result.holes) == (48, 40, 12, 0)
     assert verify_cache(tmp_path / "new", full=True, workers=2).whole
@@ -128,7 +135,7 @@ def test_a_grown_folder_costs_the_new_images_alone(
         ours, theirs = (CacheLayout(path).load_receipt(seed, shard) for path in (tmp_path / "new", whole_cache))
         for name in ("feature_norm", "importance_entropy"):
             assert ours.statistics[name] == pytest.approx(theirs.statistics[name], abs=2e-6)
-    extract(tmp_path / "new", images=str(images), format=container)  # without --reuse: all is there
+    extract(tmp_path / "new", images=str(images), format=container, **flags)  # without --reuse: all is there
     assert looks.count == 2 * len(NEW_IMAGES)
 
 
@@ -146,6 +153,7 @@ def test_without_calibration_it_is_a_fresh_cache(extract, images: Path, tmp_path
         ({"layers": "all"}, "images"),
         ({"tokens": "top:0.5"}, "no images"),
         ({"format": "webdataset", "layers": "top2", "seeds": "1"}, "no images"),
+        ({"precision": "klt1", "layers": "top2"}, "no images"),
         # the other pairs add no code path: with an empty image, reading it would fail in each
         pytest.param({"precision": "fp16"}, "images", marks=pytest.mark.slow),
         pytest.param({"pixels": "none", "layers": "12"}, "no images", marks=pytest.mark.slow),

@@ -11,7 +11,7 @@ import zarr
 from lookonce.cache.read.reader import CacheReader
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "klt1"])
 def test_zarr_python_reads_what_we_wrote(make_manifest, fill_cache, tmp_path: Path, precision: str) -> None:
     manifest = make_manifest(precision=precision)
     written = fill_cache(tmp_path / "c", manifest, seeds=(0, 3))

@@ -154,6 +154,14 @@ def test_parameters_make_the_same_code_again() -> None:
         np.testing.assert_array_equal(again.encode(values)[name], stored)
 
 
+def test_parameters_of_another_memory_layout_make_the_same_code() -> None:
+    """Eigenvectors come in columns, arrays of a file in rows, and BLAS adds up the two in different orders."""
+    code = ViewCode.from_parameters(
+        {name: np.asfortranarray(values) for name, values in calibrated(1).parameters().items()}
+    )
+    assert all(values.flags.c_contiguous for values in code.parameters().values())
+
+
 @pytest.mark.parametrize(
     ("name", "broken", "message"),
     [

@@ -76,7 +76,9 @@ class ViewCode:
             KeyError: a parameter is missing.
             ValueError: parameters contradict each other; the message names them.
         """
-        code = cls(**{name: parameters[name] for name in cls.__dataclass_fields__})
+        # contiguous, as they are read from a file: BLAS adds up a transposed matrix in another order, and a calibrating
+        # process would then write other bytes than the one that resumes
+        code = cls(**{name: np.ascontiguousarray(parameters[name]) for name in cls.__dataclass_fields__})
         code._check()
         return code
 
