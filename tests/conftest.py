@@ -65,6 +65,7 @@ def make_manifest() -> Callable[..., Manifest]:
         layers: int = 2,
         width: int = 6,
         store_pixels: bool = True,
+        moments: Any = "float32",
         container: Any = "zarr",
         view_size: int = 32,
         patch_size: int = 8,
@@ -90,7 +91,7 @@ def make_manifest() -> Callable[..., Manifest]:
             patch_size=patch_size,
             tokens=tokens or AllTokens(),
         )
-        arrays = cache_arrays(recipe, precision=precision, store_pixels=store_pixels)
+        arrays = cache_arrays(recipe, precision=precision, store_pixels=store_pixels, moments=moments)
         return Manifest(
             recipe=recipe,
             encoding=Encoding(precision=precision, parameters=_parameters(recipe, precision)),

@@ -14,6 +14,7 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.write import sizes
 from lookonce.cache.write.sizes import cache_bytes, key_bytes
 from lookonce.shared.sources import ListingEntry
+from lookonce.storage_schemas.arrays import MOMENTS
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
 
@@ -40,6 +41,7 @@ def planned_keys(manifest: Any, seeds: Any, arrays: Any) -> int:
     precision=st.sampled_from(list(PRECISIONS)),
     tokens=st.sampled_from(SUBSETS),
     store_pixels=st.booleans(),
+    moments=st.sampled_from(MOMENTS),
     samples=st.integers(1, 9),
     shard_size=st.integers(1, 7),
     layers=st.integers(1, 3),

@@ -118,6 +118,7 @@ def synthetic_reference(recipe: Any, batches: int, bits: int = 32) -> Reference:
         bits=bits,
         recipe=recipe,
         store_pixels=True,
+        moments="float32",
         calibrate=lambda: calibration,
         calibration_views=lambda: iter([views]),
         batches=stream,

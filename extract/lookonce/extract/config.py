@@ -46,6 +46,8 @@ class ExtractionConfig:
     """With --tokens visible: share of the patches that are not stored, 0 up to 1."""
     pixels: Literal["store", "none"] = "store"
     """store: store the views, so that training needs no images; none: training crops them from the images again."""
+    moments: Literal["float32", "float16", "none"] = "float32"
+    """Mean and standard deviation of every token, which --target-norm none, l2 and bn need: their dtype, or none."""
     teacher_weights: Path | None = None
     """Weights file (safetensors, or a checkpoint that loads without code); default: the hub cache or the hub."""
     mean: RGB | None = None

@@ -236,7 +236,9 @@ def manifest_to_complete(config: ExtractionConfig, recipe: Recipe, listing: List
 def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, versions: dict[str, str]) -> Manifest:
     """The manifest of a new cache."""
     config = extraction.config
-    arrays = cache_arrays(recipe, precision=encoding.precision, store_pixels=config.pixels == "store")
+    arrays = cache_arrays(
+        recipe, precision=encoding.precision, store_pixels=config.pixels == "store", moments=config.moments
+    )
     shard_size = config.shard_size or min(1024, max(16, -(-len(extraction.listing) // 64)))
     return Manifest(
         recipe=recipe,
@@ -254,6 +256,7 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
         "--precision": (found.encoding.precision, config.precision),
         "--format": (found.container, config.format),
         "--pixels": ("store" if found.stores_pixels else "none", config.pixels),
+        "--moments": (found.moments, config.moments),
     }
     if config.shard_size is not None:
         pairs["--shard-size"] = (str(found.shard_size), str(config.shard_size))

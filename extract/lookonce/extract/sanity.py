@@ -60,21 +60,26 @@ class ShardStatistics:
         self._sums = {"feature_norm": 0.0, "importance_entropy": 0.0, "saturated_share": 0.0}
         self._samples = 0
 
-    def add(self, values: Mapping[str, NDArray[Any]], saturated_share: float, width: int) -> None:
+    def add(
+        self, values: Mapping[str, NDArray[Any]], saturated_share: float, width: int, feature_norm: float = 0.0
+    ) -> None:
         """Add a batch.
 
         Args:
             values: arrays of the batch, as they are written.
             saturated_share: share of target values outside the precision's range, 0..1.
             width: channels of a token.
+            feature_norm: mean L2 norm of a raw token, for values without mean and standard deviation of tokens.
         """
-        mean, std = values["target_mean"].astype(np.float64), values["target_std"].astype(np.float64)
+        if "target_mean" in values:
+            mean, std = values["target_mean"].astype(np.float64), values["target_std"].astype(np.float64)
+            feature_norm = float(np.sqrt(width * (mean**2 + std**2)).mean())
         importance = values["importance"].astype(np.float64)
         probability = importance / np.maximum(importance.sum(axis=1, keepdims=True), 1e-30)
         entropy = -(probability * np.log(np.maximum(probability, 1e-30))).sum(axis=1)
-        count = len(mean)
+        count = len(importance)
         self._samples += count
-        self._sums["feature_norm"] += count * float(np.sqrt(width * (mean**2 + std**2)).mean())
+        self._sums["feature_norm"] += count * feature_norm
         self._sums["importance_entropy"] += float(entropy.sum())
         self._sums["saturated_share"] += count * saturated_share
 

@@ -23,6 +23,19 @@ EMPTY_CHUNK = 2**64 - 1
 
 Chunking = Literal["sample", "shard"]
 
+Moments = Literal["float32", "float16", "none"]
+"""How the mean and standard deviation of tokens are stored: their dtype, or not at all."""
+
+MOMENTS: tuple[Moments, ...] = ("none", "float16", "float32")
+"""All of them, by ascending bits."""
+
+MOMENT_ARRAYS = ("target_mean", "target_std")
+
+
+def fits_moments(found: Moments, wanted: Moments) -> bool:
+    """Whether stored moments can become the wanted ones: bits can only be taken away."""
+    return MOMENTS.index(found) >= MOMENTS.index(wanted)
+
 
 class ArraySpecDocument(TypedDict):
     """``ArraySpec`` as JSON."""
@@ -124,13 +137,16 @@ def _bytes_codec(dtype: str) -> dict[str, Any]:
     return {"name": "bytes", "configuration": {"endian": "little"}}
 
 
-def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple[ArraySpec, ...]:
-    """The arrays of a cache; the KLT precisions have three for the targets and need schema version 2.
+def cache_arrays(
+    recipe: Recipe, *, precision: str, store_pixels: bool, moments: Moments = "float32"
+) -> tuple[ArraySpec, ...]:
+    """The arrays of a cache; the KLT precisions have three for the targets.
 
     Args:
         recipe: recipe of the cache.
         precision: name of the precision of its targets.
         store_pixels: whether the pixels of the stored patches are stored too.
+        moments: how mean and standard deviation of tokens are stored.
 
     Raises:
         UsageError: unknown precision.
@@ -148,8 +164,8 @@ def cache_arrays(recipe: Recipe, *, precision: str, store_pixels: bool) -> tuple
 
     for array in codec.arrays(target_shape(recipe)):
         add(array.name, array.dtype, array.shape, array.dimensions)
-    add("target_mean", "float32", (stored + 1, layers), token_layer)
-    add("target_std", "float32", (stored + 1, layers), token_layer)
+    for name in MOMENT_ARRAYS if moments != "none" else ():
+        add(name, moments, (stored + 1, layers), token_layer)
     add("importance", "float32", (recipe.patches,), ("patch",))
     if not all_patches:
         add("patch_ids", "uint16", (stored,), ("stored_patch",))

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, cast
 from numpy.typing import NDArray
 
 from lookonce.shared.errors import SchemaError, SchemaProblem
-from lookonce.storage_schemas.arrays import ArraySpec, ArraySpecDocument, cache_arrays
+from lookonce.storage_schemas.arrays import MOMENT_ARRAYS, ArraySpec, ArraySpecDocument, Moments, cache_arrays
 from lookonce.storage_schemas.encoding import Encoding, EncodingDocument
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.problems import document_problems, raise_problems, sealed
@@ -18,7 +18,7 @@ from lookonce.storage_schemas.tokens import token_subset_problem
 
 SCHEMA = "lookonce-cache"
 SCHEMA_VERSIONS: Mapping[int, str] = {1: "manifest-v1.json", 2: "manifest-v2.json"}
-"""JSON Schema of each schema version. Version 2 is that of encodings whose parameters lie in an object."""
+"""JSON Schema of each schema version. Version 2 is that of caches that version 1 cannot describe."""
 
 FILE_NAME = "manifest.json"
 
@@ -58,8 +58,8 @@ class Manifest:
 
     @property
     def schema_version(self) -> int:
-        """2 if the parameters of the encoding lie in an object of their own, else 1."""
-        return 2 if self.encoding.apart else 1
+        """2 if the encoding lies in an object of its own or tokens' moments are not float32, else 1."""
+        return 2 if self.encoding.apart or self.moments != "float32" else 1
 
     @property
     def samples(self) -> int:
@@ -94,6 +94,11 @@ class Manifest:
         """Whether the cache contains the pixels of the views."""
         return any(spec.name == "pixels" for spec in self.arrays)
 
+    @property
+    def moments(self) -> Moments:
+        """How the mean and standard deviation of tokens are stored."""
+        return _moments({spec.name: spec.dtype for spec in self.arrays})
+
     def document(self) -> ManifestDocument:
         """The manifest as a JSON-compatible document."""
         content = {
@@ -109,6 +114,13 @@ class Manifest:
             "created_with": dict(self.created_with),
         }
         return cast("ManifestDocument", sealed(content))
+
+
+def _moments(dtypes: Mapping[str, str]) -> Moments:
+    """How the arrays of these names and dtypes store the moments of tokens."""
+    if not any(name in dtypes for name in MOMENT_ARRAYS):
+        return "none"
+    return "float16" if dtypes.get(MOMENT_ARRAYS[0]) == "float16" else "float32"
 
 
 def validate_manifest(document: Any) -> list[SchemaProblem]:
@@ -131,16 +143,32 @@ def validate_manifest(document: Any) -> list[SchemaProblem]:
         return problems
     if document["encoding"]["precision"] in PRECISIONS:
         problems += _array_problems(document, recipe)
+    if not problems:
+        problems += _version_problems(document)
     return problems
 
 
+def _version_problems(document: ManifestDocument) -> Iterator[SchemaProblem]:
+    """A problem if another schema version says the same: a cache has the lowest one that describes it."""
+    dtypes = {spec["name"]: spec["dtype"] for spec in document["arrays"]}
+    expected = 2 if "object" in document["encoding"] or _moments(dtypes) != "float32" else 1
+    if document["schema_version"] != expected:
+        message = f"expected {expected} for these arrays and this encoding, found {document['schema_version']}"
+        yield SchemaProblem(loc=("schema_version",), message=message, kind="inconsistent")
+
+
 def _array_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[SchemaProblem]:
-    """Differences from the arrays that recipe and precision determine. ``pixels`` is optional."""
+    """Differences from the arrays that recipe and precision determine. ``pixels`` and moments are optional."""
     found = [spec["name"] for spec in document["arrays"]]
-    wanted = {
-        spec.name: spec.document()
-        for spec in cache_arrays(recipe, precision=document["encoding"]["precision"], store_pixels="pixels" in found)
-    }
+    specs = cache_arrays(
+        recipe,
+        precision=document["encoding"]["precision"],
+        store_pixels="pixels" in found,
+        moments="float32"
+        if document["schema_version"] == 1
+        else _moments({a["name"]: a["dtype"] for a in document["arrays"]}),
+    )
+    wanted = {spec.name: spec.document() for spec in specs}
     messages = [f"{name!r} is listed twice" for name in sorted({name for name in found if found.count(name) > 1})]
     messages += [f"{name!r} is missing; tokens {recipe.tokens.kind!r} need it" for name in wanted if name not in found]
     for spec in document["arrays"]:
@@ -166,8 +194,9 @@ def _encoding_problems(document: ManifestDocument) -> list[SchemaProblem]:
     if problem is not None:
         return [SchemaProblem(loc=("encoding", "digest"), message=problem, kind="inconsistent")]
     if PRECISIONS[name].parameters_apart != ("object" in found):
-        message = f"precision {name!r} does not belong in schema version {document['schema_version']}"
-        return [SchemaProblem(loc=("encoding", "precision"), message=message, kind="inconsistent")]
+        wanted = "in an object" if PRECISIONS[name].parameters_apart else "in the manifest"
+        message = f"expected the parameters of precision {name!r} {wanted}"
+        return [SchemaProblem(loc=("encoding", "parameters"), message=message, kind="inconsistent")]
     if "object" in found:
         return []  # checked when the object is read
     teacher = document["recipe"]["teacher"]

@@ -8,7 +8,7 @@ import sys
 from lookonce.cache.read.calibration_features import calibration_values, calibration_views
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import IncompleteCacheError, UsageError
-from lookonce.storage_schemas.arrays import cache_arrays, target_shape
+from lookonce.storage_schemas.arrays import Moments, cache_arrays, fits_moments, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Container, Manifest
 from lookonce.storage_schemas.precision import (
@@ -31,6 +31,8 @@ class ConversionRequest:
     """Samples per shard, at least 1."""
     tokens: TokenSubset | None = None
     """Patches to keep; the source must contain all of them."""
+    moments: Moments | None = None
+    """How mean and standard deviation of tokens are stored; of no more bits than in the source."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -67,8 +69,23 @@ def converted_manifest(reader: CacheReader, request: ConversionRequest) -> Manif
         encoding=encoding,
         container=request.container or manifest.container,
         shard_size=request.shard_size or manifest.shard_size,
-        arrays=cache_arrays(recipe, precision=encoding.precision, store_pixels=manifest.stores_pixels),
+        arrays=cache_arrays(
+            recipe,
+            precision=encoding.precision,
+            store_pixels=manifest.stores_pixels,
+            moments=_moments(reader, request.moments),
+        ),
     )
+
+
+def _moments(reader: CacheReader, asked: Moments | None) -> Moments:
+    found = reader.manifest.moments
+    if asked is not None and not fits_moments(found, asked):
+        raise UsageError(
+            f"--moments {asked}: {reader.root} has --moments {found}, and a conversion can only take bits away; "
+            "extract again for more"
+        )
+    return asked or found
 
 
 def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.shard_writer import ShardWriter
+from lookonce.cache.write.stored_moments import with_stored_moments
 from lookonce.cache.write.stored_patches import stored_patch_ids
-from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.arrays import MOMENT_ARRAYS, target_shape
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.receipt import Hole, Receipt
@@ -36,6 +37,8 @@ class ShardConverter:
         self._narrows = manifest.recipe.tokens != reader.manifest.recipe.tokens
         encoded = get_precision(reader.manifest.encoding.precision).arrays(target_shape(reader.manifest.recipe))
         left_out = {array.name for array in encoded} if self._encodes else set[str]()
+        if manifest.moments == "none":
+            left_out |= set(MOMENT_ARRAYS)
         self._streamed = [
             spec.name for spec in reader.manifest.arrays if spec.chunking == "sample" and spec.name not in left_out
         ]
@@ -45,6 +48,7 @@ class ShardConverter:
 
         Raises:
             IntegrityError: an object of the source is damaged.
+            NumericalError: a moment of a token is too large for float16.
             StorageError: the operating system refused the write.
         """
         seed, shard = place
@@ -85,6 +89,7 @@ class ShardConverter:
             tokens = np.pad(ids + 1, ((0, 0), (1, 0)))
             kept = {"targets": tokens, "target_mean": tokens, "target_std": tokens, "pixels": ids}
         values |= {name: self._reader.read(name, seeds, rows, kept.get(name)) for name in self._streamed}
+        values = with_stored_moments(values, self._manifest, keys, seed)
         if not self._encodes:
             return values, 0.0
         parameters = self._manifest.encoding.parameters

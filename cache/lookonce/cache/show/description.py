@@ -61,6 +61,7 @@ def describe_cache(root: Path) -> CacheFacts:
         not_readable=tally.not_readable,
         classes=list(manifest.classes),
         pixels="store" if manifest.stores_pixels else "none",
+        moments=manifest.moments,
         bytes=sum(tally.bytes.values()),
         bytes_by_array=dict(tally.bytes),
         bytes_a_view={name: total / max(tally.views, 1) for name, total in tally.bytes.items()},

@@ -11,6 +11,11 @@ from lookonce.cache.show.klt_facts import KltFacts
 from lookonce.shared.printing import Result
 from lookonce.shared.view_recipe import view_sentence
 
+_MOMENTS = {
+    "float32": "",
+    "float16": "; mean and std of tokens in float16",
+    "none": "; without mean and std of tokens",
+}
 _FIRST_TOKEN = {"class": "the class token", "patch-mean": "the mean of the patches"}
 
 
@@ -66,6 +71,8 @@ class CacheFacts(Result):
     classes: list[str]
     pixels: str
     """``store`` or ``none``."""
+    moments: str
+    """``float32``, ``float16`` or ``none``: how mean and standard deviation of tokens are stored."""
     bytes: int
     bytes_by_array: dict[str, int]
     bytes_a_view: dict[str, float]
@@ -120,7 +127,7 @@ class CacheFacts(Result):
             "teacher": f"{teacher['name']}, blocks {blocks} of {teacher['block_count']}, {teacher['width']} channels, "
             f"input {teacher['input_size']} px, computed in {teacher['compute_precision']}",
             "weights": teacher["weights_digest"],
-            "precision": self.precision,
+            "precision": self.precision + _MOMENTS[self.moments],
             **({} if self.klt is None else {"code": self.klt.text()}),
             "view": f"{view['name']} version {view['version']}, {view['size']} px, {self.patches} patches of "
             f"{self.patch_size} px, pixels {'stored' if self.pixels == 'store' else 'not stored'}",

@@ -37,6 +37,8 @@ class Options(CommonOptions):
     """With --tokens visible: kind of mask."""
     mask_ratio: float = 0.7
     """With --tokens visible: share of the patches that are dropped, 0 to below 1."""
+    moments: Literal["float32", "float16", "none"] | None = None
+    """Mean and standard deviation of every token, of no more bits than in CACHE; default: as there."""
     shard_size: Count | None = None
     """Samples per shard, at least 1; default: that of CACHE."""
     workers: Count = 1
@@ -75,6 +77,7 @@ def _run(options: Options) -> ConversionSummary:
         precision=options.precision,
         shard_size=options.shard_size,
         tokens=options.token_subset(),
+        moments=options.moments,
     )
     with tqdm(unit="shard", disable=None, leave=False) as bar:
 

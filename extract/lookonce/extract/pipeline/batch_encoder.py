@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lookonce.cache.write.stored_moments import with_stored_moments
 from lookonce.cache.write.stored_patches import stored_patch_ids
 from lookonce.extract.pipeline.events import ThreadTimes
 from lookonce.extract.pipeline.target_encoder import EncodedTargets, TargetEncoder
@@ -34,7 +35,8 @@ class EncodedBatch:
     rows: list[int]
     """Rows of the readable images, ascending."""
     values: dict[str, NDArray[Any]]
-    """Arrays by name, of length ``len(rows)``; empty without readable images."""
+    """Arrays by name, of length ``len(rows)``; empty without readable images. Mean and standard deviation of tokens are
+    among them even if the cache does not store them, for its statistics."""
     saturated_share: float
     unreadable: list[UnreadableImage]
     time: ThreadTimes = field(default_factory=ThreadTimes)
@@ -129,7 +131,7 @@ class BatchEncoder:
             values["patch_ids"] = ids.astype(np.uint16)
         if self._manifest.stores_pixels:
             values["pixels"] = patches
-        return values, int(saturated) / encoded.judged
+        return with_stored_moments(values, self._manifest, views.keys, seed), int(saturated) / encoded.judged
 
 
 def join_patches(patches: Tensor, patch_size: int) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.read.samples_by_key import SamplesByKey
 from lookonce.cache.write.shard_writer import ShardWriter
+from lookonce.cache.write.stored_moments import with_stored_moments
 from lookonce.extract.sanity import ShardStatistics
 from lookonce.extract.views.image_views import ViewProducer
 from lookonce.shared.patches import patchify
@@ -78,9 +79,12 @@ class CopiedSamples:
 
         Raises:
             IntegrityError: an object of the earlier cache is damaged.
+            NumericalError: a moment of a token is too large for the new cache's float16.
         """
         values = {name: self._reader.read(name, [seed] * len(rows), rows) for name in self._arrays}
-        return {**values, "view": self._samples.views(seed, rows)}
+        values["view"] = self._samples.views(seed, rows)
+        keys = [f"row {row} of {self._reader.root}" for row in rows]
+        return with_stored_moments(values, self._manifest, keys, seed)
 
     def receipt(self, seed: int, row: int) -> Receipt:
         """The receipt of the shard with a row of the earlier cache."""
@@ -172,8 +176,13 @@ class MergingWriter(ShardWriter):
         values = self._samples.read(self._seed, earlier_rows)
         super().append(rows, values)
         receipts = [self._samples.receipt(self._seed, row) for row in earlier_rows]
-        share = float(np.mean([receipt.statistics.get("saturated_share", 0.0) for receipt in receipts]))
-        self._statistics.add(values, share, self._width)
+        self._statistics.add(
+            values, _mean_of(receipts, "saturated_share"), self._width, _mean_of(receipts, "feature_norm")
+        )
         for receipt in receipts:
             for name, version in receipt.versions.items():
                 self._earlier_versions[name].add(version)
+
+
+def _mean_of(receipts: Sequence[Receipt], statistic: str) -> float:
+    return float(np.mean([receipt.statistics.get(statistic, 0.0) for receipt in receipts]))

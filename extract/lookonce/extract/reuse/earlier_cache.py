@@ -20,6 +20,7 @@ from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.sources import Listing
 from lookonce.shared.sources.entry_table import ListingDigest
 from lookonce.shared.views import ViewRecipe
+from lookonce.storage_schemas.arrays import fits_moments
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.recipe import document_differences
 
@@ -130,6 +131,8 @@ def copy_obstacles(earlier: Manifest, new: Manifest) -> list[str]:
     found = [_difference(*one) for one in document_differences(document(earlier), document(new))]
     if not found and earlier.encoding.digest != new.encoding.digest:
         found.append("calibration: the caches have different scales")
+    if not fits_moments(earlier.moments, new.moments):
+        found.append(f"moments: cache has {earlier.moments}, this run stores {new.moments}")
     if new.stores_pixels and not earlier.stores_pixels:
         found.append("pixels: cache has none, this run stores them")
     return found

@@ -30,7 +30,7 @@ from lookonce.reports.drift.report import DifferenceTally, DriftReport
 from lookonce.reports.drift.sampled_views import SampledView, places, sample_views, whole_views
 from lookonce.shared.errors import CacheMismatchError, NumericalError
 from lookonce.shared.normalisation import RGB, Normalisation
-from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.arrays import MOMENT_ARRAYS, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import PRECISIONS, ElementPrecision, Precision, TargetShape, get_precision
 from lookonce.storage_schemas.recipe import Recipe
@@ -104,6 +104,7 @@ def check_drift(request: DriftRequest, progress: Callable[[int, int], None] = la
         teacher=teacher.spec.name,
         compute_precision=teacher.precision,
         stored_precision=manifest.encoding.precision,
+        stored_moments=manifest.moments,
         normalisation=str(Normalisation(mean=teacher.spec.mean, std=teacher.spec.std)),
         activation=teacher.trunk.activation,
         device=teacher.mean.device.type,
@@ -223,6 +224,14 @@ def _decoded(precision: Precision, values: Floats, parameters: Mapping[str, Any]
     return precision.decode_views(precision.encode_views(values, parameters), parameters, shape)
 
 
+def _moved_moments(reader: CacheReader, views: Sequence[SampledView], fresh: Floats) -> Floats:
+    """Differences of stored moments from fresh ones in the stored dtype, (2, B, T, L); 0 if the cache stores none."""
+    if reader.manifest.moments == "none":
+        return np.zeros_like(fresh)
+    stored = np.stack([reader.read(name, *places(views)) for name in MOMENT_ARRAYS])
+    return np.abs(stored.astype(np.float32) - fresh.astype(stored.dtype).astype(np.float32))
+
+
 def _differences(
     reader: CacheReader, views: Sequence[SampledView], fresh: _Fresh, control: _Fresh, sources: _Sources
 ) -> dict[str, NDArray[np.float64]]:
@@ -230,16 +239,16 @@ def _differences(
     again = sources.requantised(fresh.targets)
     stored = reader.read_targets(*places(views))
     importance, usual = reader.read("importance", *places(views)), fresh.importance.mean(axis=1, keepdims=True)
-    moments = np.stack([reader.read(name, *places(views)) for name in ("target_mean", "target_std")])
+    moments = _moved_moments(reader, views, fresh.moments), np.abs(control.moments - fresh.moments)
     targets = np.abs(stored - again), np.abs(fresh.targets - control.targets)
     relative = np.abs(importance - fresh.importance) / usual, np.abs(fresh.importance - control.importance) / usual
     scale = fresh.moments[1].mean(axis=1)
     nothing = np.zeros((len(views), 1))
     measured = {"conversion": np.concatenate([sources.added(fresh.targets, again), nothing], axis=1)}
-    for prefix, one, other, found in zip(("", "control_"), targets, relative, (moments, control.moments), strict=True):
+    for prefix, one, other, third in zip(("", "control_"), targets, relative, moments, strict=True):
         for name, reduce in (("mean", np.mean), ("largest", np.max)):
             columns = [reduce(one, axis=(1, 3)), reduce(other, axis=1, keepdims=True)]
             measured[prefix + name] = np.concatenate(columns, axis=1).astype(np.float64)
-        moved = np.abs(found - fresh.moments).mean(axis=(0, 2)) / scale
+        moved = third.mean(axis=(0, 2)) / scale
         measured[f"{prefix}moments"] = np.concatenate([moved, nothing], axis=1).astype(np.float64)
     return measured

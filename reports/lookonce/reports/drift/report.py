@@ -94,6 +94,8 @@ class DriftReport(Result):
     teacher: str
     compute_precision: str
     stored_precision: str
+    stored_moments: str
+    """dtype of the stored means and standard deviations of tokens, or ``none``: then they are not compared."""
     normalisation: str
     """Of the teacher's pixels, in words."""
     activation: str
@@ -160,9 +162,12 @@ class DriftReport(Result):
                 f"({most.worst_mean:.1e})"
             )
         if any(one.conversion for one in self.deviations):
+            same = "importance"
+            if self.stored_moments != "none":
+                same += " and the tokens' means and standard deviations"
             return (
-                f"no drift. Targets differ by no more than a conversion to {self.stored_precision} adds; importance "
-                "and the tokens' means and standard deviations, which a conversion does not change, are the teacher's"
+                f"no drift. Targets differ by no more than a conversion to {self.stored_precision} adds; {same}, which "
+                f"a conversion does not change, {'is' if same == 'importance' else 'are'} the teacher's"
             )
         return "no drift"
 

@@ -14,7 +14,6 @@ from lookonce.reports.fidelity.student_sensitivity import LOSS, TargetSensitivit
 from lookonce.storage_schemas.arrays import cache_arrays, target_shape
 from lookonce.storage_schemas.precision import KltPrecision, get_element_precision, get_precision
 from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
-from lookonce.storage_schemas.recipe import Recipe
 
 Parameters = Mapping[str, NDArray[Any]]
 
@@ -57,7 +56,7 @@ def measure_fidelity(
         ),
         precisions={
             name: PrecisionFidelity(
-                **_bytes_per_view(reference.recipe, name, store_pixels=reference.store_pixels),
+                **_bytes_per_view(reference, name),
                 **meters[name].errors(),
                 **student.changes(name),
             )
@@ -89,9 +88,10 @@ def _calibrate(
     return calibrated, channel_statistics(values), notes
 
 
-def _bytes_per_view(recipe: Recipe, precision: str, *, store_pixels: bool) -> dict[str, Any]:
-    sizes = {
-        spec.name: spec.sample_bytes for spec in cache_arrays(recipe, precision=precision, store_pixels=store_pixels)
-    }
-    encoded = [array.name for array in get_precision(precision).arrays(target_shape(recipe))]
+def _bytes_per_view(reference: Reference, precision: str) -> dict[str, Any]:
+    specs = cache_arrays(
+        reference.recipe, precision=precision, store_pixels=reference.store_pixels, moments=reference.moments
+    )
+    sizes = {spec.name: spec.sample_bytes for spec in specs}
+    encoded = [array.name for array in get_precision(precision).arrays(target_shape(reference.recipe))]
     return {"target_bytes": sum(sizes[name] for name in encoded), "all_bytes": sum(sizes.values())}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lookonce.cache.read import calibration_features
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError
-from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.arrays import Moments, target_shape
 from lookonce.storage_schemas.precision import PRECISIONS, calibration_view_count, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
@@ -36,6 +36,8 @@ class Reference:
     recipe: Recipe
     store_pixels: bool
     """Whether a view's bytes count its pixels."""
+    moments: Moments
+    """How mean and standard deviation of tokens are stored, which a view's bytes count."""
     calibrate: Callable[[], NDArray[np.float32]]
     """What precisions are calibrated from, float32 (token, layer, channel)."""
     calibration_views: Callable[[], Iterator[NDArray[np.float32]]]
@@ -156,6 +158,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
         bits=found.bits_per_value,
         recipe=manifest.recipe,
         store_pixels=manifest.stores_pixels,
+        moments=manifest.moments,
         calibrate=lambda: calibration_features.calibration_values(
             reader, reader.seeds[0], others, samples=calibration_views
         ),

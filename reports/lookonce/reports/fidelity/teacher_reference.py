@@ -87,6 +87,7 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
         bits=32,
         recipe=recipe,
         store_pixels=config.pixels == "store",
+        moments=config.moments,
         calibrate=calibrate,
         calibration_views=calibrate_views,
         batches=batches,

@@ -105,6 +105,7 @@ class Plan(Result):
             "patches": self.recipe.patches,
             "container": self.config.format,
             "pixels": self.config.pixels,
+            "moments": self.config.moments,
             "shard_size": self.config.shard_size,
             "sizes": [size.document() for size in self.sizes],
             "start_up_seconds": self.start_up_seconds,

@@ -27,9 +27,9 @@ class StoredTargets:
     positions: Tensor | None = None
     """KLT precisions: positions of the visible patches among the stored ones, int64 (B, k)."""
     token_mean: Tensor | None = None
-    """float32 (B, n, L), the mean that LayerNorm subtracted; None if the target norm does not need it."""
+    """float32 or float16 (B, n, L), the mean that LayerNorm subtracted; None if the target norm does not need it."""
     token_std: Tensor | None = None
-    """float32 (B, n, L)."""
+    """The same of the standard deviation."""
     statistics: LevelStatistics | None = None
     """Moments (L,) over all tokens of the global batch, for the target norm "bn"."""
 

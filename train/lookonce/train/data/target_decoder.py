@@ -105,6 +105,5 @@ def decode_targets(
         statistics = stored.statistics
         if statistics is not None:
             statistics = LevelStatistics(mean=statistics.mean[layers], variance=statistics.variance[layers])
-        return recover_targets(
-            norm, whitened, stored.token_mean[..., layers], stored.token_std[..., layers], statistics
-        )
+        mean, std = stored.token_mean[..., layers].float(), stored.token_std[..., layers].float()
+        return recover_targets(norm, whitened, mean, std, statistics)

@@ -100,6 +100,11 @@ class TrainingInput:
 
 def _require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
     recipe = reader.manifest.recipe
+    if target_norm != "whiten" and reader.manifest.moments == "none":
+        raise CacheMismatchError(
+            f"{reader.root}: --target-norm {target_norm} needs the mean and standard deviation of tokens, and this "
+            "cache was made with --moments none; use --target-norm whiten, or extract with --moments float16"
+        )
     if target_norm == "bn" and not recipe.tokens.keeps_all:
         raise CacheMismatchError(
             f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache stores "
