@@ -30,6 +30,7 @@ def pytest_sessionstart() -> None:
     Tests kill processes and never cut the power, so files need not reach the disk: syncing them would take most of the
     time of a test on a busy disk. ``test_writer.py`` checks what is synced, and when.
     """
+    os.environ["LOOKONCE_CATALOGUE"] = "none"  # tests of the catalogue set a folder of their own
     os.fsync = os.fstat  # type: ignore[assignment]  # fails as well for a descriptor that is not open
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from lookonce.cache.verify.findings import Finding, VerifyReport
     from lookonce.cache.verify.verification import verify_cache
     from lookonce.cache.zarr_plugin.decoded_group import open_decoded
+    from lookonce.catalogue.catalogue import Catalogue, open_catalogue
+    from lookonce.catalogue.entry import CatalogueEntry
+    from lookonce.catalogue.pins import pin_cache, unpin_cache
+    from lookonce.catalogue.query import CacheQuery
+    from lookonce.catalogue.removal import RemovalSummary, remove_cache, remove_seeds
     from lookonce.clusters.extraction.run import extract_features
     from lookonce.extract.config import ExtractionConfig
     from lookonce.extract.summary import ExtractionSummary
@@ -94,6 +99,11 @@ _MODULES = {
     "lookonce.extract.config": "ExtractionConfig",
     "lookonce.reports.drift.check": "DriftRequest check_drift",
     "lookonce.reports.drift.report": "DriftReport",
+    "lookonce.catalogue.catalogue": "Catalogue open_catalogue",
+    "lookonce.catalogue.entry": "CatalogueEntry",
+    "lookonce.catalogue.pins": "pin_cache unpin_cache",
+    "lookonce.catalogue.query": "CacheQuery",
+    "lookonce.catalogue.removal": "RemovalSummary remove_cache remove_seeds",
     "lookonce.clusters.extraction.run": "extract_features",
     "lookonce.reports.plan.plan": "Purpose plan_extraction:plan",
     "lookonce.reports.plan.report": "Plan",
@@ -151,8 +161,11 @@ __all__ = [
     "CacheError",
     "CacheFacts",
     "CacheMismatchError",
+    "CacheQuery",
     "CacheReader",
     "CachedTargets",
+    "Catalogue",
+    "CatalogueEntry",
     "CheckpointError",
     "ConversionRequest",
     "ConversionSummary",
@@ -182,6 +195,7 @@ __all__ = [
     "Purpose",
     "RayStartError",
     "RecipeMismatchError",
+    "RemovalSummary",
     "SchemaError",
     "SourceError",
     "StorageError",
@@ -216,18 +230,23 @@ __all__ = [
     "load_student",
     "load_teacher",
     "open_cache",
+    "open_catalogue",
     "open_decoded",
     "open_labelled_images",
     "open_source",
     "parse_seeds",
+    "pin_cache",
     "plan",
     "read_metrics",
     "recipe_config",
+    "remove_cache",
+    "remove_seeds",
     "resolve_teacher",
     "save_student",
     "train_student",
     "train_sweep",
     "unpatchify",
+    "unpin_cache",
     "verify_cache",
 ]
 

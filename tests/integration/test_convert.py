@@ -16,7 +16,14 @@ from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.verify.verification import verify_cache
 from lookonce.cache.write.create import exclusive_writer
 from lookonce.commands.feature_cache import main
-from lookonce.shared.errors import CacheError, IncompleteCacheError, IntegrityError, RecipeMismatchError, UsageError
+from lookonce.shared.errors import (
+    BusyError,
+    CacheError,
+    IncompleteCacheError,
+    IntegrityError,
+    RecipeMismatchError,
+    UsageError,
+)
 from lookonce.storage_schemas.precision import get_precision
 
 HOLES = (1, 6)
@@ -143,7 +150,7 @@ def test_what_it_refuses(source: Path, make_manifest, fill_cache, tmp_path: Path
     convert(source, tmp_path / "out", container="webdataset")
     with pytest.raises(CacheError, match="another shard size"):
         convert_cache(source, tmp_path / "out", ConversionRequest(container="webdataset", shard_size=3))
-    with exclusive_writer(tmp_path / "locked"), pytest.raises(CacheError, match="is writing to this cache"):
+    with exclusive_writer(tmp_path / "locked"), pytest.raises(BusyError, match="is writing to this cache"):
         convert_cache(source, tmp_path / "locked", request)
 
 

@@ -50,6 +50,7 @@ SMALL: dict[str, dict[str, str]] = {
     "train-student": {"--student": MODEL, "--batch-size": "4", "--epochs": "2", "--workers": "1"},
     "train-student --lengthen": {"--epochs": "3"},
     "feature-cache plan": {**TEACHER, "--executor": "inline", "--view-size": "64"},
+    "feature-cache find": {"--teacher": f"timm:{MODEL}", "--view-size": "64"},
     "feature-cache drift": {"--teacher-weights": WEIGHTS},
     "feature-cache fidelity --teacher": {**TEACHER, "--view-size": "64"},
     "evaluate-student knn": {"--view-size": "64", "--k": "3"},
@@ -151,7 +152,8 @@ class Page:
     def command(self, words: list[str]) -> None:
         """One of lookonce's commands, made small."""
         command, *arguments = shrunk(words)
-        ended = self.forks.start(arguments, command=command, folder=self.folder).wait()
+        own = {"LOOKONCE_CATALOGUE": str(self.folder / "catalogue")}
+        ended = self.forks.start(arguments, command=command, folder=self.folder, **own).wait()
         assert ended.code == 0, f"{shlex.join(words)}\n{ended.err}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from lookonce.commands.catalogue_commands.cache_names import cache_folder
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.config_file import config_text, with_config
 from lookonce.commands.early_checks import announce, check_extraction
@@ -39,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments=arguments,
         expand=lambda given: with_config(given, Options, "extract-features"),
     )
-    config = options.extraction
+    given = options.extraction
     if options.print_config:
-        print(config_text(config))
+        print(config_text(given))
         sys.exit(0)
 
     def work() -> Result:
+        config = given if given.reuse is None else replace(given, reuse=cache_folder(given.reuse))
         check_extraction(config)
         announce(_announcement(config))
         from lookonce.clusters.extraction.run import extract_features

@@ -1,18 +1,33 @@
-"""``feature-cache``: plan, show, check and convert caches."""
+"""``feature-cache``: everything about caches beside extraction and training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
-from lookonce.commands.cache_commands import SUBCOMMANDS, Subcommand
+from lookonce.commands.cache_commands.convert import CONVERT
+from lookonce.commands.cache_commands.drift import DRIFT
+from lookonce.commands.cache_commands.fidelity import FIDELITY
 from lookonce.commands.cache_commands.plan import PLAN
+from lookonce.commands.cache_commands.show import SHOW
+from lookonce.commands.cache_commands.verify import VERIFY
+from lookonce.commands.catalogue_commands.cache_names import cache_folder
+from lookonce.commands.catalogue_commands.list_caches import FIND, LIST
+from lookonce.commands.catalogue_commands.pin import PIN, UNPIN
+from lookonce.commands.catalogue_commands.remove import CLEAN_UP, REMOVE
 from lookonce.commands.command import finish, parse_arguments
 from lookonce.commands.config_file import with_config
+from lookonce.commands.subcommand import Subcommand
 
-DESCRIPTION = "Plan, show, check and convert caches of teacher features."
+DESCRIPTION = "Plan, show, check, convert, find and delete caches of teacher features."
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    one.name: one for one in (PLAN, SHOW, VERIFY, CONVERT, FIDELITY, DRIFT, LIST, FIND, PIN, UNPIN, REMOVE, CLEAN_UP)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -21,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _any_options(), prog="feature-cache", description=DESCRIPTION, arguments=arguments, expand=_expanded
     )
     chosen = next(subcommand for subcommand in SUBCOMMANDS.values() if type(options) is subcommand.options)
-    finish(lambda: chosen.run(options), options)
+    finish(lambda: chosen.run(_with_folder(options)), options)
+
+
+def _with_folder(options: Any) -> Any:
+    """The options with the folder of a cache that is given by its name or fingerprint."""
+    given = getattr(options, "cache", None)
+    return replace(options, cache=cache_folder(given)) if isinstance(given, Path) else options
 
 
 def _expanded(arguments: Sequence[str]) -> Sequence[str]:

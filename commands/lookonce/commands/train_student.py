@@ -6,13 +6,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 import tyro
 
 from lookonce.clusters.training.launcher_options import LauncherOptions
+from lookonce.commands.catalogue_commands.cache_names import cache_folder
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.early_checks import announce, check_training
 from lookonce.shared.errors import UsageError
@@ -69,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options: Options = parse_arguments(
         Options, prog="train-student", description=DESCRIPTION, arguments=arguments, defaults=recipe_defaults
     )
-    config, processes = options.training, options.processes
+    given, processes = options.training, options.processes
     command = shlex.join(["train-student", *(sys.argv[1:] if arguments is None else arguments)])
 
     def work() -> Result:
+        config = replace(given, shards=tuple(map(cache_folder, given.shards)))
         check_training(config, options.sweep)
         if options.sweep is not None and processes.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")

@@ -14,6 +14,8 @@ from lookonce.cache.committed import remaining_shards
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.write.create import check_same_recipe, create_cache, existing_manifest, prepare_seed
+from lookonce.catalogue.catalogue import same_recipe
+from lookonce.catalogue.listing import seeds_text
 from lookonce.extract.calibration import calibrate
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.image_selection import labels_sentence, select_images
@@ -188,6 +190,8 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     if found is not None:
         _note_kept_calibration(config, found)
         return found
+    if reuse is None and (note := same_recipe_note(recipe, config.out)):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     encoding = calibrate(
         config.precision,
         teacher,
@@ -266,6 +270,19 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
                 f"{config.out}: this cache was made with {flag} {existing}, this run asks for {flag} {requested}; "
                 f"it is left untouched: choose another --out, or {flag} {existing}"
             )
+
+
+def same_recipe_note(recipe: Recipe, out: Path) -> str | None:
+    """A sentence about caches of the same recipe in the catalogue, other than the one at ``out``."""
+    found = same_recipe(recipe.fingerprint, other_than=out)
+    if not found:
+        return None
+    listed = "; ".join(f"{one.place} ({one.precision}, seeds {seeds_text(one)})" for one in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (
+        f"the catalogue has this recipe already: {listed}{more}; train from it, or give "
+        f"--reuse {found[0].place} to copy what it has"
+    )
 
 
 def _note_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:

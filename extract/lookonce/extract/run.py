@@ -14,6 +14,7 @@ import torch
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.write.create import exclusive_writer, existing_manifest, remove_temporary_files
+from lookonce.catalogue.catalogue import enter_cache
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.pipeline.events import ProgressEvent
 from lookonce.extract.pipeline.open_shard import ShardTask
@@ -99,6 +100,7 @@ def run_extraction(
                     progress.update(event)
         finally:
             remove_temporary_files(config.out)  # of killed workers
+            enter_cache(config.out)
     summary = _summary(config, manifest, seeds, progress, time.perf_counter() - started)
     if summary.holes == summary.samples * len(seeds):
         reason = CacheLayout(config.out).load_receipt(seeds[0], 0).holes[0].reason

@@ -160,7 +160,7 @@ class MachineError(LookonceError):
 
 
 class BusyError(LookonceError):
-    """Another process is writing to the same place: wait for it, or choose another place."""
+    """Another process writes to this place, or needs what is there: wait for it, or choose another place."""
 
 
 class Interrupted(LookonceError):  # noqa: N818 - not an error: the user asked for a clean stop

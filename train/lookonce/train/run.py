@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lookonce.catalogue.pins import reading
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.files.lock import exclusive_folder
 from lookonce.shared.files.own_folder import has_field, require_own_folder
@@ -65,6 +66,8 @@ def train_student(
         show_progress = show_progress and world.is_leader
         with contextlib.ExitStack() as stack:
             world.raise_on_all(lambda: stack.enter_context(exclusive_run(run)) if world.is_leader else None)
+            if world.is_leader:
+                stack.enter_context(reading(config.shards, f"training run {run}"))
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lookonce.cache.containers import container_of
 from lookonce.cache.layout import CacheLayout
-from lookonce.shared.errors import CacheError, RecipeMismatchError
+from lookonce.shared.errors import BusyError, CacheError, RecipeMismatchError
 from lookonce.shared.faults.os_errors import ABSENT, access_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK, json_bytes, write_bytes, write_json
 from lookonce.shared.files.lock import exclusive_folder
@@ -102,10 +102,10 @@ def exclusive_writer(root: Path) -> Generator[None, None, None]:
     """Hold the cache's lock. The kernel releases it when the process ends, for whatever reason.
 
     Raises:
-        CacheError: another extraction is writing to this cache.
+        BusyError: another extraction is writing to this cache.
         StorageError: the folder cannot be created or written.
     """
-    busy = CacheError(
+    busy = BusyError(
         f"{root}: another extraction is writing to this cache; wait for it to end, then run again "
         "(it resumes), or choose another --out"
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, validate
 from lookonce.shared.given_flags import refuse_without_effect
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
@@ -71,6 +71,7 @@ def _run(options: Options) -> ConversionSummary:
 
     from lookonce.cache.convert.conversion import convert_cache
     from lookonce.cache.convert.request import ConversionRequest
+    from lookonce.catalogue.catalogue import enter_cache
 
     request = ConversionRequest(
         container=options.format,
@@ -85,7 +86,9 @@ def _run(options: Options) -> ConversionSummary:
             bar.total = total
             bar.update(done - bar.n)
 
-        return convert_cache(options.cache, options.out, request, workers=options.workers, progress=show)
+        summary = convert_cache(options.cache, options.out, request, workers=options.workers, progress=show)
+    enter_cache(options.out)
+    return summary
 
 
 CONVERT = Subcommand(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_teacher
+from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, validate
 from lookonce.shared.normalisation import RGB, require_rgb
 

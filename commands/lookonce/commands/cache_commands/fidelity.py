@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from lookonce.cache.show.picture_file import picture_format
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_images, check_teacher
+from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, Positive, parse_seeds, validate
 from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_without_effect

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.early_checks import announce, check_extraction
+from lookonce.commands.subcommand import Subcommand
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.config_values import Count, Positive, validate
 from lookonce.shared.freed_memory import keep_freed_memory

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from lookonce.cache.show.picture_file import picture_format
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, validate
 from lookonce.shared.given_flags import refuse_without_effect
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from lookonce.commands.cache_commands.subcommand import Subcommand
 from lookonce.commands.command import CommonOptions
+from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, validate
 
 if TYPE_CHECKING:

@@ -48,12 +48,30 @@ TEACHERS: dict[str, str] = {
 }
 """Short name -> name of the library, with a fixed tag."""
 
+_DEFAULT_TAGS = frozenset({"fb_in1k", "lvd142m", "lvd1689m", "v2_webli"})
+"""Tags of the table that are timm's defaults for their models, and therefore not part of their names in recipes."""
+
 FORMS = "timm:NAME[.TAG], open_clip:ARCH/TAG"
 
 
 def known_teachers() -> tuple[str, ...]:
     """The short names, in the table's order."""
     return tuple(TEACHERS)
+
+
+def recipe_name(name: str) -> str:
+    """The name of a teacher in recipes; reads no weights, and imports nothing for a short name of the table.
+
+    Raises:
+        UsageError: unknown name.
+
+    >>> recipe_name("deit-tiny"), recipe_name("clip-b16")
+    ('timm:deit_tiny_patch16_224', 'open_clip:ViT-B-16-quickgelu/openai')
+    """
+    if name not in TEACHERS:
+        return resolve_teacher(name).name
+    architecture, _, tag = TEACHERS[name].partition(".")
+    return architecture if tag in _DEFAULT_TAGS else TEACHERS[name]
 
 
 def adapter_of(library: Library) -> ModuleType:

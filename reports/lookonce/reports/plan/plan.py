@@ -19,6 +19,7 @@ from lookonce.extract.prepare import (
     load_config_teacher,
     manifest_to_complete,
     open_extraction,
+    same_recipe_note,
 )
 from lookonce.extract.versions import content_versions
 from lookonce.reports.plan.break_even import BreakEven
@@ -93,6 +94,7 @@ def plan_extraction(
         cost=cost,
         reading=_reading(purpose, config, manifest, chosen),
         disk=DiskSpace(out=str(config.out), committed=committed.bytes, left=cost.bytes_left, free=cost.bytes_free),
+        catalogued=same_recipe_note(recipe, config.out) if joined is None else None,
     )
 
 

@@ -64,6 +64,8 @@ class Plan(Result):
     cost: BreakEven
     reading: ReadRate
     disk: DiskSpace
+    catalogued: str | None = None
+    """A sentence about caches of this recipe that the catalogue has elsewhere; None: there are none."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -134,6 +136,7 @@ class Plan(Result):
                 "after_experiments": cost.break_even_experiments,
                 "looks_online_over_cached": cost.forward_ratio if cost.views_left else None,
             },
+            "catalogue": self.catalogued,
             "advice": self.advice,
             "reasons": cost.reasons_against,
         }
@@ -147,6 +150,7 @@ class Plan(Result):
             "reading": _reading(self.reading),
             "disk": _disk(self.disk),
             "break-even": _break_even(self),
+            **({} if self.catalogued is None else {"catalogue": [self.catalogued]}),
             "advice": [self.advice.upper(), *self.cost.reasons_against],
         }
         return "\n".join([*_indented(first), "", *_table(self), "", *_indented(then)])

@@ -18,6 +18,7 @@ from typing import Any
 from lookonce.shared.errors import BusyError, LookonceError
 from lookonce.shared.faults.os_errors import access_error, storage_error
 from lookonce.shared.files.atomic import TEMPORARY_MARK
+from lookonce.shared.files.process_identity import is_running, this_process
 
 HOLDER_FILE = ".lock-holder"
 """Name of the file in the locked folder; unlocking removes it."""
@@ -35,7 +36,7 @@ def holder_file(folder: Path, busy: LookonceError) -> Generator[None, None, None
         BusyError: a process of another machine has locked it; it may have been killed.
         StorageError: the file cannot be created.
     """
-    path, own = folder / HOLDER_FILE, {**_this_process(), "id": uuid.uuid4().hex}
+    path, own = folder / HOLDER_FILE, {**this_process(), "id": uuid.uuid4().hex}
     while not _created(path, own):
         there = _holder(path)
         if there is None:  # unlocked meanwhile
@@ -46,7 +47,7 @@ def holder_file(folder: Path, busy: LookonceError) -> Generator[None, None, None
                 f"{there.get('since')}, and this file system has no locks that would tell whether it still runs; wait "
                 f"for it, or choose another --out, or, if it was killed, remove {path} and run the same command again"
             )
-        if _started(there.get("process")) == there.get("started"):
+        if is_running(there):
             raise busy
         _take_over(path, there)
     try:
@@ -94,29 +95,3 @@ def _take_over(path: Path, dead: dict[str, Any]) -> None:
             aside.unlink()
         else:
             aside.rename(path)
-
-
-def _this_process() -> dict[str, Any]:
-    """Identity of this process; process numbers are valid in one namespace, until the machine reboots."""
-    host = os.uname().nodename
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        place = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        place = host
-    return {
-        "host": host,
-        "place": place,
-        "process": os.getpid(),
-        "started": _started(os.getpid()),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def _started(process: Any) -> str | None:
-    """Start of a process of this machine, in ticks since boot; None if no process has this number."""
-    try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else fields[18]

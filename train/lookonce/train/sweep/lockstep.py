@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from lookonce.catalogue.pins import reading
 from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
 from lookonce.shared.progress_bar import progress_bar
 from lookonce.train.config import TrainingConfig
@@ -72,6 +73,7 @@ def train_sweep(
     with contextlib.ExitStack() as stack:
         for run in configs.values():
             stack.enter_context(exclusive_run(run.out))
+        stack.enter_context(reading(config.shards, f"sweep {config.out}"))
         trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
         if show_progress:
             _print_start(trainers)
