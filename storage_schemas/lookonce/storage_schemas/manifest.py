@@ -9,7 +9,14 @@ from typing import Any, Literal, TypedDict, cast
 from numpy.typing import NDArray
 
 from lookonce.shared.errors import SchemaError, SchemaProblem
-from lookonce.storage_schemas.arrays import MOMENT_ARRAYS, ArraySpec, ArraySpecDocument, Moments, cache_arrays
+from lookonce.storage_schemas.arrays import (
+    MOMENT_ARRAYS,
+    ArraySpec,
+    ArraySpecDocument,
+    Moments,
+    cache_arrays,
+    target_shape,
+)
 from lookonce.storage_schemas.encoding import Encoding, EncodingDocument
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.problems import document_problems, raise_problems, sealed
@@ -199,8 +206,7 @@ def _encoding_problems(document: ManifestDocument) -> list[SchemaProblem]:
         return [SchemaProblem(loc=("encoding", "parameters"), message=message, kind="inconsistent")]
     if "object" in found:
         return []  # checked when the object is read
-    teacher = document["recipe"]["teacher"]
-    shape = (len(teacher["blocks"]), teacher["width"])
+    shape = target_shape(Recipe.from_document(document["recipe"]))
     problem = PRECISIONS[name].parameter_problem(Encoding.from_document(found).parameters, shape)
     if problem is not None:
         return [SchemaProblem(loc=("encoding", "parameters"), message=problem, kind="inconsistent")]
@@ -246,8 +252,7 @@ def _encoding(
         encoding = Encoding.from_document(document, load_object)
     except ValueError as error:
         raise _object_error(document, where, str(error)) from error
-    shape = (len(recipe.teacher.blocks), recipe.teacher.width)
-    problem = PRECISIONS[encoding.precision].parameter_problem(encoding.parameters, shape)
+    problem = PRECISIONS[encoding.precision].parameter_problem(encoding.parameters, target_shape(recipe))
     if problem is not None:
         raise _object_error(document, where, problem)
     return encoding

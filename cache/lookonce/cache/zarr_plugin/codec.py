@@ -15,7 +15,7 @@ from zarr.abc.codec import ArrayArrayCodec
 from zarr.dtype import Float32, data_type_registry
 
 from lookonce.storage_schemas.encoding import Encoding
-from lookonce.storage_schemas.precision import PRECISIONS, get_element_precision
+from lookonce.storage_schemas.precision import PRECISIONS, TargetShape, get_element_precision
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -43,7 +43,7 @@ class TargetsCodec(ArrayArrayCodec):
     """Length of the channel axis of the values; packed precisions store fewer elements."""
 
     def __post_init__(self) -> None:
-        shape = (self.layers, self.channels)
+        shape = TargetShape(patches=1, layers=self.layers, channels=self.channels, all_patches=False)
         problem = get_element_precision(self.encoding.precision).parameter_problem(self.encoding.parameters, shape)
         if problem is not None:
             raise ValueError(f"codec {NAME}: {problem}")

@@ -92,12 +92,12 @@ class Precision(abc.ABC):
         """
 
     @abc.abstractmethod
-    def parameter_problem(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+    def parameter_problem(self, parameters: Parameters, shape: TargetShape) -> str | None:
         """Why the precision cannot use ``parameters``, or None if it can.
 
         Args:
             parameters: as calibration returns them.
-            shape: (layers, channels) of the values.
+            shape: of each view.
         """
 
     @abc.abstractmethod

@@ -156,20 +156,20 @@ class ElementPrecision(Precision):
     def plan(self, parameters: Parameters) -> QuantisationPlan:
         """The plan that encoding and decoding follow."""
 
-    def parameter_problem(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+    def parameter_problem(self, parameters: Parameters, shape: TargetShape) -> str | None:
         """Why the precision cannot use ``parameters``, or None if it can.
 
         Args:
             parameters: as ``calibrate`` returns them.
-            shape: (layers, channels) of the values.
+            shape: of each view; only layers and channels count.
         """
         try:
             plan = self.plan(parameters)
         except KeyError as missing:
             return f"precision {self.name} needs the parameter {missing.args[0]!r}, found {sorted(parameters)}"
         wanted = [
-            ("scale", plan.scale, shape),
-            ("offset", plan.offset, shape),
+            ("scale", plan.scale, (shape.layers, shape.channels)),
+            ("offset", plan.offset, (shape.layers, shape.channels)),
             ("levels", plan.levels, (2**plan.bits,)),
         ]
         for name, values, expected in wanted:

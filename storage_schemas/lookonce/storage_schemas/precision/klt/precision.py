@@ -14,6 +14,7 @@ from lookonce.storage_schemas.precision.klt.allocation import allocate_bits
 from lookonce.storage_schemas.precision.klt.calibration import COSINES, TargetStatistics
 from lookonce.storage_schemas.precision.klt.quantisers import MAX_BITS, concatenated_levels, gaussian_levels
 from lookonce.storage_schemas.precision.klt.record_sizes import record_sizes
+from lookonce.storage_schemas.precision.klt.spatial import spatial_basis
 from lookonce.storage_schemas.precision.klt.view_code import TOKEN_BITS, ViewCode
 
 RATES = (2.0, 1.5, 1.0, 0.75, 0.5, 0.25)
@@ -146,16 +147,24 @@ class KltPrecision(Precision):
         patches = code.decode_patches(stored["targets"], stored["coarse_targets"], tokens[:, 1:] - 1, shape.patches)
         return np.concatenate([code.decode_class(stored["class_targets"])[:, None], patches], axis=1)
 
-    def parameter_problem(self, parameters: Parameters, shape: tuple[int, int]) -> str | None:
+    def parameter_problem(self, parameters: Parameters, shape: TargetShape) -> str | None:
         """Why parameters do not fit, or None."""
         try:
             code = ViewCode.from_parameters(parameters)
+            code.check_values()
+            spatial_basis(shape.patches, code.functions)
         except KeyError as missing:
             return f"precision {self.name} needs the parameter {missing.args[0]!r}, found {sorted(parameters)}"
         except ValueError as error:
             return str(error)
-        found = (code.layers, code.channels)
-        return None if found == shape else f"'class_scale' has shape {list(found)}, expected {list(shape)}"
+        sizes = record_sizes(self.rate, shape)
+        for name, found, expected in (
+            ("'class_scale' has shape", [code.layers, code.channels], [shape.layers, shape.channels]),
+            ("'record_bytes' is", code.record_bytes.tolist(), [sizes.token, sizes.coarse]),
+        ):
+            if found != expected:
+                return f"{name} {found}, expected {expected}"
+        return None
 
     def outside_share(self, targets: Float32, parameters: Parameters) -> float:
         """See ``ViewCode.outside_share``."""

@@ -200,7 +200,23 @@ class ViewCode:
         found: Float32 = np.where(wide > 0, self.levels[table_start(wide) + indices], np.float32(0))
         return found
 
+    def check_values(self) -> None:
+        """Check what is not checked whenever a code is made, because it takes milliseconds.
+
+        Raises:
+            ValueError: values are not finite, or a step is not positive; the message names the parameter.
+        """
+        for name in _DTYPES:
+            values = getattr(self, name)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name!r} contains NaN or infinity")
+            if name.endswith("_scale") and not (values > 0).all():
+                raise ValueError(f"{name!r} contains {values.min():g}, expected positive values")
+
     def _check(self) -> None:
+        for name, dtype in _DTYPES.items():
+            if (found := getattr(self, name).dtype) != dtype:
+                raise ValueError(f"{name!r} is {found}, expected {dtype}")
         layers, channels = _shape(self.class_scale, 2)
         kept, functions, coarse = _shape(self.basis, 2)[1], *_shape(self.coarse_bits, 2)
         wanted: dict[str, tuple[int, ...]] = {
@@ -225,6 +241,21 @@ class ViewCode:
                 raise ValueError(f"{name!r} add up to {bits.sum(dtype=np.int64)} bits, a record has {8 * length}")
             if len(self.levels) < (needed := 2 ** (int(bits.max(initial=0)) + 1) - 2):
                 raise ValueError(f"'levels' has {len(self.levels)} values, expected at least {needed}")
+
+
+_DTYPES = {
+    "mean": "float32",
+    "basis": "float16",
+    "token_bits": "uint8",
+    "token_scale": "float32",
+    "coarse_basis": "float16",
+    "coarse_bits": "uint8",
+    "coarse_scale": "float32",
+    "levels": "float32",
+    "class_scale": "float32",
+    "class_offset": "float32",
+    "record_bytes": "int32",
+}
 
 
 def _shape(values: NDArray[Any], dimensions: int) -> tuple[int, ...]:
