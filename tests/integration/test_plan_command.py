@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from lookonce.commands.feature_cache import main
@@ -52,6 +56,20 @@ def test_what_is_planned_is_what_is_written(plan, extract_tiny, tmp_path: Path, 
     assert document["disk"]["left"] == chosen["bytes"]
     assert document["start_up_seconds"] > 0
     assert f"expected size: {chosen['bytes']:,} bytes" in ended.err
+
+
+def test_a_busy_machine_is_named_and_does_not_multiply_the_wait_by_the_views(plan, tmp_path, monkeypatch) -> None:
+    def waiting_for_a_core(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+        started = time.perf_counter()
+        result = work()
+        time.sleep(0.2)  # much longer than the tiny teacher computes, and as long for one view as for many
+        return time.perf_counter() - started, result
+
+    monkeypatch.setattr("lookonce.reports.plan.probe._timed", waiting_for_a_core)
+    code, printed, _ = plan(tmp_path / "cache", "--probe-seconds", 4)
+    assert code == 0
+    assert re.search(r"24 images and \d+ forward passes of [1-9]\d? views; per view:", printed)  # not of 1 view
+    assert re.search(r"\(the teacher waited [6-9]\d% of its time for a CPU core: other programs keep", printed)
 
 
 def test_every_precision_and_token_subset_is_listed(plan, tmp_path: Path) -> None:

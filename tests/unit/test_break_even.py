@@ -80,6 +80,7 @@ def probed(**changes: Any) -> Probe:
         "threads": 4,
         "view_seconds": 0.02,
         "teacher_seconds": 0.1,
+        "core_wait": 0.0,
         "encode_seconds": 0.01,
         "write_seconds": 0.02,
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +114,21 @@ def test_a_future_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_signals()
     threading.Timer(0.5, late.set_result, [3]).start()
     assert wait_for(late) == 3
+
+
+@pytest.mark.parametrize("command", ["extract-features", "train-student", "feature-cache", "evaluate-student"])
+def test_ctrl_c_during_the_imports_prints_one_sentence(command: str, tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / command, "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (1, "", "error: stopped; run the same command again\n")

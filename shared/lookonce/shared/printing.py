@@ -32,20 +32,22 @@ class Result(Protocol):
 def bytes_text(count: float) -> str:
     """Bytes with a decimal unit.
 
-    >>> [bytes_text(count) for count in (0, 999, 1000, 1234567, 2e15)]
-    ['0 B', '999 B', '1 kB', '1.23 MB', '2 PB']
+    >>> [bytes_text(count) for count in (0, 999, 999.7, 1234567, 999.9e6, 2e15, 2e18)]
+    ['0 B', '999 B', '1 kB', '1.23 MB', '1 GB', '2 PB', '2,000 PB']
     """
-    return _text(count, next((unit for unit in _BYTE_UNITS if count >= unit[1]), _BYTE_UNITS[-1]))
+    rounded = _three_digits(count)
+    return _text(rounded, next((unit for unit in _BYTE_UNITS if rounded >= unit[1]), _BYTE_UNITS[-1]))
 
 
 def duration_text(seconds: float) -> str:
     """Seconds in a suitable unit.
 
-    >>> [duration_text(seconds) for seconds in (0, 0.0123, 42, 100, 5000, 100000, 1e6)]
-    ['0 ms', '12.3 ms', '42 s', '1.67 min', '83.3 min', '27.8 h', '11.6 days']
+    >>> [duration_text(seconds) for seconds in (0, 0.0123, 0.9998, 42, 100, 5000, 100000, 1e6)]
+    ['0 ms', '12.3 ms', '1 s', '42 s', '1.67 min', '83.3 min', '27.8 h', '11.6 days']
     """
-    wanted = (unit for unit in _TIME_UNITS if seconds >= unit[1] * _LEAST_OF_UNIT.get(unit[0], 1.0))
-    return _text(seconds, next(wanted, _TIME_UNITS[-1]))
+    rounded = _three_digits(seconds)
+    wanted = (unit for unit in _TIME_UNITS if rounded >= unit[1] * _LEAST_OF_UNIT.get(unit[0], 1.0))
+    return _text(rounded, next(wanted, _TIME_UNITS[-1]))
 
 
 def count_text(number: int, thing: str, plural: str = "s") -> str:
@@ -57,6 +59,12 @@ def count_text(number: int, thing: str, plural: str = "s") -> str:
     return f"{number:,} {thing}{plural * (number != 1)}"
 
 
+def _three_digits(value: float) -> float:
+    """Rounded before the unit is chosen: 999.9 MB are 1 GB, not 1e+03 MB."""
+    return float(f"{value:.3g}")
+
+
 def _text(value: float, unit: tuple[str, float]) -> str:
     name, factor = unit
-    return f"{value / factor:.3g} {name}"
+    number = _three_digits(value / factor)
+    return f"{number:,.0f} {name}" if number >= 1000 else f"{number:g} {name}"

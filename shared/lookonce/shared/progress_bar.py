@@ -36,16 +36,27 @@ class _TickingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
         super().close()
 
 
-def progress_bar(*, total: int, unit: str, initial: int = 0, show: bool = True) -> tqdm[Any]:
+def progress_bar(
+    *, total: int, unit: str, label: str | None = None, initial: int = 0, show: bool = True, brief: bool = False
+) -> tqdm[Any]:
     """A tqdm bar that updates one to two times per second on a terminal, and four times per minute elsewhere.
 
     Args:
         total: total number of units.
         unit: name of a unit.
+        label: what is done, in front of the bar.
         initial: number of units that are done already.
         show: whether to print anything.
+        brief: whether a terminal forgets the bar when it is closed.
     """
-    every = 0.5 if sys.stderr.isatty() else 15.0
+    terminal = sys.stderr.isatty()
     return _TickingBar(
-        total=total, unit=unit, initial=initial, disable=not show or not total, mininterval=every, smoothing=0.1
+        total=total,
+        unit=unit,
+        desc=label,
+        initial=initial,
+        disable=not show or not total,
+        leave=not (brief and terminal),
+        mininterval=0.5 if terminal else 15.0,
+        smoothing=0.1,
     )

@@ -49,6 +49,8 @@ class Probe:
     """Seconds of one core to read and decode an image and crop a view; the seeds share the decoding."""
     teacher_seconds: float
     """Seconds of a worker in the teacher, its outputs normalised."""
+    core_wait: float
+    """Share of them spent waiting for a CPU core, 0 to 1, which is large while other programs run; 0 on a GPU."""
     encode_seconds: float
     """Seconds of a worker to encode the teacher's output."""
     write_seconds: float
@@ -91,7 +93,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         torch.set_num_threads(workers.cpus)  # as a worker does
     try:
         pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
-        batch, teacher_times, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
+        batch, teacher_times, core_wait, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
         torch.set_num_threads(1)  # a teacher thread encodes on one core while others run
         encode_seconds, write_seconds = _time_writing(extraction, features, pixels, seconds * 0.2)
@@ -105,6 +107,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         threads=threads,
         view_seconds=view_seconds,
         teacher_seconds=statistics.median(teacher_times) / batch,
+        core_wait=core_wait,
         encode_seconds=encode_seconds / max(1, threads),
         write_seconds=write_seconds,
     )
@@ -136,8 +139,8 @@ def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint
 
 def _time_teacher(
     extraction: Extraction, teacher: Teacher, pixels: NDArray[np.uint8], seconds: float
-) -> tuple[int, list[float], TeacherFeatures]:
-    """Views per forward pass, seconds of each pass, and the features of the last one."""
+) -> tuple[int, list[float], float, TeacherFeatures]:
+    """Views per forward pass, seconds of each pass, share of them without a core, and the features of the last one."""
     device = teacher.mean.device
 
     def forward(count: int) -> tuple[float, TeacherFeatures]:
@@ -145,18 +148,18 @@ def _time_teacher(
         return _timed(lambda: teacher.extract(views.to(device)), device)
 
     forward(1)  # warm
-    batch = min(resolve_batch_size(extraction.config.batch_size, device), len(extraction.listing))
-    one, features = forward(1)
-    if one * batch > seconds:  # a slow teacher: fewer views per forward pass, rather than minutes of probing
-        batch = max(1, int(seconds / 2 / one))
-    else:
-        forward(batch)  # warm at this size, too
+    most = min(resolve_batch_size(extraction.config.batch_size, device), len(extraction.listing))
+    batch, (spent, features) = 1, forward(1)
+    while batch < most and spent * 2 <= seconds:  # a slow teacher gets fewer views, rather than minutes of probing
+        batch = min(2 * batch, most)  # a pass of few views may cost as much as one of many, above all on busy cores
+        spent, features = forward(batch)
     times: list[float] = []
-    deadline = time.perf_counter() + seconds
+    deadline, started_running = time.perf_counter() + seconds, time.thread_time()
     while len(times) < 2 or time.perf_counter() < deadline:
         spent, features = forward(batch)
         times.append(spent)
-    return batch, times, features
+    running = time.thread_time() - started_running
+    return batch, times, 0.0 if device.type == "cuda" else max(0.0, 1 - running / sum(times)), features
 
 
 def _time_writing(

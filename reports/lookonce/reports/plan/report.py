@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lookonce.clusters.extraction.resources import WorkerResources
 from lookonce.extract.config import ExtractionConfig
+from lookonce.extract.summary import BUSY_MACHINE
 from lookonce.reports.plan.break_even import BreakEven
 from lookonce.reports.plan.planned_sizes import PlannedSize
 from lookonce.reports.plan.probe import Probe
@@ -183,6 +184,10 @@ def _views(plan: Plan) -> list[str]:
 def _probed(probe: Probe) -> list[str]:
     bad = f" ({probe.unreadable} UNREADABLE)" if probe.unreadable else ""
     where = count_text(probe.threads, "thread") if probe.threads else "GPU"
+    busy = (
+        f"(the teacher waited {probe.core_wait:.0%} of its time for a CPU core: other programs keep the cores busy; "
+        "on idle cores it is faster)"
+    )
     return [
         (
             f"{count_text(probe.images, 'image')}{bad} and {count_text(probe.forwards, 'forward pass', 'es')} of "
@@ -193,6 +198,7 @@ def _probed(probe: Probe) -> list[str]:
             f"{duration_text(probe.teacher_seconds)} in the teacher ({where}), "
             f"{duration_text(probe.encode_seconds + probe.write_seconds)} to encode and hash"
         ),
+        *([busy] if probe.core_wait >= BUSY_MACHINE else []),
     ]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lookonce.shared.errors import NumericalError
 from lookonce.shared.normalisation import Normalisation
+from lookonce.shared.progress_bar import progress_bar
 from lookonce.train.evaluation.labelled_images import LabelledSplit
 
 
@@ -63,7 +63,7 @@ def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Ten
         SourceError: an image cannot be read.
     """
     parts: list[Tensor] = []
-    with tqdm(total=len(split), desc=f"encode {split.name}", unit="image", disable=None, leave=False) as bar:
+    with progress_bar(total=len(split), unit="image", label=f"encode {split.name}", brief=True) as bar:
         for views in split.batches(encoder.view_size, batch_size):
             parts.append(encoder(views))
             bar.update(len(views))

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.files.atomic import write_json
+from lookonce.shared.printing import count_text
 from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder
 from lookonce.train.evaluation.evaluation_folder import RESULTS, EvaluationFolder
 from lookonce.train.evaluation.finetune.finetune_config import FinetuneConfig
@@ -85,8 +86,8 @@ class FinetuneResult(EvaluationResult):
             [
                 *self._common_lines(),
                 (
-                    f"tuned     {self.recipe['epochs']} epochs, {self.steps} steps, views of {evaluated['view_size']} "
-                    f"px, pool {evaluated['pool']}"
+                    f"tuned     {count_text(self.recipe['epochs'], 'epoch')}, {count_text(self.steps, 'step')}, "
+                    f"views of {evaluated['view_size']} px, pool {evaluated['pool']}"
                 ),
                 f"train     loss {self.loss:.4f} in the last epoch, on augmented images",
                 f"test      {self.accuracy:.2%} right",

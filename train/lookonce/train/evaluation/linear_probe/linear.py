@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.files.atomic import write_json
+from lookonce.shared.printing import count_text
 from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.train.evaluation.encoders.encoder import Encoder, require_finite
 from lookonce.train.evaluation.evaluation_folder import RESULTS, EvaluationFolder
@@ -81,7 +82,10 @@ class LinearResult(EvaluationResult):
         lines = [
             *self._common_lines(),
             self._features_line(self.features),
-            f"probe     {self.recipe['optimizer']}, {self.recipe['epochs']} epochs of {views}, {self.steps} steps",
+            (
+                f"probe     {self.recipe['optimizer']}, {count_text(self.recipe['epochs'], 'epoch')} of {views}, "
+                f"{count_text(self.steps, 'step')}"
+            ),
             f"train     {self.train_accuracy:.2%} right, loss {self.loss:.4f} in the last epoch",
             f"test      {self.accuracy:.2%} right",
         ]
