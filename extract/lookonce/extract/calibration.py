@@ -20,7 +20,10 @@ from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.precision import (
     KltPrecision,
+    automatic_percent,
     calibration_view_count,
+    choose_precision,
+    gathered_statistics,
     get_element_precision,
     get_precision,
 )
@@ -47,7 +50,7 @@ def calibrate(
     """Run the teacher on evenly spread images and compute the parameters of the precision.
 
     Args:
-        precision: name of the precision.
+        precision: name of the precision, or ``auto:PERCENT``.
         teacher: on its device.
         producer: makes views.
         entries: all entries of the listing.
@@ -57,11 +60,13 @@ def calibrate(
 
     Raises:
         SourceError: none of the chosen images can be read.
+        UsageError: no precision is within the percentage.
     """
-    codec = get_precision(precision)
-    if not codec.calibrated:
+    automatic = automatic_percent(precision) is not None
+    codec = None if automatic else get_precision(precision)
+    if codec is not None and not codec.calibrated:
         return Encoding(precision=precision, parameters={})
-    if isinstance(codec, KltPrecision):
+    if codec is None or isinstance(codec, KltPrecision):
         shape = target_shape(recipe)
         count = calibration_view_count(shape, views)
         batches = calibration_views(teacher, producer, entries, recipe.tokens, seed=seed, views=count)
@@ -70,7 +75,11 @@ def calibrate(
             remedy = f"give --calibration-views above {count}" if count < len(entries) else "give more images"
             print(f"note: {shortage}; {remedy}, or take int8 or int4", file=sys.stderr, flush=True)
 
-        return Encoding(precision=precision, parameters=codec.calibrate_views(batches, shape, warn))
+        if codec is not None:
+            return Encoding(precision=precision, parameters=codec.calibrate_views(batches, shape, warn))
+        choice = choose_precision(gathered_statistics(batches, shape, warn), precision)
+        print(choice.text(precision), file=sys.stderr, flush=True)
+        return Encoding(precision=choice.precision.name, parameters=choice.code.parameters())
     values = calibration_values(teacher, producer, entries, seed=seed, views=views)
     return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 

@@ -13,7 +13,7 @@ from lookonce.shared.errors import UsageError
 from lookonce.shared.given_flags import refuse_urls, refuse_without_effect
 from lookonce.shared.normalisation import RGB, require_rgb
 from lookonce.shared.view_recipe import ViewRecipe
-from lookonce.storage_schemas.precision import get_precision
+from lookonce.storage_schemas.precision import is_calibrated
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
 
@@ -35,7 +35,8 @@ class ExtractionConfig:
     """Teacher blocks to store: top5, all, or 1-based numbers such as 8,10,12."""
     precision: str = "int8"
     """Stored format, bytes per value: fp16, bf16 2; fp8-e4m3, int8 (error about 1 %) 1; int4 0.5; int2 0.25. All blocks
-    coded together, bits per value: klt2, klt1.5, klt1, klt0.75, klt0.5, klt0.25."""
+    coded together, bits per value: klt2, klt1.5, klt1, klt0.75, klt0.5, klt0.25; or auto:PERCENT, the klt of the fewest
+    bits whose estimated cost is within this percentage of a student's loss."""
     format: Literal["zarr", "webdataset"] = "zarr"
     """Container of the shards: zarr v3 arrays, or tars for the webdataset library."""
     tokens: str = "all"
@@ -112,7 +113,7 @@ class ExtractionConfig:
             refuse_without_effect(self, "--executor ray", "workers", "ray_address", "stall_timeout")
         if self.images is None:
             refuse_without_effect(self, "--images", "relist")
-        if not get_precision(self.precision).calibrated:
+        if not is_calibrated(self.precision):
             refuse_without_effect(self, "a calibrated --precision (int8, int4, int2, klt...)", "calibration_views")
         if not self.stall_timeout >= 0:
             raise UsageError(f"--stall-timeout {self.stall_timeout}: must be seconds above 0, or 0 to wait forever")

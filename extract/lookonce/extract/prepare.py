@@ -35,6 +35,7 @@ from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.arrays import cache_arrays
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
+from lookonce.storage_schemas.precision import automatic_percent
 from lookonce.storage_schemas.recipe import (
     IMPORTANCE,
     POOL_IMPORTANCE,
@@ -179,7 +180,7 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
     producer: ViewProducer = CroppedViews(extraction.source, extraction.view)
     if reuse is not None:
         earlier = CacheLayout(reuse.root).load_manifest()
-        same = earlier.encoding.precision == config.precision
+        same = automatic_percent(config.precision) is not None or earlier.encoding.precision == config.precision
         encoding = earlier.encoding if same else Encoding(precision=config.precision, parameters={})
         taking = found or new_manifest(extraction, recipe, encoding, versions)
         print(describe_reuse(reuse, earlier, taking, config.images), file=sys.stderr, flush=True)
@@ -257,7 +258,7 @@ def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, ver
 
 def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
     pairs = {
-        "--precision": (found.encoding.precision, config.precision),
+        "--precision": (found.encoding.precision, _asked_precision(config, found)),
         "--format": (found.container, config.format),
         "--pixels": ("store" if found.stores_pixels else "none", config.pixels),
         "--moments": (found.moments, config.moments),
@@ -283,6 +284,18 @@ def same_recipe_note(recipe: Recipe, out: Path) -> str | None:
         f"the catalogue has this recipe already: {listed}{more}; train from it, or give "
         f"--reuse {found[0].place} to copy what it has"
     )
+
+
+def _asked_precision(config: ExtractionConfig, found: Manifest) -> str:
+    """The precision of the config; that of the existing cache if it was chosen automatically."""
+    if automatic_percent(config.precision) is None:
+        return config.precision
+    print(
+        f"note: --precision {config.precision}: {config.out} was created with {found.encoding.precision}, which stays",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found.encoding.precision
 
 
 def _note_kept_calibration(config: ExtractionConfig, found: Manifest) -> None:

@@ -13,9 +13,13 @@ from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Container, Manifest
 from lookonce.storage_schemas.precision import (
     KltPrecision,
+    automatic_percent,
     calibration_view_count,
+    choose_precision,
+    gathered_statistics,
     get_element_precision,
     get_precision,
+    require_precision,
 )
 from lookonce.storage_schemas.recipe import Recipe
 from lookonce.storage_schemas.tokens import TokenSubset
@@ -41,7 +45,7 @@ class ConversionRequest:
             UsageError: the precision is unknown, or the shard size is below 1.
         """
         if self.precision is not None:
-            get_precision(self.precision)
+            require_precision(self.precision)
         if self.shard_size is not None and self.shard_size < 1:
             raise UsageError(f"shard size {self.shard_size}: must be at least 1")
 
@@ -101,13 +105,14 @@ def _recipe(reader: CacheReader, tokens: TokenSubset | None) -> Recipe:
 
 
 def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
-    found, codec = get_precision(reader.manifest.encoding.precision), get_precision(precision)
-    if codec.bits_per_value >= found.bits_per_value:
+    found = get_precision(reader.manifest.encoding.precision)
+    codec = None if automatic_percent(precision) is not None else get_precision(precision)
+    if codec is not None and codec.bits_per_value >= found.bits_per_value:
         raise UsageError(
             f"--precision {precision} ({codec.bits_per_value:g} bits): {reader.root} has {found.name} "
             f"({found.bits_per_value:g} bits), and a conversion can only take bits away; extract again for more"
         )
-    if not codec.calibrated:
+    if codec is not None and not codec.calibrated:
         return Encoding(precision=precision, parameters={})
     seed = reader.seeds[0]
     present = reader.rows(seed)
@@ -115,10 +120,15 @@ def _encoding(reader: CacheReader, precision: str, recipe: Recipe) -> Encoding:
         raise IncompleteCacheError(
             f"{reader.root}: every sample of seed {seed} is a hole, so nothing can calibrate the precision"
         )
-    if isinstance(codec, KltPrecision):
+    if codec is None or isinstance(codec, KltPrecision):
         shape = target_shape(recipe)
         views = calibration_views(reader, seed, present, recipe.tokens, samples=calibration_view_count(shape))
-        return Encoding(precision=precision, parameters=codec.calibrate_views(views, shape, _warn))
+        if codec is not None:
+            return Encoding(precision=precision, parameters=codec.calibrate_views(views, shape, _warn))
+        statistics = gathered_statistics(views, shape, _warn)
+        choice = choose_precision(statistics, precision, below_bits=found.bits_per_value)
+        print(choice.text(precision), file=sys.stderr, flush=True)
+        return Encoding(precision=choice.precision.name, parameters=choice.code.parameters())
     values = calibration_values(reader, seed, present)
     return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 

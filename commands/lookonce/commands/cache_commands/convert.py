@@ -30,7 +30,8 @@ class Options(CommonOptions):
     """Container of the shards; default: that of CACHE."""
     precision: str | None = None
     """Precision of the stored targets, such as int4 or klt1; must have fewer bits than that of CACHE, which is the
-    default."""
+    default. auto:PERCENT is the klt of the fewest bits whose estimated cost is within this percentage of a student's
+    loss."""
     tokens: str | None = None
     """Patches to keep, visible or top:0.5 as in extract-features, if CACHE has all tokens; default: those of CACHE."""
     mask: Literal["attentive", "random", "hide-attentive"] = "attentive"

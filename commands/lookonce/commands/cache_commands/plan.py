@@ -13,7 +13,9 @@ from lookonce.commands.early_checks import announce, check_extraction
 from lookonce.commands.subcommand import Subcommand
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.config_values import Count, Positive, validate
+from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
+from lookonce.storage_schemas.precision import automatic_percent
 
 if TYPE_CHECKING:
     from lookonce.reports.plan.report import Plan
@@ -25,6 +27,14 @@ class PlannedExtraction(ExtractionConfig):
 
     reuse: tyro.conf.Suppress[Path | None] = None
     """Not a flag of plans."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if automatic_percent(self.precision) is not None:
+            raise UsageError(
+                f"--precision {self.precision}: the calibration of the extraction decides about the precision, and a "
+                "plan has none; leave it out: the table of the plan has every precision"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

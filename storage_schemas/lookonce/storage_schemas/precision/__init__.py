@@ -14,7 +14,13 @@ from lookonce.storage_schemas.precision.base import Precision, StoredArray, Targ
 from lookonce.storage_schemas.precision.element import ElementPrecision, QuantisationPlan
 from lookonce.storage_schemas.precision.floats import Bf16, Fp8E4M3, Fp16
 from lookonce.storage_schemas.precision.int8 import Int8
-from lookonce.storage_schemas.precision.klt.precision import RATES, KltPrecision, calibration_view_count
+from lookonce.storage_schemas.precision.klt.automatic import automatic_percent, choose_precision
+from lookonce.storage_schemas.precision.klt.precision import (
+    RATES,
+    KltPrecision,
+    calibration_view_count,
+    gathered_statistics,
+)
 from lookonce.storage_schemas.precision.lloyd_max import Int2, Int4
 
 PRECISIONS: Mapping[str, Precision] = {
@@ -34,6 +40,25 @@ def get_precision(name: str) -> Precision:
         return PRECISIONS[name]
     except KeyError:
         raise UsageError(unknown_name("precision", name, PRECISIONS)) from None
+
+
+def require_precision(name: str) -> None:
+    """Refuse what is neither a precision nor ``auto:PERCENT``.
+
+    Raises:
+        UsageError: the name is unknown, or the percentage out of range.
+    """
+    if automatic_percent(name) is None:
+        get_precision(name)
+
+
+def is_calibrated(name: str) -> bool:
+    """Whether a precision, or one chosen automatically, has parameters that are computed from sample views.
+
+    Raises:
+        UsageError: see ``require_precision``.
+    """
+    return automatic_percent(name) is not None or get_precision(name).calibrated
 
 
 def get_element_precision(name: str) -> ElementPrecision:
@@ -57,7 +82,12 @@ __all__ = [
     "QuantisationPlan",
     "StoredArray",
     "TargetShape",
+    "automatic_percent",
     "calibration_view_count",
+    "choose_precision",
+    "gathered_statistics",
     "get_element_precision",
     "get_precision",
+    "is_calibrated",
+    "require_precision",
 ]

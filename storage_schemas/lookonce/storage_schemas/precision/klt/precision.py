@@ -43,6 +43,18 @@ def calibration_view_count(shape: TargetShape, asked: int = FEWEST_VIEWS) -> int
     return min(max(wanted, FEWEST_VIEWS), MOST_VIEWS)
 
 
+def gathered_statistics(
+    batches: Iterable[Float32], shape: TargetShape, warn: Callable[[str], object] = lambda shortage: None
+) -> TargetStatistics:
+    """Statistics of sample views; see ``KltPrecision.calibrate_views``."""
+    statistics = TargetStatistics(shape)
+    for targets in batches:
+        statistics.add(targets)
+    if statistics.shortage is not None:
+        warn(statistics.shortage)
+    return statistics
+
+
 class KltPrecision(Precision):
     """Transform coding at ``rate`` bits per value of a patch token; class tokens take a byte per value."""
 
@@ -94,12 +106,7 @@ class KltPrecision(Precision):
         Raises:
             ValueError: there are no views.
         """
-        statistics = TargetStatistics(shape)
-        for targets in batches:
-            statistics.add(targets)
-        if statistics.shortage is not None:
-            warn(statistics.shortage)
-        return statistics.code(self.rate)[0].parameters()
+        return gathered_statistics(batches, shape, warn).code(self.rate)[0].parameters()
 
     def stand_in(self, shape: TargetShape) -> dict[str, NDArray[Any]]:
         """Parameters of plausible sizes and no use, for planning before calibration.
