@@ -72,6 +72,7 @@ KINDS: list[dict[str, Any]] = [
     {"compute_precision": "fp32", "precision": "fp16"},
     {"compute_precision": "fp16", "precision": "int8", "tokens": "visible"},
     {"compute_precision": "bf16", "precision": "int4", "format": "webdataset"},
+    {"compute_precision": "fp16", "precision": "klt1", "layers": "top2"},
 ]
 if not DRY:  # compiling takes a minute on a CPU
     KINDS.append({"compute_precision": "fp16", "precision": "fp8-e4m3", "compile": "always"})

@@ -213,8 +213,12 @@ def test_running_out_of_memory_ends_in_a_sentence(
     assert "bug" not in errors[0]
 
 
-def test_a_step_waits_for_nothing_of_the_gpu(cache: Path, tmp_path: Path, device: torch.device) -> None:
+@pytest.mark.parametrize("precision", ["int8", "klt1"])
+def test_a_step_waits_for_nothing_of_the_gpu(
+    write_training_cache: Callable[..., Path], tmp_path: Path, device: torch.device, precision: str
+) -> None:
     """Between logs, the host is ahead of the GPU: no number is asked for, nothing is copied back."""
+    cache = write_training_cache(tmp_path / "cache", **{**CACHE, "precision": precision})
     config = golden_config(cache, tmp_path, device=device.type, log_steps=1000, checkpoint_steps=1000)
     trainer = prepare_run(config, set_up(config))
     with DeferredInterrupts() as interrupts, trainer.opened(None, tmp_path / "none", show_progress=False) as opened:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.storage_schemas.precision.base import TargetShape
+from lookonce.storage_schemas.precision.klt import calibration
 from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
 from lookonce.storage_schemas.precision.klt.view_code import ViewCode
 
@@ -32,12 +35,14 @@ def smooth_views(
 
 
 @functools.cache
-def calibrated(rate: float, *, views: int = 400) -> ViewCode:
-    """A code calibrated from smooth views of all patches."""
-    statistics = TargetStatistics(SHAPE)
-    for start in range(0, views, 50):
-        statistics.add(smooth_views(50, start))
-    return statistics.code(rate)[0]
+def calibrated(rate: float, *, shape: TargetShape = SHAPE, cosines: int | None = None, views: int = 400) -> ViewCode:
+    """A code calibrated from smooth views of all patches, with so many cosines per axis or those of the least error."""
+    side = math.isqrt(shape.patches)
+    statistics = TargetStatistics(shape)
+    with mock.patch.object(calibration, "COSINES", (cosines,) if cosines else calibration.COSINES):
+        for start in range(0, views, 50):
+            statistics.add(smooth_views(50, start, side=side, layers=shape.layers, channels=shape.channels))
+        return statistics.code(rate)[0]
 
 
 def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:

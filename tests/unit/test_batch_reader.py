@@ -182,6 +182,27 @@ def test_the_student_gets_exactly_the_visible_pixels(training_cache: Callable[..
     assert output.level_losses.shape == (2,)
 
 
+@pytest.mark.parametrize("precision", ["int8", "klt1"])
+def test_what_is_read_per_sample_is_announced(
+    training_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """All but importance, a few hundred bytes."""
+    reader, targets = open_targets(training_cache(precision=precision), target_norm="l2")
+    announced, read, read_as_ever = set[str](), set[str](), reader.read
+
+    def spied_read(name: str, *arguments: Any, **changes: Any) -> Any:
+        read.add(name)
+        return read_as_ever(name, *arguments, **changes)
+
+    monkeypatch.setattr(reader, "prefetch", lambda names, *_: announced.update(names))
+    monkeypatch.setattr(reader, "read", spied_read)
+    samples = order_of(reader).step(0)
+    targets.announce(samples)
+    targets.batch(samples)
+    assert announced == read - {"importance"}
+    assert {"pixels", "targets", "target_std"} < announced
+
+
 def test_batches_are_the_same_from_many_threads(training_cache: Callable[..., Path]) -> None:
     from lookonce.train.data.prefetch import prefetched_batches
 

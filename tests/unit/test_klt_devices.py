@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ def mean_only(rate: float) -> ViewCode:
     return statistics.code(rate)[0]
 
 
-CODES = {"F=4": lambda: calibrated(1), "F=1": lambda: mean_only(1)}
+CODES = {"F=9": lambda: calibrated(1, cosines=3), "F=4": lambda: calibrated(1), "F=1": lambda: mean_only(1)}
 
 
 def manifest_of(make_manifest: Any, code: ViewCode, rate: float = 1) -> Manifest:
@@ -66,13 +68,17 @@ def some_positions(views: int, count: int) -> np.ndarray:
     return np.sort(drawn, axis=1)
 
 
-def test_both_kinds_of_coarse_part_are_tested() -> None:
-    assert {name: CODES[name]().functions for name in CODES} == {"F=4": 4, "F=1": 1}
+def test_all_kinds_of_coarse_part_are_tested() -> None:
+    assert {name: CODES[name]().functions for name in CODES} == {"F=9": 9, "F=4": 4, "F=1": 1}
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_encoder_gives_the_references_indices(rate: float) -> None:
-    code, values = calibrated(rate), smooth_views(40, 20_000)
+@pytest.mark.parametrize(
+    "make_code",
+    [*CODES.values(), *(functools.partial(calibrated, rate) for rate in RATES)],
+    ids=[*CODES, *(f"{rate:g} bits" for rate in RATES)],
+)
+def test_encoder_gives_the_references_indices(make_code: Callable[[], ViewCode]) -> None:
+    code, values = make_code(), smooth_views(40, 20_000)
     stored, outside = ViewEncoder(code.parameters())(torch.from_numpy(values))
     wanted = code.encode(values)
     assert {name: (array.dtype, tuple(array.shape)) for name, array in stored.items()} == {
@@ -151,8 +157,9 @@ def test_every_rate_decodes_as_the_precision_says(make_manifest, rate: float) ->
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_decoder_compiles_to_one_graph_once(make_manifest) -> None:
-    code = calibrated(1)
+@pytest.mark.parametrize("kind", CODES)
+def test_the_decoder_compiles_to_one_graph_once(make_manifest, kind: str) -> None:
+    code = CODES[kind]()
     decoder = make_decoder(manifest_of(make_manifest, code), [0, 2])
     graphs = []
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IntegrityError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
+from lookonce.storage_schemas.arrays import target_shape
+from lookonce.storage_schemas.precision import get_precision
 from lookonce.train.data.batch import Batch, StoredTargets
 from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import JoinedCaches
@@ -21,6 +23,11 @@ from lookonce.train.data.sample_order import SamplesOfStep
 from lookonce.train.data.stochastic_depth import branch_scales
 from lookonce.train.data.target_norm import LevelStatistics, level_statistics
 from lookonce.train.names import TargetNorm
+
+
+def _target_arrays(reader: CacheReader) -> list[str]:
+    manifest = reader.manifest
+    return [array.name for array in get_precision(manifest.encoding.precision).arrays(target_shape(manifest.recipe))]
 
 
 class PixelSource(Protocol):
@@ -83,7 +90,10 @@ class BatchReader:
         self._visible = visible_count(self._patches, mask_ratio)
         moments = () if target_norm == "whiten" else ("target_mean", "target_std")
         pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
-        self._announced = ("targets", *moments), ("targets", *pixel_arrays, *moments)
+        self._announced = [
+            (*_target_arrays(reader), *moments, *(pixel_arrays if number == 0 else ()))
+            for number, reader in enumerate(caches.readers)
+        ]
 
     def visible(self, samples: SamplesOfStep) -> VisiblePatches:
         """Visible patches of each sample, drawn from the stored ones by (run seed, epoch, key, augmentation seed)."""
@@ -132,7 +142,7 @@ class BatchReader:
     def announce(self, samples: SamplesOfStep) -> None:
         """Announce to the kernel what ``batch`` will read soon; see ``CacheReader.prefetch``."""
         for number, reader in enumerate(self._caches.readers):
-            names = self._announced[number == 0]
+            names = self._announced[number]
             reader.prefetch(names, samples.seeds, self._caches.rows_in(number, samples.rows))
 
     def keys(self, samples: SamplesOfStep) -> list[str]:
