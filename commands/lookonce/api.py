@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         SchemaError,
         SourceError,
         StorageError,
+        StoreError,
         TeacherError,
         UnreadableImageError,
         UsageError,
@@ -63,6 +64,10 @@ if TYPE_CHECKING:
     from lookonce.shared.patches import unpatchify
     from lookonce.shared.sources import open_source
     from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
+    from lookonce.stores.describe_url import describe_url
+    from lookonce.stores.pull import PullConfig, PullSummary, pull_cache
+    from lookonce.stores.push import PushConfig, PushSummary, push_cache
+    from lookonce.stores.verify_url import verify_url
     from lookonce.train.batch_config import BatchConfig
     from lookonce.train.cached_targets import CachedTargets, TargetBatch
     from lookonce.train.checkpoints.trained_alignment import load_alignment
@@ -113,12 +118,16 @@ _MODULES = {
     "lookonce.shared.errors": (
         "AccessError BusyError CacheError CacheMismatchError CheckpointError DistributedError EndedElsewhereError "
         "HeadLostError IncompleteCacheError IntegrityError Interrupted LookonceError MachineError NumericalError "
-        "RayStartError RecipeMismatchError SchemaError SourceError StorageError TeacherError UnreadableImageError "
-        "UsageError WeightsError WorkerLostError"
+        "RayStartError RecipeMismatchError SchemaError SourceError StorageError StoreError TeacherError "
+        "UnreadableImageError UsageError WeightsError WorkerLostError"
     ),
     "lookonce.shared.patches": "unpatchify",
     "lookonce.shared.sources": "open_source",
     "lookonce.storage_schemas.tokens": "AllTokens TopTokens VisibleTokens",
+    "lookonce.stores.describe_url": "describe_url",
+    "lookonce.stores.pull": "PullConfig PullSummary pull_cache",
+    "lookonce.stores.push": "PushConfig PushSummary push_cache",
+    "lookonce.stores.verify_url": "verify_url",
     "lookonce.train.model.alignment": "AlignmentOutput DynamicAlignment",
     "lookonce.train.model.alignment_config": "AlignmentConfig",
     "lookonce.train.batch_config": "BatchConfig",
@@ -192,13 +201,18 @@ __all__ = [
     "MachineError",
     "NumericalError",
     "Plan",
+    "PullConfig",
+    "PullSummary",
     "Purpose",
+    "PushConfig",
+    "PushSummary",
     "RayStartError",
     "RecipeMismatchError",
     "RemovalSummary",
     "SchemaError",
     "SourceError",
     "StorageError",
+    "StoreError",
     "Student",
     "StudentEncoder",
     "SweepSummary",
@@ -219,6 +233,7 @@ __all__ = [
     "check_drift",
     "convert_cache",
     "describe_cache",
+    "describe_url",
     "draw_cache",
     "encode_split",
     "evaluate_knn",
@@ -237,6 +252,8 @@ __all__ = [
     "parse_seeds",
     "pin_cache",
     "plan",
+    "pull_cache",
+    "push_cache",
     "read_metrics",
     "recipe_config",
     "remove_cache",
@@ -248,6 +265,7 @@ __all__ = [
     "unpatchify",
     "unpin_cache",
     "verify_cache",
+    "verify_url",
 ]
 
 

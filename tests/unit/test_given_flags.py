@@ -60,7 +60,8 @@ def refused(
         ("feature_cache convert s3://bucket/cache new", "CACHE"),
         ("feature_cache convert cache s3://bucket/new", "OUT"),
         ("feature_cache show cache --picture s3://bucket/views.png", "--picture"),
-        ("feature_cache verify s3://bucket/cache", "CACHE"),
+        ("feature_cache push s3://bucket/cache s3://bucket/other", "CACHE"),
+        ("feature_cache pull cache s3://bucket/other", "OUT"),
         ("feature_cache drift s3://bucket/cache", "CACHE"),
         ("feature_cache fidelity cache --plot s3://bucket/plot.png", "--plot"),
         ("feature_cache plan --teacher deit-tiny --images photos --out s3://bucket/cache", "--out"),
@@ -75,6 +76,35 @@ def test_of_a_file_url_the_path_is_named(refused: Callable[[str], str]) -> None:
     for url in ("file:///data/cache", "file://localhost/data/cache"):
         assert refused(f"{EXTRACT} --out {url}").endswith("is a URL; give the path alone: /data/cache")
     assert "--images hf:NAME" in refused(f"{EXTRACT} --images hf://datasets/x/y")
+
+
+def test_copying_a_cache_is_advised(refused: Callable[[str], str]) -> None:
+    assert refused(f"{EXTRACT} --out s3://b/x").endswith(
+        "write to a folder; a cache then goes there by feature-cache push FOLDER s3://b/x"
+    )
+    for line in (f"{TRAIN} --shards gs://b/x", f"{EXTRACT} --reuse gs://b/x", "feature_cache drift gs://b/x"):
+        assert refused(line).endswith("copy the cache first: feature-cache pull gs://b/x FOLDER")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("push cache hf://datasets/me/flowers", "hf upload me/flowers cache . --repo-type dataset --exclude .lock"),
+        ("push cache https://host/x", "a web server can only be read; expected s3://, gs:// or az://"),
+        ("push cache caches/other", "URL caches/other: expected s3://BUCKET/PATH"),
+        ("push cache s3:///x", "found no bucket"),
+        ("pull https://host/x?sig=1 out", "without user, '?' and '#'"),
+        ("pull hf://me/flowers out", "expected hf://datasets/OWNER/NAME[@REVISION][/PATH]"),
+        ("pull s3://b/../x out", "'.' and '..' have no meaning"),
+        ("pull s3://b/x out --seeds 3-1", "the range 3-1 runs backwards"),
+        ("pull s3://b/x out --workers 0", "--workers 0: must be at least 1"),
+        ("push cache s3://b/x --patience 0", "--patience 0.0: must be above 0"),
+        ("verify ftp://host/x", "CACHE ftp://host/x: expected s3://BUCKET/PATH"),
+        ("show s3://b/x --picture p.png", "feature-cache pull s3://b/x FOLDER, then draw"),
+    ],
+)
+def test_urls_of_caches(refused: Callable[[str], str], line: str, sentence: str) -> None:
+    assert sentence in refused(f"feature_cache {line}")
 
 
 def test_urls_are_refused_from_python_too() -> None:

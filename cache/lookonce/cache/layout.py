@@ -24,6 +24,24 @@ _SEED_FOLDER = re.compile(r"seed-(\d{4,})")
 _RECEIPT_FILE = re.compile(r"shard-(\d{5,})\.json")
 
 
+def receipt_path(seed: int, shard: int) -> str:
+    """POSIX path of a receipt, relative to the cache."""
+    return f"receipts/seed-{seed:04d}/shard-{shard:05d}.json"
+
+
+def receipt_place(path: str) -> tuple[int, int] | None:
+    """Seed and shard of the receipt at a path relative to the cache; None if it is not the path of a receipt.
+
+    >>> receipt_place("receipts/seed-0003/shard-00012.json")
+    (3, 12)
+    """
+    folder, _, name = path.removeprefix("receipts/").partition("/")
+    seed, shard = _SEED_FOLDER.fullmatch(folder), _RECEIPT_FILE.fullmatch(name)
+    if seed is None or shard is None or path != receipt_path(int(seed[1]), int(shard[1])):
+        return None
+    return int(seed[1]), int(shard[1])
+
+
 @dataclass(frozen=True)
 class CacheLayout:
     """Paths of a cache."""
@@ -41,7 +59,7 @@ class CacheLayout:
 
     def receipt_file(self, seed: int, shard: int) -> Path:
         """``receipts/seed-0000/shard-00000.json``."""
-        return self.root / "receipts" / f"seed-{seed:04d}" / f"shard-{shard:05d}.json"
+        return self.root / receipt_path(seed, shard)
 
     def seeds(self) -> tuple[int, ...]:
         """Seeds that have a folder of receipts, in numeric order."""
@@ -90,15 +108,12 @@ class CacheLayout:
             AccessError: the operating system denies access to it.
         """
         try:
-            return load((self.root / path).read_bytes())
+            content = (self.root / path).read_bytes()
         except ABSENT as error:
             raise ValueError(f"it cannot be read: {os_reason(error)}") from error
         except OSError as error:
             raise access_error(error, self.root / path) from error
-        except SafetensorError as error:
-            raise ValueError(f"it is no safetensors file: {error}") from error
-        except KeyError as error:  # a type that safetensors knows and numpy does not
-            raise ValueError(f"it contains an array of dtype {error.args[0]}") from error
+        return decode_arrays(content)
 
     def _advice(self) -> str:
         if not self.root.exists():
@@ -132,12 +147,37 @@ def load_json(path: Path) -> Any:
         AccessError: the file cannot be accessed.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
-        canonical_json(document)  # Python also reads NaN, infinity and lone surrogates, which are not JSON
-        return document
+        content = path.read_bytes()
     except ABSENT as error:
         raise SchemaError(f"{path}: cannot be read: {os_reason(error)}; {RESTORE}") from error
     except OSError as error:
         raise access_error(error, path) from error
+    return decode_json(content, str(path))
+
+
+def decode_json(content: bytes, where: str) -> Any:
+    """Decode the bytes of a JSON file.
+
+    Raises:
+        SchemaError: they are not JSON.
+    """
+    try:
+        document = json.loads(content.decode("utf-8"))
+        canonical_json(document)  # Python also reads NaN, infinity and lone surrogates, which are not JSON
+        return document
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or numbers of too many digits
-        raise SchemaError(f"{path}: cannot be read as JSON: {error}; {RESTORE}") from error
+        raise SchemaError(f"{where}: cannot be read as JSON: {error}; {RESTORE}") from error
+
+
+def decode_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file.
+
+    Raises:
+        ValueError: it is not a safetensors file.
+    """
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ValueError(f"it is no safetensors file: {error}") from error
+    except KeyError as error:  # a type that safetensors knows and numpy does not
+        raise ValueError(f"it contains an array of dtype {error.args[0]}") from error

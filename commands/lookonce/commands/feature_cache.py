@@ -13,6 +13,8 @@ from lookonce.commands.cache_commands.convert import CONVERT
 from lookonce.commands.cache_commands.drift import DRIFT
 from lookonce.commands.cache_commands.fidelity import FIDELITY
 from lookonce.commands.cache_commands.plan import PLAN
+from lookonce.commands.cache_commands.pull import PULL
+from lookonce.commands.cache_commands.push import PUSH
 from lookonce.commands.cache_commands.show import SHOW
 from lookonce.commands.cache_commands.verify import VERIFY
 from lookonce.commands.catalogue_commands.cache_names import cache_folder
@@ -22,11 +24,28 @@ from lookonce.commands.catalogue_commands.remove import CLEAN_UP, REMOVE
 from lookonce.commands.command import finish, parse_arguments
 from lookonce.commands.config_file import with_config
 from lookonce.commands.subcommand import Subcommand
+from lookonce.stores.transport.urls import is_url
 
-DESCRIPTION = "Plan, show, check, convert, find and delete caches of teacher features."
+DESCRIPTION = "Plan, show, check, convert, copy, find and delete caches of teacher features."
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
-    one.name: one for one in (PLAN, SHOW, VERIFY, CONVERT, FIDELITY, DRIFT, LIST, FIND, PIN, UNPIN, REMOVE, CLEAN_UP)
+    one.name: one
+    for one in (
+        PLAN,
+        SHOW,
+        VERIFY,
+        CONVERT,
+        PUSH,
+        PULL,
+        FIDELITY,
+        DRIFT,
+        LIST,
+        FIND,
+        PIN,
+        UNPIN,
+        REMOVE,
+        CLEAN_UP,
+    )
 }
 
 
@@ -42,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _with_folder(options: Any) -> Any:
     """The options with the folder of a cache that is given by its name or fingerprint."""
     given = getattr(options, "cache", None)
+    if isinstance(given, str) and not is_url(given):
+        return replace(options, cache=str(cache_folder(Path(given))))
     return replace(options, cache=cache_folder(given)) if isinstance(given, Path) else options
 
 

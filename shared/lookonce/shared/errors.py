@@ -22,6 +22,7 @@ LookonceError
 ├── NumericalError
 ├── StorageError
 │   └── AccessError
+│       └── StoreError
 ├── MachineError
 ├── BusyError
 ├── Interrupted
@@ -153,6 +154,25 @@ class StorageError(LookonceError):
 
 class AccessError(StorageError):
     """The operating system refused to read a file, which may be sound: fix permissions, mount or network."""
+
+
+class StoreError(AccessError):
+    """An object store, the hub or a web server refuses a request or does not answer; what lies there may be sound.
+
+    Correct the credentials, the bucket or the network, then run again.
+
+    Args:
+        message: names the object.
+        may_pass: whether the same request may succeed later (overload, network).
+        unsupported: whether the server does not know this kind of request.
+    """
+
+    def __init__(self, message: str, may_pass: bool = False, unsupported: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass, self.unsupported = may_pass, unsupported
+
+    def __reduce__(self) -> tuple[type, tuple[str, bool, bool]]:
+        return type(self), (self.message, self.may_pass, self.unsupported)
 
 
 class MachineError(LookonceError):

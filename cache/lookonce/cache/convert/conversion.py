@@ -19,13 +19,14 @@ from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.verify.digests import in_threads
 from lookonce.cache.write.create import (
     check_same_recipe,
+    check_same_storage,
     create_cache,
     exclusive_writer,
     existing_manifest,
     prepare_seed,
     remove_temporary_files,
 )
-from lookonce.shared.errors import CacheError, UsageError
+from lookonce.shared.errors import UsageError
 from lookonce.shared.printing import Result
 from lookonce.storage_schemas.manifest import Manifest
 
@@ -123,19 +124,7 @@ def _open_or_create(out: Path, wanted: Manifest) -> None:
         create_cache(out, wanted)
         return
     check_same_recipe(out, found.recipe, wanted.recipe)
-    pairs = {
-        "container": (found.container, wanted.container),
-        "precision": (found.encoding.precision, wanted.encoding.precision),
-        "calibration": (found.encoding.digest, wanted.encoding.digest),
-        "shard size": (found.shard_size, wanted.shard_size),
-        "arrays": (found.arrays, wanted.arrays),
-    }
-    for name, (there, asked) in pairs.items():
-        if there != asked:
-            raise CacheError(
-                f"{out}: the cache there has another {name} ({there}) than this conversion ({asked}); "
-                "it is left untouched: choose another folder"
-            )
+    check_same_storage(out, found, wanted, than="this conversion")
 
 
 def _bytes(reader: CacheReader) -> int:

@@ -10,7 +10,7 @@ from lookonce.cache.layout import CacheLayout, load_json
 from lookonce.cache.verify.findings import Finding
 from lookonce.cache.write.create import seed_metadata
 from lookonce.shared.canonical import canonical_json
-from lookonce.shared.errors import AccessError, CacheError
+from lookonce.shared.errors import AccessError, CacheError, StoreError
 from lookonce.shared.faults.os_errors import access_advice, access_error, access_problem
 from lookonce.shared.files.atomic import json_bytes
 from lookonce.storage_schemas.encoding import object_sha256
@@ -134,6 +134,18 @@ def not_readable(
         shard: as in ``Finding``.
         rows: as in ``Finding``.
     """
+    if isinstance(error, StoreError):
+        problem = error.message.partition(f"{name}: ")[2] or error.message
+        return Finding(
+            path=name,
+            array=array,
+            seed=seed,
+            shard=shard,
+            rows=rows,
+            kind="not readable",
+            problem=f"it cannot be read, which does not mean that it is damaged: {problem}",
+            advice="then run the same command again",
+        )
     cause = error if isinstance(error, OSError) else error.__cause__
     known = cause if isinstance(cause, OSError) else OSError(str(error))
     return Finding(

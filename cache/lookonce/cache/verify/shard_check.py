@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,27 @@ class ShardCheck:
 
 
 class ShardChecker:
-    """Checks one (seed, shard) against the manifest of its cache. Thread-safe."""
+    """Checks one (seed, shard) against the manifest of its cache. Thread-safe.
 
-    def __init__(self, layout: CacheLayout, manifest: Manifest, seed: int, shard: int) -> None:
+    Args:
+        layout: layout of the cache.
+        manifest: its manifest.
+        seed: augmentation seed.
+        shard: shard number.
+        object_problem: what is wrong with an object, or None, for objects that do not lie beside the documents; it may
+            raise ``AccessError``.
+    """
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        manifest: Manifest,
+        seed: int,
+        shard: int,
+        *,
+        object_problem: Callable[[StoredObject, Receipt], str | None] | None = None,
+    ) -> None:
+        self._problem = object_problem or self._object_problem
         self._layout, self._manifest = layout, manifest
         self.seed, self.shard = seed, shard
         self._container = container_of(manifest)
@@ -88,6 +107,12 @@ class ShardChecker:
             return self._object_finding(stored.path, stored.array, "there is no such file")
         return self._not_readable(error, self._layout.root / stored.path, stored.path, stored.array)
 
+    def object_finding(self, stored: StoredObject, problem: str | AccessError) -> Finding:
+        """The finding for an object whose bytes are wrong, or that cannot be accessed."""
+        if isinstance(problem, AccessError):
+            return self._not_readable(problem, self._layout.root / stored.path, stored.path, stored.array)
+        return self._object_finding(stored.path, stored.array, problem)
+
     def _identity_problems(self, receipt: Receipt) -> list[str]:
         differing = {"seed": (receipt.seed, self.seed), "shard": (receipt.shard, self.shard)}
         differing = {field: pair for field, pair in differing.items() if pair[0] != pair[1]}
@@ -119,7 +144,7 @@ class ShardChecker:
                 continue
             checked += 1
             try:
-                found = self._object_problem(stored, receipt)
+                found = self._problem(stored, receipt)
             except (AccessError, OSError) as error:
                 findings.append(self._not_readable(error, self._layout.root / path, path, name))
                 continue

@@ -32,7 +32,7 @@ def existing_manifest(root: Path) -> Manifest | None:
 
 
 def check_same_recipe(
-    root: Path,
+    root: Path | str,
     found: Recipe,
     wanted: Recipe,
     *,
@@ -41,7 +41,7 @@ def check_same_recipe(
     """Refuse to continue a cache that another recipe made.
 
     Args:
-        root: the cache folder.
+        root: the cache folder or URL.
         found: recipe of the cache.
         wanted: recipe of the request.
         advice: what to do, for the message.
@@ -55,6 +55,36 @@ def check_same_recipe(
         raise RecipeMismatchError(
             f"{root}: this cache was made by another recipe ({listed}); it is left untouched: {advice}"
         )
+
+
+def check_same_storage(
+    root: Path | str, found: Manifest, wanted: Manifest, *, than: str, advice: str = "choose another folder"
+) -> None:
+    """Refuse to continue a cache of the same recipe whose objects are stored in another way.
+
+    Args:
+        root: the cache folder or URL.
+        found: manifest of the cache.
+        wanted: manifest of the request.
+        than: what makes the request, for the message.
+        advice: what to do, for the message.
+
+    Raises:
+        CacheError: container, precision, calibration, shard size or arrays differ.
+    """
+    pairs = {
+        "container": (found.container, wanted.container),
+        "precision": (found.encoding.precision, wanted.encoding.precision),
+        "calibration": (found.encoding.digest, wanted.encoding.digest),
+        "shard size": (found.shard_size, wanted.shard_size),
+        "arrays": (found.arrays, wanted.arrays),
+    }
+    for name, (there, asked) in pairs.items():
+        if there != asked:
+            raise CacheError(
+                f"{root}: the cache there has another {name} ({there}) than {than} ({asked}); "
+                f"it is left untouched: {advice}"
+            )
 
 
 def create_cache(root: Path, manifest: Manifest) -> None:

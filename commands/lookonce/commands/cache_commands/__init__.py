@@ -1,1 +1,1 @@
-"""The subcommands of ``feature-cache`` for one cache: plan, show, verify, convert, compare. One file each."""
+"""The subcommands of ``feature-cache`` for one cache: plan, show, verify, convert, copy, compare. One file each."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
+from lookonce.commands.cache_commands.byte_bar import byte_bar
 from lookonce.commands.command import CommonOptions
 from lookonce.commands.subcommand import Subcommand
 from lookonce.shared.config_values import Count, validate
+from lookonce.stores.transport.urls import is_url, parse_url
 
 if TYPE_CHECKING:
     from lookonce.cache.verify.findings import VerifyReport
@@ -26,36 +26,29 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 class Options(CommonOptions):
     """Flags of feature-cache verify."""
 
-    cache: tyro.conf.Positional[Path]
-    """Cache folder."""
+    cache: tyro.conf.Positional[str]
+    """Cache: folder, name in the catalogue, or URL of a cache (s3://, gs://, az://, https://, hf://datasets/OWNER/NAME)."""
     full: bool = False
-    """Also hash the bytes of every object; without it only documents, sizes and indices are checked."""
+    """Also hash the bytes of every object; without it only documents, sizes and, on a disk, indices are
+    checked. At a URL this reads all objects."""
     workers: Count = DEFAULT_WORKERS
     """Threads, at least 1."""
 
     def __post_init__(self) -> None:
         validate(self)
+        if is_url(self.cache):
+            parse_url(self.cache, "CACHE")
 
 
 def _run(options: Options) -> VerifyReport:
     from lookonce.cache.verify.verification import verify_cache
 
-    with _progress_bar() as progress:
-        return verify_cache(options.cache, full=options.full, workers=options.workers, progress=progress)
+    with byte_bar() as progress:
+        if is_url(options.cache):
+            from lookonce.stores.verify_url import verify_url
 
-
-@contextlib.contextmanager
-def _progress_bar() -> Generator[Callable[[int, int], None], None, None]:
-    """Shows bytes hashed, on standard error if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
+            return verify_url(options.cache, full=options.full, workers=options.workers, progress=progress)
+        return verify_cache(Path(options.cache), full=options.full, workers=options.workers, progress=progress)
 
 
 VERIFY = Subcommand(
