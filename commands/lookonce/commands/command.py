@@ -151,7 +151,7 @@ def parse_arguments(
         print(versions_line(prog))
         sys.exit(0)
     try:
-        given = tyro.cli(
+        parsed = tyro.cli(
             options,
             prog=prog,
             description=description,
@@ -159,8 +159,8 @@ def parse_arguments(
             default=tyro.MISSING_NONPROP if (default := defaults(given)) is None else default,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-        refuse_urls(given)
-        return given
+        refuse_urls(parsed)
+        return parsed
     except BrokenPipeError:  # --help into a pager that was closed
         _forget_standard_output()
         sys.exit(0)
