@@ -10,8 +10,10 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from lookonce.commands.cache_commands.convert import CONVERT
+from lookonce.commands.cache_commands.diff import DIFF
 from lookonce.commands.cache_commands.drift import DRIFT
 from lookonce.commands.cache_commands.fidelity import FIDELITY
+from lookonce.commands.cache_commands.merge import MERGE
 from lookonce.commands.cache_commands.plan import PLAN
 from lookonce.commands.cache_commands.pull import PULL
 from lookonce.commands.cache_commands.push import PUSH
@@ -28,25 +30,9 @@ from lookonce.stores.transport.urls import is_url
 
 DESCRIPTION = "Plan, show, check, convert, copy, find and delete caches of teacher features."
 
-SUBCOMMANDS: Mapping[str, Subcommand] = {
-    one.name: one
-    for one in (
-        PLAN,
-        SHOW,
-        VERIFY,
-        CONVERT,
-        PUSH,
-        PULL,
-        FIDELITY,
-        DRIFT,
-        LIST,
-        FIND,
-        PIN,
-        UNPIN,
-        REMOVE,
-        CLEAN_UP,
-    )
-}
+CACHES = (PLAN, SHOW, VERIFY, CONVERT, MERGE, DIFF, FIDELITY, DRIFT, PUSH, PULL)
+CATALOGUE = (LIST, FIND, PIN, UNPIN, REMOVE, CLEAN_UP)
+SUBCOMMANDS: Mapping[str, Subcommand] = {one.name: one for one in (*CACHES, *CATALOGUE)}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
