@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lookonce.cache.compare.difference import CacheDifference, compare_caches
     from lookonce.cache.convert.conversion import ConversionSummary, convert_cache
     from lookonce.cache.convert.request import ConversionRequest
+    from lookonce.cache.merge.merging import MergeSummary, merge_caches
     from lookonce.cache.read.reader import CacheReader, open_cache
     from lookonce.cache.show.description import describe_cache
     from lookonce.cache.show.facts import CacheFacts
@@ -97,6 +99,8 @@ _MODULES = {
     "lookonce.cache.show.description": "describe_cache",
     "lookonce.cache.show.facts": "CacheFacts",
     "lookonce.cache.show.picture": "draw_cache",
+    "lookonce.cache.compare.difference": "CacheDifference compare_caches",
+    "lookonce.cache.merge.merging": "MergeSummary merge_caches",
     "lookonce.cache.read.reader": "CacheReader open_cache",
     "lookonce.cache.verify.verification": "verify_cache",
     "lookonce.cache.verify.findings": "Finding VerifyReport",
@@ -167,6 +171,7 @@ __all__ = [
     "AllTokens",
     "BatchConfig",
     "BusyError",
+    "CacheDifference",
     "CacheError",
     "CacheFacts",
     "CacheMismatchError",
@@ -199,6 +204,7 @@ __all__ = [
     "LinearResult",
     "LookonceError",
     "MachineError",
+    "MergeSummary",
     "NumericalError",
     "Plan",
     "PullConfig",
@@ -231,6 +237,7 @@ __all__ = [
     "WeightsError",
     "WorkerLostError",
     "check_drift",
+    "compare_caches",
     "convert_cache",
     "describe_cache",
     "describe_url",
@@ -244,6 +251,7 @@ __all__ = [
     "load_alignment",
     "load_student",
     "load_teacher",
+    "merge_caches",
     "open_cache",
     "open_catalogue",
     "open_decoded",
