@@ -13,8 +13,10 @@ import pytest
 
 from lookonce.cache.write.create import create_cache, prepare_seed
 from lookonce.cache.write.shard_writer import ShardWriter
-from lookonce.shared.views import ViewRecipe
-from lookonce.storage_schemas.arrays import cache_arrays, target_shape
+from lookonce.shared.images.jpeg_view import decode_view, encode_view
+from lookonce.shared.patches import patchify
+from lookonce.shared.views import ViewRecipe, pixel_digest
+from lookonce.storage_schemas.arrays import JPEG, cache_arrays, target_shape
 from lookonce.storage_schemas.encoding import Encoding
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import KltPrecision, get_element_precision, get_precision
@@ -67,13 +69,14 @@ def make_manifest() -> Callable[..., Manifest]:
         width: int = 6,
         store_pixels: bool = True,
         moments: Any = "float32",
+        jpeg_quality: int | None = None,
         container: Any = "zarr",
         view_size: int = 32,
         patch_size: int = 8,
         tokens: TokenSubset | None = None,
         listing: str = "1",
     ) -> Manifest:
-        view = ViewRecipe(size=view_size)
+        view = ViewRecipe(size=view_size, jpeg_quality=jpeg_quality)
         teacher = TeacherIdentity(
             name="timm:tiny",
             weights_digest="sha256:" + "0" * 64,
@@ -172,13 +175,21 @@ def _synthetic_arrays(manifest: Manifest, generator: np.random.Generator) -> dic
         shape = (manifest.samples, *spec.sample_shape)
         if spec.name in _NOT_STREAMED:
             continue
-        if spec.name == "patch_ids":
+        if spec.name == JPEG:
+            arrays[spec.name] = np.empty(shape, dtype=object)
+        elif spec.name == "patch_ids":
             drawn = generator.random((manifest.samples, manifest.recipe.patches)).argsort(axis=1)
             arrays[spec.name] = np.sort(drawn[:, : spec.sample_shape[0]], axis=1).astype(spec.dtype)
         elif spec.dtype.startswith("float"):
             arrays[spec.name] = generator.random(shape).astype(spec.dtype)
         else:
             arrays[spec.name] = generator.integers(1, 200, shape).astype(spec.dtype)
+    if JPEG in arrays:
+        side, patch = manifest.recipe.view_size, manifest.recipe.patch_size
+        for row in range(manifest.samples):
+            coarse = generator.integers(0, 256, (side // patch, side // patch, 3), dtype=np.uint8)
+            arrays[JPEG][row] = encode_view(coarse.repeat(patch, axis=0).repeat(patch, axis=1), 90)
+            arrays["pixel_digest"][row] = pixel_digest(patchify(decode_view(arrays[JPEG][row], side), patch))
     return arrays
 
 

@@ -262,11 +262,25 @@ def whole_klt_cache(extract_tiny: Callable[..., Ended], tmp_path_factory: pytest
     return root
 
 
-@pytest.fixture(params=["int8", "klt1"])
+JPEG_FLAGS = {"pixels": "jpeg", "jpeg_quality": 90, "moments": "float16"}
+
+
+@pytest.fixture(scope="session")
+def whole_jpeg_cache(extract_tiny: Callable[..., Ended], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with views that are JPEGs; not to be changed."""
+    root = tmp_path_factory.mktemp("whole-jpeg") / "cache"
+    ended = extract_tiny(root, **JPEG_FLAGS)
+    assert ended.code == 0, ended.err
+    return root
+
+
+@pytest.fixture(params=["int8", "klt1", "jpeg"])
 def whole(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Path]:
-    """A precision that codes values and one that codes views: the flags, and what they write; not to be changed."""
+    """A precision that codes values, one that codes views, and JPEGs: flags, and what they write; not to be changed."""
     if request.param == "int8":
         return {}, request.getfixturevalue("whole_cache")
+    if request.param == "jpeg":
+        return JPEG_FLAGS, request.getfixturevalue("whole_jpeg_cache")
     return KLT_FLAGS, request.getfixturevalue("whole_klt_cache")
 
 

@@ -22,7 +22,9 @@ def workers(running):
     return found
 
 
-@pytest.mark.parametrize("whole", ["klt1", pytest.param("int8", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize(
+    "whole", ["klt1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("int8", "jpeg"))], indirect=True
+)
 def test_two_workers_write_the_bytes_of_inline_even_when_one_is_killed(
     forks, tiny_arguments, tmp_path, whole, files, receipts
 ):

@@ -13,20 +13,29 @@ import torch
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.whole_views import JpegViews
 from lookonce.cache.show.description import describe_cache
 from lookonce.cache.verify.verification import verify_cache
+from lookonce.shared.views import pixel_digest
 from lookonce.train.data.batch import StoredTargets
 from lookonce.train.data.target_decoder import make_decoder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-VERSIONS = {"v1-zarr": 1, "v1-webdataset": 1, "v2-zarr": 2, "v2-webdataset": 2}
+VERSIONS = {
+    "v1-zarr": 1,
+    "v1-webdataset": 1,
+    "v2-zarr": 2,
+    "v2-webdataset": 2,
+    "v2-jpeg-zarr": 2,
+    "v2-jpeg-webdataset": 2,
+}
 ROWS = 2
 
 
 @pytest.fixture(params=list(VERSIONS))
 def root(request, tmp_path) -> Path:
     """The cache as it was written. Git has the object of an encoding as text."""
-    if VERSIONS[request.param] == 1:
+    if VERSIONS[request.param] == 1 or "jpeg" in request.param:
         return FIXTURES / request.param
     root: Path = shutil.copytree(FIXTURES / request.param, tmp_path / request.param)
     path = root / json.loads((root / "manifest.json").read_text("utf-8"))["encoding"]["object"]
@@ -54,7 +63,11 @@ def test_content_is_what_was_written(root: Path) -> None:
     for name in ("key", "label", "view"):
         assert reader.column(name, seed).tolist() == expected[name]
     for spec in reader.manifest.arrays:
-        if spec.chunking == "sample":
+        if spec.name == "jpeg":
+            assert [jpeg.hex() for jpeg in reader.read("jpeg", [seed] * ROWS, rows)] == expected["jpeg"]
+            for row, digest in zip(rows, expected["pixel_digest"], strict=True):
+                assert pixel_digest(JpegViews(reader).patches(seed, row)).tolist() == digest
+        elif spec.chunking == "sample":
             np.testing.assert_array_equal(reader.read(spec.name, [seed] * ROWS, rows), np.array(expected[spec.name]))
     decoded = np.array(expected["decoded_targets"], np.float32)
     np.testing.assert_array_equal(reader.read_targets([seed] * ROWS, rows), decoded)
@@ -93,7 +106,7 @@ def test_documents_are_written_as_they_were(root: Path) -> None:
     assert ours == theirs
     assert [path.relative_to(root).as_posix() for path in root.glob("encoding/*")] == [
         manifest.encoding.object_path
-    ] * (VERSIONS[root.name] == 2)
+    ] * manifest.encoding.apart
 
 
 def test_receipts_and_holes_are_read(root: Path) -> None:

@@ -6,22 +6,29 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.whole_views import stored_views
 from lookonce.cache.verify.verification import verify_cache
 from lookonce.shared.errors import LookonceError
 
 CONTAINERS = ["zarr", "webdataset"]
-PRECISIONS = ["int4", "klt1"]
+KINDS: dict[str, dict[str, Any]] = {
+    "int4": {"precision": "int4"},
+    "klt1": {"precision": "klt1"},
+    "jpeg": {"precision": "int4", "jpeg_quality": 90, "moments": "float16"},
+}
+PRECISIONS = list(KINDS)
 
 
 @pytest.fixture
 def cache(make_manifest, fill_cache, tmp_path: Path) -> Callable[[str, str], Path]:
     def build(container: str, precision: str) -> Path:
-        manifest = make_manifest(samples=5, shard_size=2, container=container, precision=precision)
+        manifest = make_manifest(samples=5, shard_size=2, container=container, **KINDS[precision])
         fill_cache(tmp_path / "c", manifest, seeds=(0, 3), holes=(1,))
         return tmp_path / "c"
 
@@ -41,6 +48,9 @@ def read_all(root: Path) -> str | None:
                 for spec in reader.manifest.arrays:
                     if spec.chunking == "sample":
                         reader.read(spec.name, [seed] * len(rows), rows)
+                if (views := stored_views(reader)) is not None:
+                    for row in rows:
+                        views.patches(seed, int(row))
                 tokens = np.tile(np.arange(2), (len(rows), 1))
                 reader.read_targets([seed] * len(rows), rows, tokens)
         except LookonceError as error:

@@ -22,6 +22,7 @@ from lookonce.shared.errors import CacheMismatchError, NumericalError, UsageErro
 from lookonce.storage_schemas.arrays import MOMENT_ARRAYS, MOMENTS
 from lookonce.storage_schemas.manifest import validate_manifest
 from lookonce.storage_schemas.problems import sealed
+from lookonce.train.batch_config import BatchConfig
 from lookonce.train.cached_targets import CachedTargets
 from lookonce.train.model.alignment_config import AlignmentConfig
 
@@ -109,7 +110,8 @@ def test_reuse_copies_where_there_are_enough_bits(extract_tiny, whole_cache, few
 def test_training_reads_float16_and_says_what_is_absent(training_cache, norm) -> None:
     def targets(**options: Any) -> Any:
         alignment = AlignmentConfig(layer_weights="top2", target_norm=norm)
-        batches = CachedTargets([training_cache(**options)], batch_size=4, epochs=1, alignment=alignment)
+        config = BatchConfig(shards=(training_cache(**options),), batch_size=4, epochs=1)
+        batches = CachedTargets(config, alignment=alignment)
         return next(iter(batches))["targets"][0].numpy()
 
     def halves(manifest: Any, seed: int) -> dict[str, Any]:

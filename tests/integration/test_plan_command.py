@@ -40,6 +40,8 @@ def bytes_below(root: Path) -> int:
         {},
         {"format": "webdataset", "precision": "int2", "tokens": "visible", "shard_size": 5},
         {"precision": "fp16", "tokens": "top:0.3", "pixels": "none", "limit": 7, "layers": "2,12"},
+        {"pixels": "jpeg", "moments": "float16"},
+        {"pixels": "jpeg", "jpeg_quality": 80, "moments": "none", "format": "webdataset", "tokens": "visible"},
     ],
 )
 def test_what_is_planned_is_what_is_written(plan, extract_tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -55,7 +57,14 @@ def test_what_is_planned_is_what_is_written(plan, extract_tiny, tmp_path: Path, 
     assert chosen["bytes_a_view"] == chosen["bytes"] / document["extraction"]["views_left"]
     assert document["disk"]["left"] == chosen["bytes"]
     assert document["start_up_seconds"] > 0
-    assert f"expected size: {chosen['bytes']:,} bytes" in ended.err
+    if changes.get("pixels") == "jpeg":
+        probe = document["probe"]
+        assert probe["jpeg_views"] == 48, "every view"
+        assert 500 < probe["jpeg_bytes"] < 2500
+        assert "and their JPEGs, whose sizes feature-cache plan estimates" in ended.err
+    else:
+        assert document["probe"]["jpeg_views"] == 0
+        assert f"expected size: {chosen['bytes']:,} bytes" in ended.err
 
 
 def test_a_busy_machine_is_named_and_does_not_multiply_the_wait_by_the_views(plan, tmp_path, monkeypatch) -> None:

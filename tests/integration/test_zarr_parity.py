@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from zarr.core.dtype import VariableLengthBytes
 
 from lookonce.cache.read.reader import CacheReader
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "klt1"])
-def test_zarr_python_reads_what_we_wrote(make_manifest, fill_cache, tmp_path: Path, precision: str) -> None:
-    manifest = make_manifest(precision=precision)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "changes", [{"precision": "fp16"}, {"precision": "int8"}, {"precision": "klt1"}, {"jpeg_quality": 90}], ids=str
+)
+def test_zarr_python_reads_what_we_wrote(make_manifest, fill_cache, tmp_path: Path, changes) -> None:
+    manifest = make_manifest(**changes)
     written = fill_cache(tmp_path / "c", manifest, seeds=(0, 3))
     for seed in (0, 3):
         group = zarr.open_group(tmp_path / "c" / f"seed-{seed:04d}", mode="r")
@@ -52,6 +57,27 @@ def test_zarr_python_writes_the_same_bytes(make_manifest, fill_cache, tmp_path: 
             ours = (tmp_path / "c/seed-0000" / spec.chunk_path(shard)).read_bytes()
             theirs = (tmp_path / "theirs" / spec.chunk_path(shard)).read_bytes()
             assert ours == theirs, spec.name
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+def test_zarr_python_writes_the_same_jpegs(make_manifest, fill_cache, tmp_path: Path) -> None:
+    manifest = make_manifest(samples=5, shard_size=3, jpeg_quality=90)
+    jpegs = fill_cache(tmp_path / "c", manifest)[0]["jpeg"]
+    theirs = zarr.open_group(tmp_path / "theirs", mode="w").create_array(
+        "jpeg",
+        shape=(5,),
+        dtype=VariableLengthBytes(),
+        chunks=(1,),
+        shards=(3,),
+        compressors=None,
+        dimension_names=["sample"],
+    )
+    theirs[:] = jpegs
+    for name in ("c/0", "c/1", "zarr.json"):
+        ours, wanted = ((tmp_path / root / "jpeg" / name).read_bytes() for root in ("c/seed-0000", "theirs"))
+        if name == "zarr.json":
+            ours, wanted = json.loads(ours), json.loads(wanted)
+        assert ours == wanted, name
 
 
 def test_our_reader_reads_what_zarr_python_wrote(make_manifest, fill_cache, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.write import sizes
 from lookonce.cache.write.sizes import cache_bytes, key_bytes
 from lookonce.shared.sources import ListingEntry
-from lookonce.storage_schemas.arrays import MOMENTS
+from lookonce.storage_schemas.arrays import JPEG, MOMENTS
 from lookonce.storage_schemas.precision import PRECISIONS
 from lookonce.storage_schemas.tokens import AllTokens, TopTokens, VisibleTokens
 
@@ -42,6 +42,7 @@ def planned_keys(manifest: Any, seeds: Any, arrays: Any) -> int:
     tokens=st.sampled_from(SUBSETS),
     store_pixels=st.booleans(),
     moments=st.sampled_from(MOMENTS),
+    jpeg_quality=st.sampled_from([None, 90]),
     samples=st.integers(1, 9),
     shard_size=st.integers(1, 7),
     layers=st.integers(1, 3),
@@ -52,9 +53,10 @@ def planned_keys(manifest: Any, seeds: Any, arrays: Any) -> int:
 def test_sizes_are_what_is_written(make_manifest, fill_cache, tmp_path_factory, container, seeds, **changes) -> None:
     root = tmp_path_factory.mktemp("sizes") / "cache"
     manifest = make_manifest(container=container, **changes)
-    arrays = fill_cache(root, manifest, seeds=seeds)[seeds[0]]
-    keys = planned_keys(manifest, seeds, arrays)
-    planned = cache_bytes(manifest, seeds, keys=keys, statistics=["feature_norm"])
+    written_arrays = fill_cache(root, manifest, seeds=seeds)
+    keys = planned_keys(manifest, seeds, written_arrays[seeds[0]])
+    jpegs = [len(jpeg) for seed in seeds for jpeg in written_arrays[seed].get(JPEG, ())]
+    planned = cache_bytes(manifest, seeds, keys=keys, statistics=["feature_norm"], jpegs=jpegs)
     assert planned.views == manifest.samples * len(seeds)
     assert planned.objects == object_bytes(root)
     assert planned.total == pytest.approx(written(root), rel=0.02)

@@ -18,7 +18,9 @@ def test_a_disk_that_is_too_small_is_mentioned(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     tasks: Any = [SimpleNamespace(rows=range(6), seeds=(0, 1)), SimpleNamespace(rows=range(4), seeds=(0, 1))]
-    manifest: Any = SimpleNamespace(arrays=[SimpleNamespace(sample_bytes=600), SimpleNamespace(sample_bytes=400)])
+    manifest: Any = SimpleNamespace(
+        arrays=[SimpleNamespace(sample_bytes=600), SimpleNamespace(sample_bytes=400)], pixels="store"
+    )
     note = small_disk_note(tasks, manifest, tmp_path)
     assert (note is not None) == says
     if note is not None:

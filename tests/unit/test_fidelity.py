@@ -119,6 +119,7 @@ def synthetic_reference(recipe: Any, batches: int, bits: int = 32) -> Reference:
         recipe=recipe,
         store_pixels=True,
         moments="float32",
+        jpeg_bytes=0.0,
         calibrate=lambda: calibration,
         calibration_views=lambda: iter([views]),
         batches=stream,

@@ -157,7 +157,7 @@ def test_offsets_are_aligned_and_keys_of_any_length_fit(make_manifest, tmp_path:
     assert reader.column("key", 0).tolist() == keys
     assert reader.column("label", 0).tolist() == [0, 1, -1]
     for name in ARRAYS:
-        offsets = reader._open("shard", 0, 0).offsets[name]
+        offsets = reader._open("shard", 0, 0).places[name].starts
         assert (offsets % 64 == 0).all()
         assert reader.read(name, [0] * 3, [0, 1, 2]).reshape(3, -1)[:, 0].tolist() == [1, 2, 3]
     assert verify_cache(tmp_path, full=True, workers=1).whole

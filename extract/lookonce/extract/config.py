@@ -45,8 +45,11 @@ class ExtractionConfig:
     """With --tokens visible: attentive keeps important patches with high probability, hide-attentive hides them."""
     mask_ratio: float = 0.7
     """With --tokens visible: share of the patches that are not stored, 0 up to 1."""
-    pixels: Literal["store", "none"] = "store"
-    """store: store the views, so that training needs no images; none: training crops them from the images again."""
+    pixels: Literal["store", "jpeg", "none"] = "store"
+    """store: store the views, so that training needs no images; jpeg: encode them as JPEG before the teacher looks, and
+    store that; none: training crops them from the images again."""
+    jpeg_quality: Count = 95
+    """With --pixels jpeg: quality of the JPEG, 1 to 100; colour has full resolution (4:4:4)."""
     moments: Literal["float32", "float16", "none"] = "float32"
     """Mean and standard deviation of every token, which --target-norm none, l2 and bn need: their dtype, or none."""
     teacher_weights: Path | None = None
@@ -130,6 +133,8 @@ class ExtractionConfig:
         parse_seeds(self.seeds)
         if self.token_subset.kind != "visible":
             refuse_without_effect(self, "--tokens visible", "mask", "mask_ratio")
+        if self.pixels != "jpeg":
+            refuse_without_effect(self, "--pixels jpeg", "jpeg_quality")
         self.view_recipe  # noqa: B018 - raises for invalid crop options
 
     @property
@@ -140,7 +145,11 @@ class ExtractionConfig:
             UsageError: one of them is malformed or out of range.
         """
         return ViewRecipe.parse(
-            size=self.view_size, crop_scale=self.crop_scale, crop_ratio=self.crop_ratio, flip=self.flip
+            size=self.view_size,
+            crop_scale=self.crop_scale,
+            crop_ratio=self.crop_ratio,
+            flip=self.flip,
+            jpeg_quality=self.jpeg_quality if self.pixels == "jpeg" else None,
         )
 
     @property

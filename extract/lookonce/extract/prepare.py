@@ -242,7 +242,7 @@ def new_manifest(extraction: Extraction, recipe: Recipe, encoding: Encoding, ver
     """The manifest of a new cache."""
     config = extraction.config
     arrays = cache_arrays(
-        recipe, precision=encoding.precision, store_pixels=config.pixels == "store", moments=config.moments
+        recipe, precision=encoding.precision, store_pixels=config.pixels != "none", moments=config.moments
     )
     shard_size = config.shard_size or min(1024, max(16, -(-len(extraction.listing) // 64)))
     return Manifest(
@@ -260,7 +260,7 @@ def _check_same_storage(config: ExtractionConfig, found: Manifest) -> None:
     pairs = {
         "--precision": (found.encoding.precision, _asked_precision(config, found)),
         "--format": (found.container, config.format),
-        "--pixels": ("store" if found.stores_pixels else "none", config.pixels),
+        "--pixels": (found.pixels, config.pixels),
         "--moments": (found.moments, config.moments),
     }
     if config.shard_size is not None:

@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 
 from lookonce.shared.errors import UsageError
 
+JPEG_SUBSAMPLING = "4:4:4"
+"""In a view's JPEG, colour has the resolution of brightness."""
+
+JPEG_LONGEST_SIDE = 65_500
+"""Longest side of an image that libjpeg encodes, in pixels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
@@ -31,6 +37,8 @@ class ViewRecipe:
     """Least and greatest aspect ratio (width / height) of the crop, above 0."""
     flip_probability: float = 0.5
     """Share of mirrored views, in [0, 1]."""
+    jpeg_quality: int | None = None
+    """Quality, 1 to 100, of the JPEG (4:4:4) that a view is encoded as before anyone looks; None: it is not encoded."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -41,9 +49,15 @@ class ViewRecipe:
             raise UsageError(f"view ratio: expected 0 < least <= greatest, found {self.ratio}")
         if not 0 <= self.flip_probability <= 1:
             raise UsageError(f"flip probability: expected 0 to 1, found {self.flip_probability}")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise UsageError(f"JPEG quality: expected 1 to 100, found {self.jpeg_quality}")
+        if self.jpeg_quality is not None and self.size > JPEG_LONGEST_SIDE:
+            raise UsageError(f"view size {self.size}: a JPEG has at most {JPEG_LONGEST_SIDE} pixels along a side")
 
     @classmethod
-    def parse(cls, *, size: int, crop_scale: str, crop_ratio: str, flip: float) -> ViewRecipe:
+    def parse(
+        cls, *, size: int, crop_scale: str, crop_ratio: str, flip: float, jpeg_quality: int | None = None
+    ) -> ViewRecipe:
         """The recipe of command-line options.
 
         Args:
@@ -51,6 +65,7 @@ class ViewRecipe:
             crop_scale: least and greatest share of the area, such as ``0.2,1``.
             crop_ratio: least and greatest width / height, such as ``3/4,4/3``; 1.3333 is 4/3.
             flip: share of mirrored views.
+            jpeg_quality: of the JPEG that views are encoded as; None if they are not.
 
         Raises:
             UsageError: a value is out of range; the message names the option.
@@ -62,7 +77,9 @@ class ViewRecipe:
         ratio = _two_numbers("--crop-ratio", crop_ratio, "3/4,4/3", most=1000)
         if not 0 <= flip <= 1:
             raise UsageError(f"--flip {flip}: must be the share of mirrored views, from 0 (none) to 1 (all)")
-        return cls(size=size, scale=scale, ratio=ratio, flip_probability=flip)
+        if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
+            raise UsageError(f"--jpeg-quality {jpeg_quality}: must be 1 to 100")
+        return cls(size=size, scale=scale, ratio=ratio, flip_probability=flip, jpeg_quality=jpeg_quality)
 
     def document(self) -> dict[str, Any]:
         """The recipe as a JSON-compatible document, as it enters a fingerprint.
@@ -70,7 +87,7 @@ class ViewRecipe:
         >>> ViewRecipe().document()["scale"]
         [0.2, 1.0]
         """
-        return {
+        document = {
             "name": self.NAME,
             "version": self.VERSION,
             "interpolation": self.INTERPOLATION,
@@ -79,6 +96,9 @@ class ViewRecipe:
             "ratio": [float(bound) for bound in self.ratio],
             "flip_probability": float(self.flip_probability),
         }
+        if self.jpeg_quality is not None:  # left out otherwise: recipes keep the fingerprint they had before the field
+            document["jpeg"] = {"quality": self.jpeg_quality, "subsampling": JPEG_SUBSAMPLING}
+        return document
 
 
 def view_sentence(document: Mapping[str, Any]) -> str:
@@ -88,9 +108,10 @@ def view_sentence(document: Mapping[str, Any]) -> str:
     '20 to 100 % of the area, 3/4 to 4/3 as wide as high, 50 % mirrored'
     """
     scale, ratio = document["scale"], [str(Fraction(bound).limit_denominator(1000)) for bound in document["ratio"]]
+    jpeg = f", as JPEG of quality {document['jpeg']['quality']}" if "jpeg" in document else ""
     return (
         f"{100 * scale[0]:.4g} to {100 * scale[1]:.4g} % of the area, {ratio[0]} to {ratio[1]} as wide as high"
-        f", {100 * document['flip_probability']:.4g} % mirrored"
+        f", {100 * document['flip_probability']:.4g} % mirrored{jpeg}"
     )
 
 

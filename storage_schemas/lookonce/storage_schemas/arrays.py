@@ -29,6 +29,9 @@ Moments = Literal["float32", "float16", "none"]
 MOMENTS: tuple[Moments, ...] = ("none", "float16", "float32")
 """All of them, by ascending bits."""
 
+JPEG, PIXEL_DIGEST = "jpeg", "pixel_digest"
+"""Names of the arrays of views as JPEG, and of the digests of their pixels."""
+
 MOMENT_ARRAYS = ("target_mean", "target_std")
 
 
@@ -53,7 +56,8 @@ class ArraySpec:
 
     name: str
     dtype: str
-    """Numpy dtype name (``uint8``, ``float16``, ``float32``, ``int32``, ``int64``) or ``string``."""
+    """Numpy dtype name (``uint8``, ``float16``, ``float32``, ``int32``, ``int64``), ``string``, or ``bytes`` for
+    values of any length."""
     sample_shape: tuple[int, ...]
     """Shape of one sample's value; () for a scalar."""
     dimensions: tuple[str, ...]
@@ -62,16 +66,21 @@ class ArraySpec:
     """``sample``: sharded, one inner chunk per sample; ``shard``: one plain chunk per shard."""
 
     @property
+    def variable(self) -> bool:
+        """Whether values are bytes of any number."""
+        return self.dtype == "bytes"
+
+    @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample's value; 0 for strings, whose length varies."""
-        if self.dtype == "string":
+        """Bytes of one sample's value; 0 for strings and bytes, whose length varies."""
+        if self.dtype in _ZARR_VARIABLE:
             return 0
         return math.prod(self.sample_shape) * np.dtype(self.dtype).itemsize
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """Little-endian numpy dtype of the stored values."""
-        return np.dtype(self.dtype).newbyteorder("<")
+        """Little-endian numpy dtype of the stored values; object for bytes."""
+        return np.dtype(object) if self.variable else np.dtype(self.dtype).newbyteorder("<")
 
     def chunk_path(self, shard: int) -> str:
         """Path of a shard's object inside the seed's folder, by zarr's default chunk keys."""
@@ -94,13 +103,13 @@ class ArraySpec:
             "zarr_format": 3,
             "node_type": "array",
             "shape": [samples, *self.sample_shape],
-            "data_type": self.dtype,
+            "data_type": _ZARR_VARIABLE.get(self.dtype, (self.dtype,))[0],
             "chunk_grid": {
                 "name": "regular",
                 "configuration": {"chunk_shape": [shard_size, *self.sample_shape]},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "" if self.dtype == "string" else 0,
+            "fill_value": "" if self.dtype in _ZARR_VARIABLE else 0,
             "codecs": codecs,
             "attributes": {},
             "dimension_names": ["sample", *self.dimensions],
@@ -129,9 +138,13 @@ class ArraySpec:
         )
 
 
+_ZARR_VARIABLE = {"string": ("string", "vlen-utf8"), "bytes": ("variable_length_bytes", "vlen-bytes")}
+"""zarr's data type and codec of the dtypes of any length."""
+
+
 def _bytes_codec(dtype: str) -> dict[str, Any]:
-    if dtype == "string":
-        return {"name": "vlen-utf8", "configuration": {}}
+    if dtype in _ZARR_VARIABLE:
+        return {"name": _ZARR_VARIABLE[dtype][1], "configuration": {}}
     if np.dtype(dtype).itemsize == 1:
         return {"name": "bytes"}
     return {"name": "bytes", "configuration": {"endian": "little"}}
@@ -145,7 +158,8 @@ def cache_arrays(
     Args:
         recipe: recipe of the cache.
         precision: name of the precision of its targets.
-        store_pixels: whether the pixels of the stored patches are stored too.
+        store_pixels: whether pixels are stored too: those of the stored patches, or the whole view in a recipe whose
+            views are JPEGs.
         moments: how mean and standard deviation of tokens are stored.
 
     Raises:
@@ -169,9 +183,11 @@ def cache_arrays(
     add("importance", "float32", (recipe.patches,), ("patch",))
     if not all_patches:
         add("patch_ids", "uint16", (stored,), ("stored_patch",))
-    if store_pixels:
+    if store_pixels and recipe.jpeg_quality is not None:
+        add(JPEG, "bytes", (), ())
+    elif store_pixels:
         add("pixels", "uint8", (stored, patch_bytes), ("patch" if all_patches else "stored_patch", "pixel"))
-    add("pixel_digest", "uint8", (PIXEL_DIGEST_BYTES,), ("byte",))
+    add(PIXEL_DIGEST, "uint8", (PIXEL_DIGEST_BYTES,), ("byte",))
     add("view", "int32", (len(VIEW_FIELDS),), ("field",))
     add("key", "string", (), ())
     add("label", "int64", (), ())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lookonce.shared.errors import SchemaError, SchemaProblem
 from lookonce.storage_schemas.arrays import (
+    JPEG,
     MOMENT_ARRAYS,
     ArraySpec,
     ArraySpecDocument,
@@ -30,6 +31,9 @@ SCHEMA_VERSIONS: Mapping[int, str] = {1: "manifest-v1.json", 2: "manifest-v2.jso
 FILE_NAME = "manifest.json"
 
 Container = Literal["zarr", "webdataset"]
+
+Pixels = Literal["store", "jpeg", "none"]
+"""Pixels of the stored patches, whole views as JPEG, or none."""
 
 
 class ManifestDocument(TypedDict):
@@ -65,8 +69,8 @@ class Manifest:
 
     @property
     def schema_version(self) -> int:
-        """2 if the encoding lies in an object of its own or tokens' moments are not float32, else 1."""
-        return 2 if self.encoding.apart or self.moments != "float32" else 1
+        """2 if the encoding has an object of its own, tokens' moments are not float32, or views are JPEGs, else 1."""
+        return _schema_version(self.recipe, self.moments, apart=self.encoding.apart)
 
     @property
     def samples(self) -> int:
@@ -98,8 +102,19 @@ class Manifest:
 
     @property
     def stores_pixels(self) -> bool:
-        """Whether the cache contains the pixels of the views."""
-        return any(spec.name == "pixels" for spec in self.arrays)
+        """Whether the cache contains pixels of the views."""
+        return self.pixels != "none"
+
+    @property
+    def pixels(self) -> Pixels:
+        """How the cache contains the pixels of the views."""
+        names = {spec.name for spec in self.arrays}
+        return "store" if "pixels" in names else "jpeg" if JPEG in names else "none"
+
+    @property
+    def stores_whole_views(self) -> bool:
+        """Whether all pixels of every view are stored: a JPEG is always whole."""
+        return self.pixels == "jpeg" or (self.pixels == "store" and self.recipe.tokens.keeps_all)
 
     @property
     def moments(self) -> Moments:
@@ -138,6 +153,9 @@ def validate_manifest(document: Any) -> list[SchemaProblem]:
     if (tokens_problem := token_subset_problem(document["recipe"]["tokens"])) is not None:
         return [*problems, SchemaProblem(loc=("recipe", "tokens"), message=tokens_problem, kind="value")]
     recipe = Recipe.from_document(document["recipe"])
+    if document["schema_version"] == 1 and "jpeg" in recipe.view:
+        message = "views that are JPEGs belong to schema version 2, found 1"
+        return [*problems, SchemaProblem(loc=("schema_version",), message=message, kind="inconsistent")]
     computed = recipe.fingerprint
     if computed != document["fingerprint"]:
         message = f"expected {computed}, the fingerprint of the recipe, found {document['fingerprint']}"
@@ -151,26 +169,30 @@ def validate_manifest(document: Any) -> list[SchemaProblem]:
     if document["encoding"]["precision"] in PRECISIONS:
         problems += _array_problems(document, recipe)
     if not problems:
-        problems += _version_problems(document)
+        problems += _version_problems(document, recipe)
     return problems
 
 
-def _version_problems(document: ManifestDocument) -> Iterator[SchemaProblem]:
+def _schema_version(recipe: Recipe, moments: Moments, *, apart: bool) -> int:
+    return 2 if apart or moments != "float32" or recipe.jpeg_quality is not None else 1
+
+
+def _version_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[SchemaProblem]:
     """A problem if another schema version says the same: a cache has the lowest one that describes it."""
-    dtypes = {spec["name"]: spec["dtype"] for spec in document["arrays"]}
-    expected = 2 if "object" in document["encoding"] or _moments(dtypes) != "float32" else 1
+    moments = _moments({spec["name"]: spec["dtype"] for spec in document["arrays"]})
+    expected = _schema_version(recipe, moments, apart="object" in document["encoding"])
     if document["schema_version"] != expected:
         message = f"expected {expected} for these arrays and this encoding, found {document['schema_version']}"
         yield SchemaProblem(loc=("schema_version",), message=message, kind="inconsistent")
 
 
 def _array_problems(document: ManifestDocument, recipe: Recipe) -> Iterator[SchemaProblem]:
-    """Differences from the arrays that recipe and precision determine. ``pixels`` and moments are optional."""
+    """Differences from the arrays that recipe and precision determine. Pixels and moments are optional."""
     found = [spec["name"] for spec in document["arrays"]]
     specs = cache_arrays(
         recipe,
         precision=document["encoding"]["precision"],
-        store_pixels="pixels" in found,
+        store_pixels="pixels" in found or JPEG in found,
         moments="float32"
         if document["schema_version"] == 1
         else _moments({a["name"]: a["dtype"] for a in document["arrays"]}),

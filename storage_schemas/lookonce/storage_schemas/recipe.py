@@ -118,6 +118,12 @@ class Recipe:
         return int(self.view["size"])
 
     @property
+    def jpeg_quality(self) -> int | None:
+        """Quality of the JPEG that views are encoded as before the teacher looks; None if they are not."""
+        jpeg = self.view.get("jpeg")
+        return None if jpeg is None else int(jpeg["quality"])
+
+    @property
     def patches(self) -> int:
         """Number of patches of a view, N."""
         return (self.view_size // self.patch_size) ** 2

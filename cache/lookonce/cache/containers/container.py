@@ -16,8 +16,15 @@ from lookonce.storage_schemas.arrays import ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
-Offsets = NDArray[np.int64]
-"""int64 (rows of the shard,): first byte of each sample's value; -1 for a hole."""
+
+@dataclass(frozen=True)
+class Places:
+    """Where the values of an array lie in an object, by row of the shard."""
+
+    starts: NDArray[np.int64]
+    """First byte, int64 (rows,); -1 for a hole."""
+    lengths: NDArray[np.int64]
+    """Bytes, int64 (rows,); of a hole any number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,11 @@ class Container(abc.ABC):
 
     @abc.abstractmethod
     def sample_bytes(self, manifest: Manifest) -> int:
-        """Bytes of a sample in a shard's objects, without ``key_bytes``."""
+        """Bytes of a sample in a shard's objects, without ``key_bytes`` and ``variable_bytes``."""
+
+    @abc.abstractmethod
+    def variable_bytes(self, length: int) -> int:
+        """Bytes that a value of ``length`` bytes adds to ``sample_bytes``, in an array of dtype ``bytes``."""
 
     @abc.abstractmethod
     def shard_bytes(self, manifest: Manifest) -> int:
@@ -104,8 +115,8 @@ class Container(abc.ABC):
         """Bytes of the key and label of a sample."""
 
     @abc.abstractmethod
-    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
-        """Offsets of the samples of each ``chunking="sample"`` array in an object; reads headers and indices only.
+    def places(self, content: ObjectContent) -> dict[str, Places]:
+        """Places of the samples of each ``chunking="sample"`` array in an object; reads headers and indices only.
 
         Raises:
             IntegrityError: the object is damaged.

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR
-from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
+from lookonce.cache.containers.container import Container, ObjectContent, Places, ShardSink, seed_folder
 from lookonce.cache.containers.object_file import ObjectFile
+from lookonce.cache.containers.unmapped import FileBytes
 from lookonce.cache.containers.webdataset_members import (
     BLOCK,
     END_MARK,
     FACTS,
+    PICTURE,
     VIEW,
     SampleLayout,
     member_header,
@@ -26,7 +28,7 @@ from lookonce.cache.containers.webdataset_members import (
 )
 from lookonce.shared.canonical import canonical_json
 from lookonce.shared.errors import IntegrityError
-from lookonce.storage_schemas.arrays import VIEW_FIELDS, ArraySpec
+from lookonce.storage_schemas.arrays import JPEG, VIEW_FIELDS, ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.receipt import StoredObject
 
@@ -61,6 +63,8 @@ class WebDatasetSink(ShardSink):
                 value = np.ascontiguousarray(values[member.spec.name][position])
                 parts += [member_header(row, member.suffix, member.size), member.npy, value.data.cast("B")]
                 parts.append(bytes(padded(member.size) - member.size))
+            if self._layout.jpeg:
+                parts += self._member(row, PICTURE, values[JPEG][position])
         self.file.write(b"".join(parts))
 
     def _facts(self, row: int) -> bytes:
@@ -105,8 +109,12 @@ class WebDatasetContainer(Container):
         return WebDatasetSink(root, path, manifest, seed, shard, keys, labels)
 
     def sample_bytes(self, manifest: Manifest) -> int:
-        """Bytes of all members of a sample except the first, whose size varies."""
+        """Bytes of all members of a sample except the first and the JPEG, whose sizes vary."""
         return SampleLayout(manifest).rest
+
+    def variable_bytes(self, length: int) -> int:
+        """A member."""
+        return BLOCK + padded(length)
 
     def shard_bytes(self, manifest: Manifest) -> int:
         """The end mark."""
@@ -116,14 +124,20 @@ class WebDatasetContainer(Container):
         """The sample's first member."""
         return BLOCK + padded(len(facts_json(key, label, row, seed)))
 
-    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
-        """From the first header of each sample."""
+    def places(self, content: ObjectContent) -> dict[str, Places]:
+        """From the first header of each sample, and that of its JPEG."""
         layout, first = SampleLayout(content.manifest), content.rows.start
         ends = np.full(len(content.rows), -1, dtype=np.int64)
-        for row, start, size in _samples(content, layout):
-            ends[row - first] = start + BLOCK + padded(size)
+        jpegs = Places(ends.copy(), np.zeros(len(ends), dtype=np.int64))
+        for sample in _samples(content, layout):
+            ends[sample.row - first] = sample.rest
+            jpegs.starts[sample.row - first], jpegs.lengths[sample.row - first] = sample.jpeg
         present = ends >= 0
-        return {member.spec.name: np.where(present, ends + member.value, -1) for member in layout.arrays}
+        found = {JPEG: jpegs} if layout.jpeg else {}
+        for member in layout.arrays:
+            lengths = np.broadcast_to(np.int64(member.spec.sample_bytes), ends.shape)
+            found[member.spec.name] = Places(np.where(present, ends + member.value, -1), lengths)
+        return found
 
     def column(self, content: ObjectContent, spec: ArraySpec) -> NDArray[Any]:
         """From the JSON members; for holes, which have none, from the receipt."""
@@ -131,11 +145,9 @@ class WebDatasetContainer(Container):
             (len(content.rows), *spec.sample_shape), object if spec.dtype == "string" else spec.numpy_dtype
         )
         first, manifest = content.rows.start, content.manifest
-        for row, start, size in _samples(content, SampleLayout(manifest)):
-            if spec.name == "view":
-                column[row - first] = _view(content, row, start + BLOCK + padded(size))
-            else:
-                column[row - first] = _facts(content, row, start, size)[spec.name]
+        for sample in _samples(content, SampleLayout(manifest)):
+            found = _view(content, sample) if spec.name == "view" else _facts(content, sample)[spec.name]
+            column[sample.row - first] = found
         if spec.name != "view":
             for hole in content.receipt.holes:
                 column[hole.sample - first] = getattr(hole, spec.name)
@@ -144,32 +156,55 @@ class WebDatasetContainer(Container):
     def check(self, content: ObjectContent) -> None:
         """Every header, and all of the JSON members."""
         layout, data = SampleLayout(content.manifest), content.data
-        for row, start, size in _samples(content, layout):
-            _facts(content, row, start, size)
-            rest = start + BLOCK + padded(size)
-            _view(content, row, rest)
+        for sample in _samples(content, layout):
+            _facts(content, sample)
+            _view(content, sample)
             for member in layout.arrays:
-                place = rest + member.start
-                expected = member_header(row, member.suffix, member.size) + member.npy
+                place = sample.rest + member.start
+                expected = member_header(sample.row, member.suffix, member.size) + member.npy
                 if data[place : place + len(expected)].tobytes() != expected:
-                    _damaged(content, place, f"no header of {member_name(row, member.suffix)}")
+                    _damaged(content, place, f"no header of {member_name(sample.row, member.suffix)}")
 
 
-def _samples(content: ObjectContent, layout: SampleLayout) -> Iterator[tuple[int, int, int]]:
-    """Row, start of the first member and size of that member, for each sample of the receipt that is not a hole."""
+class _Sample(NamedTuple):
+    """Places of a sample's members in the tar."""
+
+    row: int
+    start: int
+    """Of the first member's header."""
+    size: int
+    """Of the first member's content."""
+    rest: int
+    """Start of the second member's header."""
+    jpeg: tuple[int, int]
+    """Start and length of the JPEG; -1 and 0 if there is none."""
+
+
+def _samples(content: ObjectContent, layout: SampleLayout) -> Iterator[_Sample]:
+    """Each sample of the receipt that is not a hole."""
     data, holes = content.data.data, {hole.sample for hole in content.receipt.holes}
     place = 0
     for row in content.rows:
         if row in holes:
             continue
-        header = bytes(data[place : place + BLOCK])
-        size = member_size(header)
-        if size < 0 or header != member_header(row, FACTS, size):
-            _damaged(content, place, f"no header of {member_name(row, FACTS)}")
-        yield row, place, size
-        place += BLOCK + padded(size) + layout.rest
+        start, size = place, _size(content, data, row, FACTS, place)
+        rest = start + BLOCK + padded(size)
+        place, jpeg = rest + layout.rest, (-1, 0)
+        if layout.jpeg:
+            jpeg = place + BLOCK, _size(content, data, row, PICTURE, place)
+            place += BLOCK + padded(jpeg[1])
+        yield _Sample(row, start, size, rest, jpeg)
     if bytes(data[place:]) != END_MARK:
         _damaged(content, place, f"no end mark of {len(END_MARK)} zero bytes at the end")
+
+
+def _size(content: ObjectContent, data: memoryview | FileBytes, row: int, suffix: str, place: int) -> int:
+    """Size of the member whose header must be at a place."""
+    header = bytes(data[place : place + BLOCK])
+    size = member_size(header)
+    if size < 0 or header != member_header(row, suffix, size):
+        _damaged(content, place, f"no header of {member_name(row, suffix)}")
+    return size
 
 
 def _damaged(content: ObjectContent, place: int, found: str) -> NoReturn:
@@ -189,8 +224,9 @@ def view_json(values: NDArray[np.int32]) -> bytes:
     return canonical_json(dict(zip(VIEW_FIELDS, values.tolist(), strict=True)))
 
 
-def _facts(content: ObjectContent, row: int, start: int, size: int) -> dict[str, Any]:
-    stored = content.data[start + BLOCK : start + BLOCK + size].tobytes()
+def _facts(content: ObjectContent, sample: _Sample) -> dict[str, Any]:
+    row, start = sample.row, sample.start
+    stored = content.data[start + BLOCK : start + BLOCK + sample.size].tobytes()
     try:
         facts: dict[str, Any] = json.loads(stored)
         valid = stored == facts_json(str(facts["key"]), int(facts["label"]), row, content.receipt.seed)
@@ -201,7 +237,8 @@ def _facts(content: ObjectContent, row: int, start: int, size: int) -> dict[str,
     _damaged(content, start + BLOCK, f"no JSON of key and label of row {row}, seed {content.receipt.seed}")
 
 
-def _view(content: ObjectContent, row: int, start: int) -> NDArray[np.int32]:
+def _view(content: ObjectContent, sample: _Sample) -> NDArray[np.int32]:
+    row, start = sample.row, sample.rest
     header = content.data[start : start + BLOCK].tobytes()
     size = member_size(header)
     stored = content.data[start + BLOCK : start + BLOCK + max(size, 0)].tobytes()

@@ -10,13 +10,13 @@ import functools
 import tarfile
 from dataclasses import dataclass
 
-from lookonce.storage_schemas.arrays import ArraySpec
+from lookonce.storage_schemas.arrays import JPEG, ArraySpec
 from lookonce.storage_schemas.manifest import Manifest
 
 BLOCK = 512
 END_MARK = bytes(2 * BLOCK)
-FACTS, VIEW = ".json", ".view.json"
-"""Suffixes of the first two members of a sample."""
+FACTS, VIEW, PICTURE = ".json", ".view.json", ".jpg"
+"""Suffixes of the first two members of a sample, and of its JPEG."""
 
 _DIGITS = 8
 _SIZE_FIELD, _SUM_FIELD = slice(124, 135), slice(148, 156)
@@ -95,15 +95,20 @@ class ArrayMember:
 
 
 class SampleLayout:
-    """Order and offsets of the members of a sample: ``.json``, ``.view.json``, then the arrays as in the manifest."""
+    """Order and offsets of the members of a sample: ``.json``, ``.view.json``, then the arrays as in the manifest.
+
+    A JPEG comes last, so that the place of everything else follows from the first member's size.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         start = 2 * BLOCK  # after the view, which fits into one block
         self.arrays: list[ArrayMember] = []
+        self.jpeg = any(spec.name == JPEG for spec in manifest.arrays)
+        """Whether a sample ends with a JPEG."""
         for spec in manifest.arrays:
-            if spec.chunking == "sample":
+            if spec.chunking == "sample" and not spec.variable:
                 member = ArrayMember(spec, f".{spec.name}.npy", npy_header(spec), start)
                 self.arrays.append(member)
                 start += BLOCK + padded(member.size)
         self.rest = start
-        """Bytes of a sample after its first member and its padding."""
+        """Bytes of a sample after its first member and its padding, without its JPEG."""

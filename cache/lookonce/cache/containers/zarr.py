@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR
-from lookonce.cache.containers.container import Container, ObjectContent, Offsets, ShardSink, seed_folder
+from lookonce.cache.containers.container import Container, ObjectContent, Places, ShardSink, seed_folder
 from lookonce.cache.containers.object_file import ObjectFile, write_together
 from lookonce.cache.containers.zarr_objects import (
+    VARIABLE_HEADER,
     decode_whole_chunk,
     empty_chunk_bytes,
     encode_shard_index,
     encode_whole_chunk,
-    sample_offsets,
+    sample_chunks,
     shard_index_bytes,
+    variable_header,
 )
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, VIEW_FIELDS, ArraySpec, zarr_group_metadata
@@ -42,7 +44,8 @@ class ZarrSink(ShardSink):
         view = np.zeros((len(self._rows), *manifest.array("view").sample_shape), dtype=np.int32)
         self._columns: dict[str, Any] = {"view": view, "key": keys, "label": np.asarray(labels, dtype=np.int64)}
         sharded = [spec.name for spec in manifest.arrays if spec.chunking == "sample"]
-        self._starts = {name: np.full(manifest.shard_size, EMPTY_CHUNK, dtype=np.uint64) for name in sharded}
+        self._chunks = {name: np.full((2, manifest.shard_size), EMPTY_CHUNK, dtype=np.uint64) for name in sharded}
+        """Start and length of the chunk of each row."""
         self.files: dict[str, ObjectFile] = {}
         try:
             for name, path in paths.items():
@@ -55,20 +58,26 @@ class ZarrSink(ShardSink):
         """Append samples to every object at once."""
         positions = [row - self._rows.start for row in rows]
         self._columns["view"][positions] = values["view"]
-        for name, starts in self._starts.items():
-            size = self._manifest.array(name).sample_bytes
-            starts[positions] = self.files[name].length + size * np.arange(len(positions), dtype=np.uint64)
-        write_together([(self.files[name], np.ascontiguousarray(values[name])) for name in self._starts])
+        parts: list[tuple[ObjectFile, bytes | NDArray[Any]]] = []
+        for name, chunks in self._chunks.items():
+            spec, data = self._manifest.array(name), values[name]
+            if spec.variable:
+                lengths = np.array([VARIABLE_HEADER + len(value) for value in data], dtype=np.uint64)
+                written = b"".join(part for value in data for part in (variable_header(len(value)), value))
+                parts.append((self.files[name], written))
+            else:
+                lengths = np.full(len(positions), spec.sample_bytes, dtype=np.uint64)
+                parts.append((self.files[name], np.ascontiguousarray(data)))
+            starts = np.uint64(self.files[name].length) + np.cumsum(lengths, dtype=np.uint64) - lengths
+            chunks[:, positions] = starts, lengths
+        write_together(parts)
 
     def finish(self) -> list[StoredObject]:
         """Write indices and columns, sync and rename."""
         size = self._manifest.shard_size
         for spec in self._manifest.arrays:
             if spec.chunking == "sample":
-                starts = self._starts[spec.name]
-                absent = starts == np.uint64(EMPTY_CHUNK)
-                lengths = np.where(absent, starts, np.uint64(spec.sample_bytes))
-                self.files[spec.name].write(encode_shard_index(starts, lengths))
+                self.files[spec.name].write(encode_shard_index(*self._chunks[spec.name]))
             else:
                 self.files[spec.name].write(encode_whole_chunk(self._columns[spec.name], spec, size))
         return [file.finish() for file in self.files.values()]
@@ -118,6 +127,10 @@ class ZarrContainer(Container):
         """One inner chunk of each sharded array."""
         return sum(spec.sample_bytes for spec in manifest.arrays if spec.chunking == "sample")
 
+    def variable_bytes(self, length: int) -> int:
+        """The value and its header."""
+        return VARIABLE_HEADER + length
+
     def shard_bytes(self, manifest: Manifest) -> int:
         """Bytes of indices, and of columns with empty strings; a short shard has ``shard_size`` entries too."""
         size, index = manifest.shard_size, shard_index_bytes(manifest.shard_size)
@@ -127,12 +140,20 @@ class ZarrContainer(Container):
         """The key in UTF-8."""
         return len(key.encode("utf-8"))
 
-    def offsets(self, content: ObjectContent) -> dict[str, Offsets]:
+    def places(self, content: ObjectContent) -> dict[str, Places]:
         """From the shard index at the object's end."""
         spec = content.manifest.array(content.stored.array)
         if spec.chunking != "sample":
             return {}
-        return {spec.name: sample_offsets(content.data.data, spec, content.manifest.shard_size, content.where)}
+        chunks = self._chunks(content, spec)
+        if not spec.variable:
+            same = np.broadcast_to(np.int64(spec.sample_bytes), chunks.starts.shape)
+            return {spec.name: Places(chunks.starts, same)}
+        starts = np.where(chunks.starts < 0, -1, chunks.starts + VARIABLE_HEADER)
+        return {spec.name: Places(starts, chunks.lengths - VARIABLE_HEADER)}
+
+    def _chunks(self, content: ObjectContent, spec: ArraySpec) -> Places:
+        return sample_chunks(content.data.data, spec, content.manifest.shard_size, content.where)
 
     def column(self, content: ObjectContent, spec: ArraySpec) -> NDArray[Any]:
         """The one chunk of the object."""
@@ -140,14 +161,14 @@ class ZarrContainer(Container):
         return chunk[: content.receipt.samples]
 
     def check(self, content: ObjectContent) -> None:
-        """Decode a column; compare an index with the receipt's samples, which must not share bytes."""
+        """Decode a column; compare an index with the receipt's samples, which must not share bytes; check headers."""
         spec = content.manifest.array(content.stored.array)
         if spec.chunking == "shard":
             self.column(content, spec)
             return
-        offsets = self.offsets(content)[spec.name]
+        chunks = self._chunks(content, spec)
         first = content.receipt.first_sample
-        absent = set(np.flatnonzero(offsets < 0).tolist())
+        absent = set(np.flatnonzero(chunks.starts < 0).tolist())
         holes = {hole.sample - first for hole in content.receipt.holes}
         differing = absent ^ (holes | set(range(content.receipt.samples, content.manifest.shard_size)))
         if differing:
@@ -156,5 +177,14 @@ class ZarrContainer(Container):
                 f"{content.where}: its index has {found} for row {first + min(differing)}, which contradicts its "
                 f"receipt ({len(differing)} such rows); {REPAIR}"
             )
-        if (np.diff(np.sort(offsets[offsets >= 0])) < spec.sample_bytes).any():
+        order = np.argsort(chunks.starts, kind="stable")[len(absent) :]
+        if (np.diff(chunks.starts[order]) < chunks.lengths[order][:-1]).any():
             raise IntegrityError(f"{content.where}: its index gives two samples the same bytes; {REPAIR}")
+        for position in order.tolist() if spec.variable else ():
+            start, length = chunks.starts.item(position), chunks.lengths.item(position)
+            header = content.data[start : start + VARIABLE_HEADER].tobytes()
+            if header != variable_header(length - VARIABLE_HEADER):
+                raise IntegrityError(
+                    f"{content.where}: no header of a value of {length - VARIABLE_HEADER} bytes at byte {start}, where "
+                    f"row {first + position} begins; {REPAIR}"
+                )

@@ -15,9 +15,13 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR
+from lookonce.cache.containers.container import Places
 from lookonce.cache.containers.unmapped import FileBytes
 from lookonce.shared.errors import IntegrityError
 from lookonce.storage_schemas.arrays import EMPTY_CHUNK, ArraySpec
+
+VARIABLE_HEADER = 8
+"""Bytes before a value in a chunk of zarr's ``vlen-bytes``: the number of values, 1, and the value's length."""
 
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
@@ -67,8 +71,13 @@ def decode_shard_index(data: memoryview | bytes | FileBytes, inner_chunks: int, 
     return table
 
 
-def sample_offsets(data: memoryview | FileBytes, spec: ArraySpec, shard_size: int, where: str) -> NDArray[np.int64]:
-    """Byte offset of every sample in a shard of a ``chunking="sample"`` array; -1 for a hole.
+def variable_header(length: int) -> bytes:
+    """What stands before a value of ``length`` bytes in its chunk."""
+    return (1).to_bytes(4, "little") + length.to_bytes(4, "little")
+
+
+def sample_chunks(data: memoryview | FileBytes, spec: ArraySpec, shard_size: int, where: str) -> Places:
+    """Chunk of every sample in a shard of a ``chunking="sample"`` array, with the header if its length varies.
 
     Raises:
         IntegrityError: the index is damaged or points outside the object.
@@ -76,17 +85,18 @@ def sample_offsets(data: memoryview | FileBytes, spec: ArraySpec, shard_size: in
     table = decode_shard_index(data, shard_size, where)
     present = (table != np.uint64(EMPTY_CHUNK)).any(axis=1)
     limit = len(data) - shard_size * _ENTRY_BYTES - _CRC_BYTES
-    beyond = limit < spec.sample_bytes or table[:, 0] > np.uint64(limit - spec.sample_bytes)
-    wrong = present & (beyond | (table[:, 1] != spec.sample_bytes))
+    beyond = (table > np.uint64(limit)).any(axis=1) | (table[:, 0] + table[:, 1] > np.uint64(limit))
+    unfit = table[:, 1] <= VARIABLE_HEADER if spec.variable else table[:, 1] != spec.sample_bytes
+    wrong = present & (beyond | unfit)
     if wrong.any():
         sample = int(np.flatnonzero(wrong)[0])
+        expected = f"more than {VARIABLE_HEADER}" if spec.variable else spec.sample_bytes
         raise IntegrityError(
             f"{where}: sample {sample} of the shard lies at byte {int(table[sample, 0])} with {int(table[sample, 1])} "
-            f"bytes; expected {spec.sample_bytes} bytes within the first {limit}; {REPAIR}"
+            f"bytes; expected {expected} bytes within the first {limit}; {REPAIR}"
         )
-    offsets: NDArray[np.int64] = np.where(present, table[:, 0], np.uint64(0)).astype(np.int64)
-    offsets[~present] = -1
-    return offsets
+    chunks = np.where(present[:, None], table, np.uint64(0)).astype(np.int64)
+    return Places(np.where(present, chunks[:, 0], -1), chunks[:, 1])
 
 
 def encode_whole_chunk(values: NDArray[Any] | Sequence[str], spec: ArraySpec, shard_size: int) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import REPAIR, RESUME
+from lookonce.cache.containers.container import Places
 from lookonce.cache.containers.unmapped import FileBytes, note_unmapped
 from lookonce.shared.canonical import DIGEST_PREFIX
 from lookonce.shared.errors import IntegrityError
@@ -43,8 +44,8 @@ class MappedObject:
     """The map itself, for advice to the kernel."""
     data: Bytes | FileBytes
     """uint8 (file bytes,), read-only view of the file."""
-    offsets: Mapping[str, NDArray[np.int64]]
-    """First byte of each sample, by array: int64 (shard size,); -1 for a hole."""
+    places: Mapping[str, Places]
+    """Where each sample lies, by array."""
 
 
 def bytes_of(memory: Memory) -> Bytes | FileBytes:

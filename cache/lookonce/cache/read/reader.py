@@ -201,7 +201,8 @@ class CacheReader:
             out: C-contiguous array for the result, with its shape and dtype, such as pinned memory.
 
         Returns:
-            Stored dtype, (B, k, ...) with ``tokens``, else (B, *sample_shape).
+            Stored dtype, (B, k, ...) with ``tokens``, else (B, *sample_shape). Of an array of dtype ``bytes``: object
+            (B,) with bytes, always new.
 
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
@@ -209,6 +210,8 @@ class CacheReader:
             ValueError: a position is out of range, or ``out`` does not fit.
         """
         spec = self.manifest.array(name)
+        if spec.variable:
+            return self._read_bytes(name, seeds, rows)
         count = len(rows)
         picked = spec.sample_shape if tokens is None else (tokens.shape[1], *spec.sample_shape[1:])
         result = np.empty((count, *picked), dtype=spec.numpy_dtype) if out is None else out
@@ -226,13 +229,19 @@ class CacheReader:
         length = spec.sample_bytes
         record_type = np.dtype((np.void, length // records))
         flat = result.reshape(count, -1).view(np.uint8).view(record_type)
-        for position, (mapped, start) in enumerate(self._places(name, seeds, rows)):
+        for position, (mapped, start, _) in enumerate(self._places(name, seeds, rows)):
             source = mapped.data[start : start + length].view(record_type)
             if tokens is None:
                 flat[position] = source
             else:
                 # mode="clip" skips numpy's buffering of out; nothing is clipped
                 source.take(tokens[position], out=flat[position], mode="clip")
+        return result
+
+    def _read_bytes(self, name: str, seeds: Any, rows: Any) -> NDArray[np.object_]:
+        result = np.empty(len(rows), dtype=object)
+        for position, (mapped, start, length) in enumerate(self._places(name, seeds, rows)):
+            result[position] = mapped.data[start : start + length].tobytes()
         return result
 
     def decode(self, stored: NDArray[Any], layers: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -295,27 +304,25 @@ class CacheReader:
             IntegrityError: a sample is a hole, or an object is damaged.
         """
         if self.readahead.mode != "none":
-            lengths = {name: self.manifest.array(name).sample_bytes for name in names}
-            self.readahead.announce(
-                [(mapped, at, lengths[name]) for name in names for mapped, at in self._places(name, seeds, rows)]
-            )
+            self.readahead.announce([place for name in names for place in self._places(name, seeds, rows)])
 
-    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int]]:
-        """The object and the first byte of each sample; maps stay referenced only as long as the pool keeps them."""
+    def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int, int]]:
+        """Object, first byte and length of each sample; maps stay referenced only as long as the pool keeps them."""
         object_name, find = self._container.object_of(name), self._pool.find
-        shards, places = np.divmod(np.asarray(rows, dtype=np.int64), self.manifest.shard_size)
+        shards, positions = np.divmod(np.asarray(rows, dtype=np.int64), self.manifest.shard_size)
         numbers = np.asarray(seeds, dtype=np.int64).tolist()
-        for seed, shard, place in zip(numbers, shards.tolist(), places.tolist(), strict=True):
+        for seed, shard, place in zip(numbers, shards.tolist(), positions.tolist(), strict=True):
             mapped = find((object_name, seed, shard)) or self._open(object_name, seed, shard)
-            start = mapped.offsets[name].item(place)
+            places = mapped.places[name]
+            start = places.starts.item(place)
             if start < 0:
                 row = shard * self.manifest.shard_size + place
                 raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
-            yield mapped, start
+            yield mapped, start, places.lengths.item(place)
 
     def _open(self, name: str, seed: int, shard: int) -> MappedObject:
         memory, content = self._map(name, seed, shard)
-        mapped = MappedObject(memory, content.data, self._container.offsets(content))
+        mapped = MappedObject(memory, content.data, self._container.places(content))
         self.readahead.prepare(mapped)
         self._pool.add((name, seed, shard), mapped)
         return mapped

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, SourceError
 from lookonce.shared.images.decode import decoded_rgb
+from lookonce.shared.images.jpeg_view import decode_view, encode_view
 from lookonce.shared.patches import patchify
 from lookonce.shared.sources import open_source
 from lookonce.shared.views import ViewParameters, apply_view, pixel_digest
@@ -50,6 +51,8 @@ class ReplayedViews:
         recipe = self._reader.manifest.recipe
         with decoded_rgb(self._source.read(entry), entry.key) as image:
             pixels = apply_view(image, ViewParameters.from_row(self._views[seed][row]), recipe.view_size)
+        if recipe.jpeg_quality is not None:
+            pixels = decode_view(encode_view(pixels, recipe.jpeg_quality), recipe.view_size)
         patches = patchify(pixels, recipe.patch_size)
         expected = self._reader.read("pixel_digest", [seed], [row])[0]
         if not np.array_equal(pixel_digest(patches), expected):

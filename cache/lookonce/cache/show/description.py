@@ -60,7 +60,7 @@ def describe_cache(root: Path) -> CacheFacts:
         unusable_receipts=tally.unusable,
         not_readable=tally.not_readable,
         classes=list(manifest.classes),
-        pixels="store" if manifest.stores_pixels else "none",
+        pixels=manifest.pixels,
         moments=manifest.moments,
         bytes=sum(tally.bytes.values()),
         bytes_by_array=dict(tally.bytes),

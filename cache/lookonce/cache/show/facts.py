@@ -11,6 +11,7 @@ from lookonce.cache.show.klt_facts import KltFacts
 from lookonce.shared.printing import Result
 from lookonce.shared.view_recipe import view_sentence
 
+_PIXELS = {"store": "pixels stored", "jpeg": "stored as JPEG", "none": "pixels not stored"}
 _MOMENTS = {
     "float32": "",
     "float16": "; mean and std of tokens in float16",
@@ -70,7 +71,7 @@ class CacheFacts(Result):
     """Receipts that cannot be accessed, with the reason."""
     classes: list[str]
     pixels: str
-    """``store`` or ``none``."""
+    """``store``, ``jpeg`` or ``none``."""
     moments: str
     """``float32``, ``float16`` or ``none``: how mean and standard deviation of tokens are stored."""
     bytes: int
@@ -130,7 +131,7 @@ class CacheFacts(Result):
             "precision": self.precision + _MOMENTS[self.moments],
             **({} if self.klt is None else {"code": self.klt.text()}),
             "view": f"{view['name']} version {view['version']}, {view['size']} px, {self.patches} patches of "
-            f"{self.patch_size} px, pixels {'stored' if self.pixels == 'store' else 'not stored'}",
+            f"{self.patch_size} px, {_PIXELS[self.pixels]}",
             "crops": view_sentence(view),
             "tokens": self._tokens(),
             "importance": self.importance,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.whole_views import stored_views
 from lookonce.shared.errors import IncompleteCacheError
 from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.shared.patches import unpatchify
@@ -57,7 +58,10 @@ def shown_samples(reader: CacheReader, count: int, mask_ratio: float) -> ShownSa
     grid = (len(rows), math.isqrt(patches), math.isqrt(patches))
     relative_SN = importance_SN / np.maximum(importance_SN.mean(axis=1, keepdims=True), 1e-12)
     views = None
-    if manifest.stores_pixels:
+    if (whole := stored_views(reader)) is not None:
+        pairs = zip(seeds, rows, strict=True)
+        views = unpatchify(np.stack([whole.patches(seed, row) for seed, row in pairs]), recipe.patch_size)
+    elif manifest.stores_pixels:
         pixels_SNp = _placed(reader.read("pixels", seeds, rows), stored_Sk, patches, _NOT_STORED)
         views = unpatchify(pixels_SNp.astype(np.uint8), recipe.patch_size)
     components_Sk3 = principal_components(_last_block(reader, seeds, rows))

@@ -34,6 +34,8 @@ class ShardCheck:
     sound: tuple[StoredObject, ...] = ()
     """Objects without a finding, whose digests are worth computing."""
     findings: tuple[Finding, ...] = ()
+    receipt: Receipt | None = None
+    """The shard's receipt, if it is valid."""
 
 
 class ShardChecker:
@@ -96,6 +98,10 @@ class ShardChecker:
             "there is no receipt: the shard was not finished, or its receipt is lost", WRITE_SHARD
         )
 
+    def damaged(self, path: str, array: str, problem: str) -> Finding:
+        """The finding for an object whose content is wrong."""
+        return self._object_finding(path, array, problem)
+
     def digest_mismatch(self, stored: StoredObject, found: str) -> Finding:
         """The finding for an object whose digest differs from its receipt."""
         problem = f"the digest of its bytes is {found}, its receipt lists {stored.digest}: it was changed or damaged"
@@ -152,7 +158,9 @@ class ShardChecker:
                 sound.append(stored)
             else:
                 findings.append(self._object_finding(stored.path, name, found))
-        return ShardCheck(objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings))
+        return ShardCheck(
+            objects=checked, bytes=receipt.content_bytes, sound=tuple(sound), findings=tuple(findings), receipt=receipt
+        )
 
     def _object_problem(self, stored: StoredObject, receipt: Receipt) -> str | None:
         path = self._layout.root / stored.path

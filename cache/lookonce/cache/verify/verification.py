@@ -1,6 +1,7 @@
 """Verifies a cache: all problems on disk become findings, none raises an error.
 
-The quick check reads documents, sizes and indices, in seconds per terabyte. The full check also computes all digests.
+The quick check reads documents, sizes and indices, in seconds per terabyte. The full check also computes all digests,
+and decodes views that are stored as JPEG.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from lookonce.cache.verify.documents import check_manifest, check_metadata
 from lookonce.cache.verify.findings import Finding, VerifyReport
 from lookonce.cache.verify.shard_check import ShardChecker
 from lookonce.cache.verify.strays import stray_notes
+from lookonce.cache.verify.views import check_views
 from lookonce.shared.errors import UsageError
 from lookonce.storage_schemas.manifest import Manifest
 
@@ -31,7 +33,7 @@ def verify_cache(
     Args:
         root: the cache folder.
         seeds: seeds to check; None for every seed with a folder.
-        full: also check the digest of every object.
+        full: also check the digest of every object, and decode every view that is stored as JPEG.
         workers: threads, at least 1.
         progress: called with digested bytes.
 
@@ -65,6 +67,8 @@ def verify_cache(
     checkers, missing = _checkers(layout, manifest, chosen)
     checks = list(in_threads(ShardChecker.check, checkers, workers))
     digests = check_digests(root, checkers, checks, workers, progress) if full else []
+    if full and manifest.pixels == "jpeg":
+        digests += check_views(root, manifest, checkers, checks, digests, workers)
     shard_findings = [*missing, *(finding for check in checks for finding in check.findings), *digests]
     place = {seed: position for position, seed in enumerate(chosen)}
     shard_findings.sort(key=lambda finding: (place[finding.seed or 0], finding.shard or 0))

@@ -1,8 +1,9 @@
 """Predicts the bytes of a cache by arithmetic; tests compare the prediction with written caches.
 
 The prediction is the sum of ``st_size`` of all files below the cache folder: objects, manifest, receipts and zarr
-metadata. Objects are exact if ``key_bytes`` is exact and every image can be read; a hole saves its sample. Receipts
-have the length of a typical one, up to a few bytes, because the digits of their numbers vary.
+metadata. Objects are exact if ``key_bytes`` is exact and every image can be read; a hole saves its sample. JPEGs are
+estimated from those of some views. Receipts have the length of a typical one, up to a few bytes, because the digits of
+their numbers vary.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ class CacheBytes:
         return self.total / self.views
 
 
-def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statistics: Sequence[str] = ()) -> CacheBytes:
+def cache_bytes(
+    manifest: Manifest,
+    seeds: Sequence[int],
+    *,
+    keys: int,
+    statistics: Sequence[str] = (),
+    jpegs: Sequence[int] = (),
+) -> CacheBytes:
     """Size of a cache if every image can be read.
 
     Args:
@@ -56,15 +64,21 @@ def cache_bytes(manifest: Manifest, seeds: Sequence[int], *, keys: int, statisti
         seeds: augmentation seeds, at least one.
         keys: ``key_bytes`` of the same seeds, which are the same for every precision and token subset.
         statistics: names of the statistics in receipts.
+        jpegs: bytes of the JPEGs of some views, whose mean stands for all, in a cache that stores them; without them,
+            JPEGs do not count.
     """
     container = container_of(manifest)
     samples, shards = manifest.samples * len(seeds), manifest.shard_count * len(seeds)
     metadata = [container.seed_documents(manifest, seed) for seed in seeds]
     documents = [manifest.document(), *(document for found in metadata for document in found.values())]
+    jpeg = sum(map(container.variable_bytes, jpegs)) / len(jpegs) if jpegs and manifest.pixels == "jpeg" else 0.0
     receipt = _typical_receipt(manifest, max(seeds), dict.fromkeys(statistics, _STATISTIC))
     return CacheBytes(
         views=samples,
-        objects=samples * container.sample_bytes(manifest) + shards * container.shard_bytes(manifest) + keys,
+        objects=samples * container.sample_bytes(manifest)
+        + round(samples * jpeg)
+        + shards * container.shard_bytes(manifest)
+        + keys,
         documents=sum(len(json_bytes(document)) for document in documents)
         + shards * len(json_bytes(receipt.document()))
         + (len(manifest.encoding.object_content()) if manifest.encoding.apart else 0),

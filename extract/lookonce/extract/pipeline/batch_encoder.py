@@ -22,6 +22,7 @@ from lookonce.extract.pipeline.teacher_threads import ForwardTime, TeacherThread
 from lookonce.extract.sanity import find_nonfinite, refuse_nonfinite
 from lookonce.extract.teachers import Teacher, TeacherOutput
 from lookonce.extract.views.view_batch import SeedViews, UnreadableImage, ViewBatch
+from lookonce.storage_schemas.arrays import JPEG
 from lookonce.storage_schemas.manifest import Manifest
 
 EncodeTargets = Callable[[Sequence[Tensor], Tensor | None], EncodedTargets]
@@ -129,8 +130,10 @@ class BatchEncoder:
         values |= {"importance": importance.numpy(), "pixel_digest": views.digests, "view": views.parameters}
         if ids is not None:
             values["patch_ids"] = ids.astype(np.uint16)
-        if self._manifest.stores_pixels:
+        if self._manifest.pixels == "store":
             values["pixels"] = patches
+        elif self._manifest.pixels == "jpeg":
+            values[JPEG] = views.jpegs
         return with_stored_moments(values, self._manifest, views.keys, seed), int(saturated) / encoded.judged
 
 

@@ -42,7 +42,9 @@ def size_sentence(manifest: Manifest, listing: Listing, seeds: Sequence[int]) ->
     """One line before an extraction: the size of the requested seeds once they are complete."""
     keys = key_bytes(manifest, seeds, listing.entries)
     planned = cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document()))
-    return f"expected size: {planned.total:,} bytes ({planned.views:,} views of {bytes_text(planned.per_view)})"
+    views = f"{planned.views:,} views of {bytes_text(planned.per_view)}"
+    rest = ", and their JPEGs, whose sizes feature-cache plan estimates" if manifest.pixels == "jpeg" else ""
+    return f"expected size: {planned.total:,} bytes ({views}){rest}"
 
 
 def small_disk_note(tasks: Sequence[ShardTask], manifest: Manifest, out: Path) -> str | None:
@@ -51,8 +53,9 @@ def small_disk_note(tasks: Sequence[ShardTask], manifest: Manifest, out: Path) -
     needed, free = views * sum(spec.sample_bytes for spec in manifest.arrays), shutil.disk_usage(out).free
     if needed <= free:
         return None
+    least = "more than" if manifest.pixels == "jpeg" else "about"
     return (
-        f"this run writes about {bytes_text(needed)}, and {bytes_text(free)} are free at {out}: it will end when the "
+        f"this run writes {least} {bytes_text(needed)}, and {bytes_text(free)} are free at {out}: it will end when the "
         "disk is full; make room, or choose fewer --seeds, --precision int4 or another --out"
     )
 
@@ -77,7 +80,7 @@ class ExtractionProgress:
         """Views by (seed, shard). A pair is written twice if its worker is lost between the receipts of two seeds."""
         self.workers = WorkerTable()
         """Where the workers' time goes."""
-        self._view_bytes = sum(spec.sample_bytes for spec in manifest.arrays)
+        self._view_bytes: float = sum(spec.sample_bytes for spec in manifest.arrays)
         self._total = sum(len(task.rows) * len(task.seeds) for task in tasks)
         self._show = show
         self._started = self._ended = 0.0
@@ -115,7 +118,10 @@ class ExtractionProgress:
         """Count one event."""
         match event:
             case ShardCommitted(receipt):
-                self._written[receipt.seed, receipt.shard] = receipt.samples - len(receipt.holes)
+                views = receipt.samples - len(receipt.holes)
+                self._written[receipt.seed, receipt.shard] = views
+                if views:
+                    self._view_bytes = receipt.content_bytes / views
             case ViewsDone(views=views, copied=copied):
                 self.workers.update(event)
                 self._count(views, copied)

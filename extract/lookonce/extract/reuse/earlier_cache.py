@@ -161,7 +161,7 @@ def describe_reuse(reuse: Reuse, earlier: Manifest, new: Manifest, images: str |
     start = f"--reuse {reuse.root}: its stored values cannot be copied ({reasons})"
     if not earlier.stores_pixels:
         raise CacheMismatchError(f"{start}, and it stores no pixels for the teacher; leave out --reuse")
-    if not earlier.recipe.tokens.keeps_all:
+    if not earlier.stores_whole_views:
         raise CacheMismatchError(
             f"{start}, and it stores pixels of some patches only (--tokens {earlier.recipe.tokens.kind}), while the "
             "teacher needs complete views; leave out --reuse"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lookonce.shared.errors import UnreadableImageError
 from lookonce.shared.images.decode import decoded_rgb
+from lookonce.shared.images.jpeg_view import decode_view, encode_view
 from lookonce.shared.sources import ImageSource, ListingEntry
 from lookonce.shared.views import ViewRecipe, apply_view, draw_view
 
@@ -30,6 +31,8 @@ class ImageViews:
     parameters: NDArray[np.int32] | None
     """int32 (seeds, 7): crop, flip and source size."""
     problem: UnreadableImageError | None = None
+    jpegs: tuple[bytes, ...] | None = None
+    """The views as JPEG, one per seed, if that is in their recipe: ``pixels`` are what they decode to."""
 
 
 class ViewProducer(Protocol):
@@ -71,11 +74,15 @@ def image_views(
                 draw_view(recipe, key=entry.key, seed=seed, source_height=image.height, source_width=image.width)
                 for seed in seeds
             ]
-            pixels = np.stack([apply_view(image, parameters, recipe.size) for parameters in drawn])
+            views = [apply_view(image, parameters, recipe.size) for parameters in drawn]
             del image  # before the decoder gives its memory to another image
     except UnreadableImageError as error:
         return ImageViews(row, None, None, error)
-    return ImageViews(row, pixels, np.stack([parameters.to_row() for parameters in drawn]))
+    jpegs = None
+    if recipe.jpeg_quality is not None:
+        jpegs = tuple(encode_view(view, recipe.jpeg_quality) for view in views)
+        views = [decode_view(jpeg, recipe.size) for jpeg in jpegs]
+    return ImageViews(row, np.stack(views), np.stack([parameters.to_row() for parameters in drawn]), jpegs=jpegs)
 
 
 def batches_of_views(

@@ -56,6 +56,8 @@ class SeedViews:
     """uint8 (n, 16), see ``pixel_digest``."""
     parameters: NDArray[np.int32]
     """int32 (n, 7): crop, flip and source size."""
+    jpegs: NDArray[np.object_]
+    """object (n,): the views as JPEG, bytes, if that is in their recipe, else None."""
     unreadable: list[UnreadableImage]
 
 
@@ -86,6 +88,7 @@ class ViewBatch:
         self._patches = allocate((*lead, patches, patch_size * patch_size * 3))
         self._digests = np.empty((*lead, pixel_digest(np.empty(0, np.uint8)).size), dtype=np.uint8)
         self._parameters = np.empty((*lead, len(VIEW_FIELDS)), dtype=np.int32)
+        self._jpegs = np.full(lead, None, dtype=object)
         self._futures: list[Future[UnreadableImageError | None]] = [
             threads.submit(self._make, index) for index in range(len(window.rows))
         ]
@@ -99,6 +102,8 @@ class ViewBatch:
             patches = patchify(pixels, self._patch_size, out=self._patches[position, index])
             self._digests[position, index] = pixel_digest(patches)
         self._parameters[:, index] = views.parameters
+        if views.jpegs is not None:
+            self._jpegs[:, index] = views.jpegs
         return None
 
     def seed_views(self, position: int) -> SeedViews:
@@ -114,9 +119,9 @@ class ViewBatch:
         window = self.window
         good = [index for index, problem in enumerate(problems) if problem is None]
         all_good = len(good) == len(problems)
-        patches, digests, parameters = (
+        patches, digests, parameters, jpegs = (
             values[position] if all_good else values[position][good]
-            for values in (self._patches, self._digests, self._parameters)
+            for values in (self._patches, self._digests, self._parameters, self._jpegs)
         )
         return SeedViews(
             rows=[window.rows[index] for index in good],
@@ -124,6 +129,7 @@ class ViewBatch:
             patches=patches,
             digests=digests,
             parameters=parameters,
+            jpegs=jpegs,
             unreadable=[
                 UnreadableImage(row, problem)
                 for row, problem in zip(window.rows, problems, strict=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.read.replayed_views import ReplayedViews
+from lookonce.cache.read.whole_views import WholeViews, stored_views
 from lookonce.shared.errors import IncompleteCacheError, UsageError
 from lookonce.shared.patches import unpatchify
 from lookonce.shared.randomness import random_permutation
@@ -64,26 +65,24 @@ def whole_views(reader: CacheReader, images: str | None) -> Callable[[Sequence[S
         UsageError: the cache has no whole views and no images are given, or it has them and images are given.
         SourceError: images of the cache are not in the source.
     """
-    recipe, stores_pixels = reader.manifest.recipe, reader.manifest.stores_pixels
+    recipe, whole = reader.manifest.recipe, stored_views(reader)
 
-    def stored(views: Sequence[SampledView]) -> NDArray[np.uint8]:
-        return unpatchify(reader.read("pixels", *places(views)), recipe.patch_size)
+    def cut_from(whole: WholeViews) -> Callable[[Sequence[SampledView]], NDArray[np.uint8]]:
+        def cut(views: Sequence[SampledView]) -> NDArray[np.uint8]:
+            return unpatchify(np.stack([whole.patches(view.seed, view.row) for view in views]), recipe.patch_size)
 
-    if stores_pixels and recipe.tokens.keeps_all:
+        return cut
+
+    if whole is not None:
         if images is not None:
             raise UsageError(
                 f"--images {images}: {reader.root} contains whole views, and drift compares those; leave --images out"
             )
-        return stored
+        return cut_from(whole)
     if images is None:
-        why = f"--tokens {recipe.tokens.kind}" if stores_pixels else "--pixels none"
+        why = f"--tokens {recipe.tokens.kind}" if reader.manifest.stores_pixels else "--pixels none"
         raise UsageError(
             f"{reader.root}: it was made with {why} and does not contain whole views, which the teacher must see; "
             "give the images that it was made from: --images SOURCE"
         )
-    replayed = ReplayedViews(reader, images)
-
-    def cut(views: Sequence[SampledView]) -> NDArray[np.uint8]:
-        return unpatchify(np.stack([replayed.patches(view.seed, view.row) for view in views]), recipe.patch_size)
-
-    return cut
+    return cut_from(ReplayedViews(reader, images))

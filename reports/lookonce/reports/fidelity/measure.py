@@ -94,4 +94,7 @@ def _bytes_per_view(reference: Reference, precision: str) -> dict[str, Any]:
     )
     sizes = {spec.name: spec.sample_bytes for spec in specs}
     encoded = [array.name for array in get_precision(precision).arrays(target_shape(reference.recipe))]
-    return {"target_bytes": sum(sizes[name] for name in encoded), "all_bytes": sum(sizes.values())}
+    return {
+        "target_bytes": sum(sizes[name] for name in encoded),
+        "all_bytes": sum(sizes.values()) + round(reference.jpeg_bytes),
+    }

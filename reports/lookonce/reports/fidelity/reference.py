@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lookonce.cache.read import calibration_features
 from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError
-from lookonce.storage_schemas.arrays import Moments, target_shape
+from lookonce.storage_schemas.arrays import JPEG, Moments, target_shape
 from lookonce.storage_schemas.precision import PRECISIONS, calibration_view_count, get_precision
 from lookonce.storage_schemas.recipe import Recipe
 
@@ -38,6 +38,8 @@ class Reference:
     """Whether a view's bytes count its pixels."""
     moments: Moments
     """How mean and standard deviation of tokens are stored, which a view's bytes count."""
+    jpeg_bytes: float
+    """Mean bytes of a view's JPEG, which its bytes count; 0 if views are no JPEGs."""
     calibrate: Callable[[], NDArray[np.float32]]
     """What precisions are calibrated from, float32 (token, layer, channel)."""
     calibration_views: Callable[[], Iterator[NDArray[np.float32]]]
@@ -115,6 +117,13 @@ def reference_facts(
     }
 
 
+def _jpeg_bytes(reader: CacheReader, rows: NDArray[np.int64]) -> float:
+    """Mean bytes of the JPEGs of some rows' views, of the first seed; 0 if views are no JPEGs."""
+    if reader.manifest.pixels != "jpeg":
+        return 0.0
+    return float(np.mean([len(jpeg) for jpeg in reader.read(JPEG, [reader.seeds[0]] * len(rows), rows)]))
+
+
 def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, calibration_views: int) -> Reference:
     """A cache's decoded targets as the reference.
 
@@ -159,6 +168,7 @@ def cache_reference(root: Path, *, seeds: Sequence[int] | None, views: int, cali
         recipe=manifest.recipe,
         store_pixels=manifest.stores_pixels,
         moments=manifest.moments,
+        jpeg_bytes=_jpeg_bytes(reader, judged),
         calibrate=lambda: calibration_features.calibration_values(
             reader, reader.seeds[0], others, samples=calibration_views
         ),

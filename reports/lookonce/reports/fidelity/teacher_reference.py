@@ -88,6 +88,7 @@ def teacher_reference(config: ExtractionConfig, *, views: int) -> Reference:
         recipe=recipe,
         store_pixels=config.pixels == "store",
         moments=config.moments,
+        jpeg_bytes=0.0,
         calibrate=calibrate,
         calibration_views=calibrate_views,
         batches=batches,

@@ -75,8 +75,8 @@ def plan_extraction(
         config = dataclasses.replace(config, shard_size=joined.shard_size)
         extraction = dataclasses.replace(extraction, config=config)
     manifest = joined or planned_manifest(extraction, recipe, config.precision, versions)
-    sizes = planned_sizes(extraction, recipe, versions)
     measured = probe(extraction, teacher, workers, seconds=probe_seconds)
+    sizes = planned_sizes(extraction, recipe, versions, measured.jpegs)
     committed = _committed_amount(config.out, joined, parse_seeds(config.seeds))
     cost = _break_even(
         extraction, purpose, sizes, measured, workers, committed, shape=target_shape(recipe), new=joined is None
@@ -92,7 +92,7 @@ def plan_extraction(
         probe=measured,
         workers=workers,
         cost=cost,
-        reading=_reading(purpose, config, manifest, chosen),
+        reading=_reading(purpose, config, manifest, chosen, measured),
         disk=DiskSpace(out=str(config.out), committed=committed.bytes, left=cost.bytes_left, free=cost.bytes_free),
         catalogued=same_recipe_note(recipe, config.out) if joined is None else None,
     )
@@ -143,7 +143,7 @@ def _break_even(
         views_left=left,
         extraction_seconds=left * measured.extraction_seconds(workers)
         + calibrated * measured.online_seconds(alone, with_views=True),
-        online_seconds=images * measured.online_seconds(workers, with_views=config.pixels == "store"),
+        online_seconds=images * measured.online_seconds(workers, with_views=config.pixels != "none"),
         bytes_left=round(chosen.total * left / chosen.views),
         bytes_free=_free_bytes(config.out),
     )
@@ -162,11 +162,14 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
 
 
-def _reading(purpose: Purpose, config: ExtractionConfig, manifest: Manifest, chosen: PlannedSize) -> ReadRate:
+def _reading(
+    purpose: Purpose, config: ExtractionConfig, manifest: Manifest, chosen: PlannedSize, measured: Probe
+) -> ReadRate:
     visible = min(visible_count(manifest.recipe.patches, config.mask_ratio), chosen.stored_patches)
     return ReadRate(
         student_rate=purpose.student_rate,
         visible_patches=visible,
-        visible_bytes_per_second=purpose.student_rate * read_bytes(manifest.arrays, chosen.stored_patches, visible),
+        visible_bytes_per_second=purpose.student_rate
+        * read_bytes(manifest.arrays, chosen.stored_patches, visible, measured.jpeg_bytes),
         whole_bytes_per_second=purpose.student_rate * chosen.bytes.per_view,
     )

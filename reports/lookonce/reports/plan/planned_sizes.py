@@ -55,8 +55,17 @@ class PlannedSize:
         }
 
 
-def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, str]) -> list[PlannedSize]:
-    """The size of each choice with all other settings as requested; by precision, then token subset."""
+def planned_sizes(
+    extraction: Extraction, recipe: Recipe, versions: dict[str, str], jpegs: Sequence[int]
+) -> list[PlannedSize]:
+    """The size of each choice with all other settings as requested; by precision, then token subset.
+
+    Args:
+        extraction: as requested.
+        recipe: of it.
+        versions: of the libraries.
+        jpegs: bytes of the JPEGs of some views, if the cache stores them.
+    """
     config, asked = extraction.config, extraction.config.token_subset
     seeds = parse_seeds(config.seeds)
     subsets = [AllTokens(), VisibleTokens(mask=config.mask, mask_ratio=config.mask_ratio), TopTokens(share=0.5)]
@@ -72,7 +81,9 @@ def planned_sizes(extraction: Extraction, recipe: Recipe, versions: dict[str, st
                     precision=precision,
                     tokens=tokens,
                     stored_patches=manifest.recipe.stored_patches,
-                    bytes=cache_bytes(manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document())),
+                    bytes=cache_bytes(
+                        manifest, seeds, keys=keys, statistics=tuple(ShardStatistics().document()), jpegs=jpegs
+                    ),
                     encoding_bytes=len(manifest.encoding.object_content()) if manifest.encoding.apart else 0,
                     chosen=precision == config.precision and tokens == asked,
                 )
@@ -95,17 +106,18 @@ def stand_in_encoding(precision: str, shape: TargetShape) -> Encoding:
     return Encoding(precision=precision, parameters=get_element_precision(precision).calibrate(values))
 
 
-def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int) -> int:
+def read_bytes(arrays: Sequence[ArraySpec], stored_patches: int, visible: int, jpeg: float = 0.0) -> float:
     """Bytes that a training step needs of one view: visible tokens and pixels, and importance to draw the mask.
 
     Args:
         arrays: of the cache.
         stored_patches: patches of a view that are stored.
         visible: how many of them the student sees.
+        jpeg: bytes of a view's JPEG, if it is stored.
     """
     shares = {"targets": (visible + 1, stored_patches + 1), "pixels": (visible, stored_patches)}
     whole = dict.fromkeys(("importance", "patch_ids", "coarse_targets", "class_targets"), (1, 1))
     if any(spec.name == "class_targets" for spec in arrays):
         shares["targets"] = (visible, stored_patches)
     read = {**shares, **whole}
-    return sum(spec.sample_bytes * part // of for spec in arrays for part, of in [read.get(spec.name, (0, 1))])
+    return jpeg + sum(spec.sample_bytes * part // of for spec in arrays for part, of in [read.get(spec.name, (0, 1))])

@@ -6,7 +6,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from lookonce.shared.views import pixel_digest
 from lookonce.storage_schemas.precision import TargetShape
 
 MOST_IMAGES = 512
+LEAST_IMAGES, LEAST_JPEGS = 2, 64
+"""Images that are decoded however long it takes; more for the mean size of JPEGs."""
+
 SEEDS_PROBED = 16
 """As many as a task extracts together: the image is decoded once for them."""
 
@@ -55,6 +58,28 @@ class Probe:
     """Seconds of a worker to encode the teacher's output."""
     write_seconds: float
     """Seconds of one core to cut the view in patches and to digest all that is written."""
+    jpegs: tuple[int, ...] = ()
+    """Bytes of the JPEGs of the views that were made; empty if views are no JPEGs."""
+
+    @property
+    def jpeg_bytes(self) -> float:
+        """Mean bytes of a view's JPEG; 0 if views are no JPEGs."""
+        return statistics.fmean(self.jpegs) if self.jpegs else 0.0
+
+    @property
+    def jpeg_error(self) -> float:
+        """Standard error of ``jpeg_bytes``."""
+        return statistics.pstdev(self.jpegs) / max(1, len(self.jpegs) - 1) ** 0.5 if self.jpegs else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        facts = {name: value for name, value in asdict(self).items() if name != "jpegs"}
+        return {
+            **facts,
+            "jpeg_views": len(self.jpegs),
+            "jpeg_bytes": self.jpeg_bytes,
+            "jpeg_bytes_standard_error": self.jpeg_error,
+        }
 
     def extraction_seconds(self, workers: WorkerResources) -> float:
         """Seconds per view of all workers together, if everything overlaps."""
@@ -92,7 +117,7 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
     if extraction.config.executor == "ray" and device.type == "cpu":
         torch.set_num_threads(workers.cpus)  # as a worker does
     try:
-        pixels, images, unreadable, view_seconds = _time_views(extraction, seconds * 0.4)
+        pixels, images, unreadable, view_seconds, jpegs = _time_views(extraction, seconds * 0.4)
         batch, teacher_times, core_wait, features = _time_teacher(extraction, teacher, pixels, seconds * 0.4)
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
         torch.set_num_threads(1)  # a teacher thread encodes on one core while others run
@@ -110,11 +135,12 @@ def probe(extraction: Extraction, teacher: Teacher, workers: WorkerResources, *,
         core_wait=core_wait,
         encode_seconds=encode_seconds / max(1, threads),
         write_seconds=write_seconds,
+        jpegs=jpegs,
     )
 
 
-def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint8], int, int, float]:
-    """Views (one per readable image), images tried and unreadable, and seconds of a core per view."""
+def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint8], int, int, float, tuple[int, ...]]:
+    """Views (one per readable image), images tried and unreadable, seconds of a core per view, and bytes of JPEGs."""
     entries, seeds = extraction.listing.entries, parse_seeds(extraction.config.seeds)[:SEEDS_PROBED]
     drawn = (random_uniform(MOST_IMAGES, "plan") * len(entries)).astype(int).tolist()
     rows = list(dict.fromkeys(drawn))
@@ -122,19 +148,21 @@ def _time_views(extraction: Extraction, seconds: float) -> tuple[NDArray[np.uint
     def crop(row: int) -> ImageViews:
         return image_views(row, entries[row], extraction.source, extraction.view, seeds)
 
+    least = LEAST_IMAGES if extraction.view.jpeg_quality is None else LEAST_JPEGS
     crop(rows[0])  # warm: imports, file handles
     found: list[ImageViews] = []
     started, deadline = time.thread_time(), time.perf_counter() + seconds
     for row in rows:
         found.append(crop(row))
-        if time.perf_counter() > deadline and len(found) > 1:
+        if time.perf_counter() > deadline and len(found) >= least:
             break
     spent = time.thread_time() - started
     good = [views.pixels[0] for views in found if views.pixels is not None]
     if not good:
         reason = next(views.problem for views in found if views.problem is not None)
         raise SourceError(f"none of the {len(found)} images that were tried can be read; the first: {reason}")
-    return np.stack(good), len(found), len(found) - len(good), spent / (len(found) * len(seeds))
+    jpegs = tuple(len(jpeg) for views in found for jpeg in views.jpegs or ())
+    return np.stack(good), len(found), len(found) - len(good), spent / (len(found) * len(seeds)), jpegs
 
 
 def _time_teacher(

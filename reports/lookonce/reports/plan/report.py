@@ -81,7 +81,7 @@ class Plan(Result):
     @property
     def decoding_counted(self) -> bool:
         """Whether an online teacher also pays for decoding, which a cache with pixels saves."""
-        return self.config.pixels == "store"
+        return self.config.pixels != "none"
 
     @property
     def views_per_second(self) -> float:
@@ -112,7 +112,7 @@ class Plan(Result):
             "shard_size": self.config.shard_size,
             "sizes": [size.document() for size in self.sizes],
             "start_up_seconds": self.start_up_seconds,
-            "probe": asdict(self.probe),
+            "probe": self.probe.document(),
             "workers": {**asdict(self.workers), "executor": self.config.executor},
             "extraction": {
                 "views_left": cost.views_left,
@@ -146,7 +146,7 @@ class Plan(Result):
         """Lines for people."""
         first = {"teacher": _teacher(self), "views": _views(self), "tried": _probed(self.probe)}
         then = {
-            "size": _size(self.chosen),
+            "size": _size(self.chosen, self.probe),
             "time": _time(self),
             "reading": _reading(self.reading),
             "disk": _disk(self.disk),
@@ -176,7 +176,9 @@ def _teacher(plan: Plan) -> list[str]:
 
 def _views(plan: Plan) -> list[str]:
     images, seeds, config = plan.images, len(plan.seeds), plan.config
-    pixels = "stored" if config.pixels == "store" else "not stored"
+    pixels = {"store": "stored", "jpeg": f"stored as JPEG (quality {config.jpeg_quality})", "none": "not stored"}[
+        config.pixels
+    ]
     container = f"{config.format} shards of {config.shard_size}"
     return [f"{images:,} images x {count_text(seeds, 'seed')} = {images * seeds:,}; pixels {pixels}; {container}"]
 
@@ -221,11 +223,17 @@ def _subset(size: PlannedSize) -> str:
     return f"top:{tokens.share:g}" if isinstance(tokens, TopTokens) else tokens.kind
 
 
-def _size(chosen: PlannedSize) -> list[str]:
+def _size(chosen: PlannedSize, probe: Probe) -> list[str]:
     per_view, total = bytes_text(chosen.bytes.per_view), bytes_text(chosen.bytes.total)
     lines = [f"{per_view} per view, {total} in all: all files of the cache, if every image can be read"]
     if chosen.encoding_bytes:
         lines.append(f"(about {bytes_text(chosen.encoding_bytes)} of it is the object of the encoding, once per cache)")
+    if probe.jpegs:
+        error = 100 * probe.jpeg_error / probe.jpeg_bytes
+        lines.append(
+            f"({bytes_text(probe.jpeg_bytes)} of a view is its JPEG: the mean of "
+            f"{count_text(len(probe.jpegs), 'view')}, standard error {error:.1f} %; all else is counted)"
+        )
     return lines
 
 

@@ -33,6 +33,9 @@ def _target_arrays(reader: CacheReader) -> list[str]:
 class PixelSource(Protocol):
     """Source of visible patches; thread-safe."""
 
+    arrays: tuple[str, ...]
+    """Arrays of the cache that it reads for every view."""
+
     def visible_pixels(
         self, seeds: NDArray[np.int64], rows: NDArray[np.int64], visible: VisiblePatches, out: NDArray[np.uint8]
     ) -> None:
@@ -41,7 +44,9 @@ class PixelSource(Protocol):
 
 
 class StoredPixels:
-    """Views that the cache stores."""
+    """Patches that the cache stores."""
+
+    arrays: tuple[str, ...] = ("pixels",)
 
     def __init__(self, reader: CacheReader) -> None:
         self._reader = reader
@@ -89,9 +94,8 @@ class BatchReader:
         self._patch_bytes = caches.first.manifest.recipe.patch_size**2 * 3
         self._visible = visible_count(self._patches, mask_ratio)
         moments = () if target_norm == "whiten" else ("target_mean", "target_std")
-        pixel_arrays = ("pixels",) if isinstance(pixels, StoredPixels) else ()
         self._announced = [
-            (*_target_arrays(reader), *moments, *(pixel_arrays if number == 0 else ()))
+            (*_target_arrays(reader), *moments, *(pixels.arrays if number == 0 else ()))
             for number, reader in enumerate(caches.readers)
         ]
 

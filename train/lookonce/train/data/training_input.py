@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lookonce.cache.read.reader import CacheReader
+from lookonce.cache.read.replayed_views import ReplayedViews
+from lookonce.cache.read.whole_views import JpegViews
 from lookonce.shared.canonical import digest_bytes
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.masking import MASK_VERSION
 from lookonce.train.batch_config import BatchConfig
 from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
+from lookonce.train.data.decoded_pixels import DecodedPixels
 from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import JoinedCaches
 from lookonce.train.data.mask_choice import MaskChoice, choose_masks
-from lookonce.train.data.replayed_pixels import ReplayedPixels
 from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
 from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.names import TargetNorm
@@ -115,11 +117,13 @@ def _require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
 
 def _pixel_source(reader: CacheReader, images: str | None) -> PixelSource:
     """Views as stored, or replayed from their images if the cache has no pixels."""
-    if reader.manifest.stores_pixels:
+    if reader.manifest.pixels == "store":
         return StoredPixels(reader)
+    if reader.manifest.pixels == "jpeg":
+        return DecodedPixels(reader, JpegViews(reader))
     if images is None:
         raise CacheMismatchError(
             f"{reader.root}: this cache was made with --pixels none, so it does not contain the views; "
             "give the images it was made from with --images SOURCE"
         )
-    return ReplayedPixels(reader, images)
+    return DecodedPixels(reader, ReplayedViews(reader, images))
