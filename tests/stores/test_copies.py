@@ -301,5 +301,8 @@ def test_a_store_says_so_in_a_forked_process(url: str) -> None:
 def test_results_are_documents(training_cache, url: str, tmp_path: Path) -> None:
     for summary in (push(training_cache(), url), pull(url, tmp_path / "out")):
         document = json.loads(json.dumps(summary.document()))
+        moved = "sent" if isinstance(summary, PushSummary) else "fetched"
+        counts = {"objects", f"objects_{moved}", "bytes", f"bytes_{moved}"}
+        assert document.keys() == {"cache", "url", "fingerprint", "seeds"} | counts
         assert document["seeds"] == [0, 1]
         assert f"seeds 0, 1 are complete: {summary.objects} objects" in summary.text()

@@ -52,7 +52,7 @@ class PullConfig:
     """One pull: the URL of a cache and the folder that it goes to."""
 
     url: str
-    """URL of a cache: s3://, gs://, az://, https:// or hf://datasets/OWNER/NAME[@REVISION][/PATH]."""
+    """URL of a cache: s3://, gs://, az://, https:// or ``hf://datasets/OWNER/NAME[@REVISION][/PATH]``."""
     out: Path
     """Cache folder: new, empty, or a cache of the same recipe, which then gets what it lacks."""
     seeds: str | None = None

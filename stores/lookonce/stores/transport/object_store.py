@@ -48,7 +48,7 @@ class ObjectStore:
         with self._errors(""):
             listed = self._read_client().list_with_delimiter()
             names = [*listed["common_prefixes"], *(entry["path"] for entry in listed["objects"])]
-            return sorted(str(name).strip("/") for name in names)
+            return sorted(name for name in (str(one).strip("/") for one in names) if name)  # "": a folder's own mark
 
     def head(self, path: str) -> ObjectFacts | None:
         """See ``Store.head``."""
