@@ -22,6 +22,9 @@ from lookonce.cache.read.whole_views import JpegViews
 from lookonce.cache.show.description import describe_cache
 from lookonce.cache.show.picture_samples import shown_samples
 from lookonce.cache.verify.verification import verify_cache
+from lookonce.reports.drift.check import DriftRequest, check_drift
+from lookonce.reports.fidelity.measure import measure_fidelity
+from lookonce.reports.fidelity.reference import cache_reference
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.patches import unpatchify
 from lookonce.storage_schemas.tokens import TopTokens
@@ -213,3 +216,22 @@ def test_stock_zarr_reads_jpegs_and_floats(whole_jpeg_cache) -> None:
     assert group["targets"].dtype == np.float32  # type: ignore[union-attr]
     jpegs = group["jpeg"][:]  # type: ignore[index]
     assert jpegs.tolist() == reader.read("jpeg", [0] * 24, range(24)).tolist()
+
+
+def test_drift_looks_at_the_decoded_views(extract_tiny, whole_jpeg_cache, tiny_weights, tmp_path) -> None:
+    """Whole views are there for a token subset, too: no images are needed."""
+    flags = {"pixels": "jpeg", "tokens": "visible", "format": "webdataset", "seeds": "0"}
+    assert extract_tiny(tmp_path / "c", **flags).code == 0
+    for cache in (whole_jpeg_cache, tmp_path / "c"):
+        report = check_drift(DriftRequest(cache=cache, teacher_weights=tiny_weights, views=4, device="cpu"))
+        assert not report.drifted
+        assert max(one.mean for one in report.deviations) < 1e-5
+
+
+def test_fidelity_counts_the_jpegs(whole_jpeg_cache) -> None:
+    reference = cache_reference(whole_jpeg_cache, seeds=None, views=16, calibration_views=16)
+    measured = measure_fidelity(reference, student_error=0.5).precisions["int4"]
+    reader = CacheReader(whole_jpeg_cache)
+    mean = np.mean([len(jpeg) for jpeg in reader.read("jpeg", [0] * 24, range(24))])
+    rest = sum(spec.sample_bytes for spec in reader.manifest.arrays if spec.name != "targets")
+    assert measured.all_bytes == pytest.approx(measured.target_bytes + rest + mean, rel=0.02)

@@ -122,7 +122,7 @@ def test_a_grown_folder_costs_the_new_images_alone(
     for place, values in held.items():
         assert_same(values, found[place])
     for place, values in fresh.items():
-        for name in ("pixels", "pixel_digest", "view", "label"):
+        for name in ("jpeg" if "jpeg" in values else "pixels", "pixel_digest", "view", "label"):
             np.testing.assert_array_equal(values[name], found[place][name])
         np.testing.assert_allclose(values["importance"], found[place]["importance"], rtol=1e-4)
     manifests = {
