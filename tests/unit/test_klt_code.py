@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from klt_views import CHANNELS, LAYERS, PATCHES, SHAPE, calibrated, relative_error, smooth_views
 
+from lookonce.storage_schemas.precision import get_precision
 from lookonce.storage_schemas.precision.klt.allocation import allocate_bits, expected_error
 from lookonce.storage_schemas.precision.klt.bit_records import BitRecord
 from lookonce.storage_schemas.precision.klt.calibration import TargetStatistics
@@ -177,6 +179,43 @@ def test_parameters_that_contradict_each_other_are_refused(name: str, broken, me
     parameters[name] = broken(parameters[name])
     with pytest.raises(ValueError, match=message):
         ViewCode.from_parameters(parameters)
+
+
+def changed(views: np.ndarray, **channels: float) -> np.ndarray:
+    views = views.copy()
+    for name, value in channels.items():
+        place = int(name[1:])
+        views[..., place] = value if name[0] == "c" else views[..., place] * value
+    return views
+
+
+ODD_VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "outlier channels": lambda views: changed(views, f1=20, f5=20, f6=-20),
+    "constant channels": lambda views: changed(views, c1=0.25, c6=-3),
+    "tokens of a view alike": lambda views: np.repeat(views[:, :1], PATCHES + 1, axis=1),
+    "one view": lambda views: views[:1],
+    "one view many times": lambda views: np.repeat(views[:1], 50, axis=0),
+    "all values alike": lambda views: np.full_like(views, 0.7),
+    "nothing but zeros": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("rate", [2, 0.5])
+@pytest.mark.parametrize("kind", ODD_VIEWS)
+def test_odd_views_can_be_calibrated_from_and_encoded(kind: str, rate: float) -> None:
+    """Fewer samples than dimensions, singular covariances, components without variance."""
+    views = ODD_VIEWS[kind](smooth_views(100, 0))
+    statistics = TargetStatistics(SHAPE)
+    statistics.add(views)
+    code, expected = statistics.code(rate)
+    assert np.isfinite(expected.relative_error)
+    assert get_precision(f"klt{rate:g}").parameter_problem(code.parameters(), SHAPE) is None
+    error = np.linalg.norm(decoded(code, views) - views[:, 1:])
+    usual = relative_error(decoded(calibrated(rate), smooth_views(100, 0)), smooth_views(100, 0)[:, 1:])
+    assert error <= 1.2 * usual * np.linalg.norm(views[:, 1:]) + 1e-5
+    others = smooth_views(5, 10_000)  # of which the calibration knew nothing
+    assert np.isfinite(decoded(code, others)).all()
+    assert 0 <= code.outside_share(others) <= 1
 
 
 def test_bad_calibrations_are_refused() -> None:

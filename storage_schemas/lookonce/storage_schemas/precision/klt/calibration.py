@@ -37,6 +37,9 @@ error at 2 bits on other images is 7 % larger after 400 calibration views of 960
 LEAST = 1e-12
 """Smallest variance of a component; eigenvalues of a singular covariance may come out negative."""
 
+NEGLIGIBLE = 1e-6
+"""Variance beside the coarse part, as a share of that of the coarse part, below which it is rounding."""
+
 COMFORTABLE_TOKENS = 30
 """Calibration tokens per value of a token below which errors on other images grow noticeably."""
 
@@ -137,7 +140,7 @@ class TargetStatistics:
         cosines = min(allocations, key=lambda number: allocations[number].error)
         best = self._allocated(self._spectrum(cosines, cosines), sizes)
         return self._finished(best), ExpectedLoss(
-            relative_error=math.sqrt(best.error / (np.trace(self._products) / self.views)),
+            relative_error=math.sqrt(best.error / max(np.trace(self._products) / self.views, LEAST)),
             components=int((best.token_bits > 0).sum()),
             coarse_functions=len(best.coarse_bits),
         )
@@ -157,6 +160,8 @@ class TargetStatistics:
         coarse_products = flat.T @ flat
         rest = (products - self.tokens * np.outer(mean, mean) - coarse_products) / self.tokens
         sampled = coarse_products / len(flat)
+        if np.trace(rest) <= NEGLIGIBLE * np.trace(sampled):  # tokens of a view are alike; what is left is rounding
+            return rest, sampled, sampled
         return rest, sampled, rest * (np.trace(sampled) / np.trace(rest))
 
     def _spectrum(self, cosines: int, basis_cosines: int) -> _Spectrum:
@@ -170,7 +175,7 @@ class TargetStatistics:
         variances = _variances(rest, basis)
         order = np.argsort(-variances, kind="stable")
         energy = np.square(self._coarse_of(cosines) @ coarse_basis).mean(axis=0)
-        share = energy.sum(axis=1, keepdims=True) / energy.sum() * len(energy)  # of each spatial function
+        share = energy.sum(axis=1, keepdims=True) / max(energy.sum(), LEAST) * len(energy)  # of each spatial function
         coarse_variances = (1 - SHRINKAGE) * energy + SHRINKAGE * share * _variances(prior, coarse_basis)
         return _Spectrum(
             basis=basis,
