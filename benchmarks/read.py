@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -181,10 +182,14 @@ def peers(work: Path, zarr_root: Path, raw: NDArray[np.uint8], raw_path: Path, j
         dataset = streaming_dataset(work / "mds", raw)
         return functools.partial(by_index, dataset, job, limit, lambda sample: sample["targets"])
 
+    def open_tensorstore() -> Callable[[], int]:
+        importlib.import_module("tensorstore")
+        return functools.partial(tensorstore, zarr_root, job, limit)
+
     set_ups = {
         "stock_webdataset": plain_tar,
         "zarr_python": lambda: functools.partial(zarr_python, zarr_root, job, limit),
-        "tensorstore": lambda: functools.partial(tensorstore, zarr_root, job, limit),
+        "tensorstore": open_tensorstore,
         "litdata": litdata,
         "streaming": streaming,
     }
@@ -296,26 +301,27 @@ def _warm(
 def _cold(work: Path, roots: dict[str, Path], job: Job, rounds: int) -> dict[str, list[float]]:
     """Rates from disk, of a quarter of the samples: the kernel reads on into others, which a real run needs much later.
 
-    The kernel keeps pages that are mapped, so each contestant opens its files after they were dropped.
+    The kernel keeps pages that are mapped, so each contestant is opened anew. Opening, once per run, is not timed.
     """
     job.order = job.order[: len(job.order) // 4]
 
-    def zarr(readahead: Any, announce: bool) -> int:
-        reader = CacheReader(roots["zarr"], check="never", readahead=readahead)
-        return ours(reader, job, announce=announce)
+    def opened(label: str, readahead: Any = "none") -> CacheReader:
+        return CacheReader(roots[label], check="never", readahead=readahead)
 
-    contestants = {
-        "cold_zarr": functools.partial(zarr, "none", False),
-        "cold_zarr_klt0.5": lambda: ours_klt(CacheReader(roots["zarr_klt0.5"], check="never", readahead="none"), job),
-        "cold_zarr_prefetch": functools.partial(zarr, "auto", True),
-        "cold_zarr_advice": functools.partial(zarr, "advice", True),
-        "cold_memmap": lambda: memmap(np.load(work / "raw.npy", mmap_mode="r"), job),
+    contestants: dict[str, Callable[[], Callable[[], int]]] = {
+        "cold_zarr": lambda: functools.partial(ours, opened("zarr"), job),
+        "cold_zarr_klt0.5": lambda: functools.partial(ours_klt, opened("zarr_klt0.5"), job),
+        "cold_zarr_prefetch": lambda: functools.partial(ours, opened("zarr", "auto"), job, announce=True),
+        "cold_zarr_advice": lambda: functools.partial(ours, opened("zarr", "advice"), job, announce=True),
+        "cold_memmap": lambda: functools.partial(memmap, np.load(work / "raw.npy", mmap_mode="r"), job),
     }
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, contestant in contestants.items():
+        for name, open_contestant in contestants.items():
+            contestant = open_contestant()
             drop_from_page_cache(work)
             rates[name].append(_timed(contestant))
+            del contestant
     return rates
 
 

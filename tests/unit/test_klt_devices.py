@@ -118,7 +118,7 @@ def test_encoding_in_chunks_gives_the_same_bytes(kind: str, monkeypatch: pytest.
     kept = torch.from_numpy(np.pad(some_positions(6, PATCHES) + 1, ((0, 0), (1, 0))))
     whole = encoder.encode_targets(targets)
     for samples in (6, 4, 1):  # at a time
-        monkeypatch.setattr(target_encoder, "VALUES_PER_CHUNK", {"cpu": samples * targets[0].numel()})
+        monkeypatch.setattr(target_encoder, "VIEW_VALUES_PER_CHUNK", {"cpu": samples * targets[0].numel()})
         encoded, of_all = encoder(hidden), encoder(hidden, kept)
         for name, wanted in whole.items():
             assert (encoded.arrays[name] != wanted).float().mean() < MOST_AT_BORDERS

@@ -18,6 +18,9 @@ from lookonce.storage_schemas.precision.codes import count_exceeded, count_outsi
 VALUES_PER_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 27}
 """float32 values encoded at a time: as many as fit a core's cache, or half a gigabyte of GPU memory."""
 
+VIEW_VALUES_PER_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""The same for KLT precisions: five views of CLIP-B/16 share one pass over the bases, which fit no cache."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTargets:
@@ -80,7 +83,8 @@ class TargetEncoder(nn.Module):
             kept: int64 (B, k), the tokens to encode; None for all.
         """
         batch, tokens, channels = hidden[0].shape
-        length = max(1, VALUES_PER_CHUNK[hidden[0].device.type] // (tokens * len(hidden) * channels))
+        values = VALUES_PER_CHUNK if self.views is None else VIEW_VALUES_PER_CHUNK
+        length = max(1, values[hidden[0].device.type] // (tokens * len(hidden) * channels))
         parts = []
         for start in range(0, batch, length):
             some = slice(start, start + length)
