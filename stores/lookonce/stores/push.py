@@ -50,7 +50,7 @@ class PushConfig:
     seeds: str | None = None
     """Seeds to push, such as 0-3 or 0,2,5; default: all that are complete."""
     workers: Count = DEFAULT_WORKERS
-    """Objects that are sent at the same time, at least 1; each needs up to 32 MiB of memory."""
+    """Objects that are sent at the same time, at least 1; each needs up to 48 MiB of memory."""
     patience: Positive = DEFAULT_PATIENCE
     """Seconds without progress after which failing requests are no longer repeated."""
 

@@ -13,8 +13,8 @@ from lookonce.stores.transport.store_errors import store_error
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
-CHUNK_BYTES = 4 << 20
-"""Bytes of a chunk that is read."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of a chunk that is read: still in the processor's cache when it has been hashed and is written."""
 PART_BYTES = 8 << 20
 """Bytes of a part that is written."""
 PARTS_AT_ONCE = 3
