@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -39,7 +39,7 @@ BUCKET = "bucket"
 
 
 @contextlib.contextmanager
-def server(work: Path) -> Iterator[str]:
+def server(work: Path) -> Generator[str, None, None]:
     """Address of an S3 server with an empty bucket."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,12 +105,11 @@ class Bench:
         def read(path: Path) -> None:
             hasher, out = hashlib.sha256(), self.work / "bare" / path.relative_to(self.cache)
             with contextlib.ExitStack() as files:
-                if written:
-                    out.parent.mkdir(parents=True, exist_ok=True)
-                    handle = files.enter_context(out.open("wb"))
+                out.parent.mkdir(parents=True, exist_ok=True)
+                handle = files.enter_context(out.open("wb")) if written else None
                 for chunk in self.store.get(f"whole/{path.relative_to(self.cache)}").stream(min_chunk_size=4 << 20):
                     hasher.update(chunk)
-                    if written:
+                    if handle is not None:
                         handle.write(chunk)
 
         with ThreadPoolExecutor(WORKERS) as threads:
