@@ -172,6 +172,11 @@ def test_files_that_are_no_entries_are_told_and_left(
     strange = {"half.json": "{", "later.json": '{"version": 99}', "list.json": "[]", "short.json": '{"version": 1}'}
     for name, text in strange.items():
         (catalogue.folder / "entries" / name).write_text(text)
+    (entry,) = catalogue.entries()
+    document = {**entry.document(), "bytes": "many"}
+    strange["typed.json"] = json.dumps(document)
+    (catalogue.folder / "entries" / "typed.json").write_text(strange["typed.json"])
+    capsys.readouterr()
     assert len(list(catalogue.entries())) == 1
     assert sorted(line.split("/")[-1].split(":")[0] for line in capsys.readouterr().err.splitlines()) == sorted(strange)
     assert all((catalogue.folder / "entries" / name).exists() for name in strange)

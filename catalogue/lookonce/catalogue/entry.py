@@ -8,7 +8,7 @@ import platform
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from lookonce.cache.layout import CacheLayout
 from lookonce.shared.errors import SchemaError
@@ -105,19 +105,24 @@ class CatalogueEntry:
         Raises:
             SchemaError: it is no entry, or of a later version.
         """
-        if not isinstance(document, dict) or document.get("version") != VERSION:
+        if not isinstance(document, dict) or cast("dict[str, Any]", document).get("version") != VERSION:
             raise SchemaError(f"{place}: expected an entry of a catalogue, version {VERSION}; it is left as it is")
+        found = cast("dict[str, Any]", document)
         try:
-            values = {field.name: document[field.name] for field in fields(cls)}
-            return cls(
-                **{
-                    **values,
-                    "blocks": tuple(values["blocks"]),
-                    "seeds": {int(seed): int(shards) for seed, shards in values["seeds"].items()},
-                }
-            )
+            values: dict[str, Any] = {field.name: found[field.name] for field in fields(cls)}
+            values["blocks"] = tuple(int(block) for block in values["blocks"])
+            values["seeds"] = {int(seed): int(shards) for seed, shards in values["seeds"].items()}
+            for field in fields(cls):
+                kind = _PLAIN.get(str(field.type))
+                if kind is not None and type(values[field.name]) is not kind:
+                    raise TypeError(f"{field.name} is {values[field.name]!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SchemaError(f"{place}: is no entry of a catalogue ({error!r}); it is left as it is") from error
+        return cls(**values)
+
+
+_PLAIN = {"str": str, "int": int, "bool": bool}
+"""Types by their names in annotations."""
 
 
 def entry_of(root: Path, earlier: CatalogueEntry | None = None, *, changed: bool = True) -> CatalogueEntry:

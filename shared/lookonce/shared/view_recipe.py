@@ -87,7 +87,7 @@ class ViewRecipe:
         >>> ViewRecipe().document()["scale"]
         [0.2, 1.0]
         """
-        document = {
+        document: dict[str, Any] = {
             "name": self.NAME,
             "version": self.VERSION,
             "interpolation": self.INTERPOLATION,

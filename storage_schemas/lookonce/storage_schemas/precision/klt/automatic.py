@@ -89,6 +89,7 @@ def choose_precision(statistics: TargetStatistics, asked: str, *, below_bits: fl
     rates = sorted(rate for rate in RATES if rate < below_bits)
     if percent is None or not rates:
         raise UsageError(f"--precision {asked}: no KLT precision has fewer than {below_bits:g} bits per value")
+    estimated = math.inf
     for rate in rates:
         code, expected = statistics.code(rate)
         estimated = estimated_loss_percent(expected.relative_error)
