@@ -59,6 +59,7 @@ def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
     assert {"fp16", "int8", "int4"} <= read(tmp_path, "study")["raw"].keys()
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_cut_off_keeps_what_it_had_and_the_next_ones_are_run(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(tmp_path, "--stages", "extract,step"), stdout=subprocess.PIPE, text=True, start_new_session=True

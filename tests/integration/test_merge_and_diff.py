@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -174,7 +175,8 @@ def test_a_killed_merge_resumes(make_cache: Callable[..., Path], tmp_path: Path)
             child, started = int(merger.stdout.readline()), time.monotonic()
             if number:  # the first one tells how long a merge takes here
                 time.sleep(chance.random() * longest)
-                os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             while Path(f"/proc/{child}").exists():
                 time.sleep(0.001)
             longest = longest or time.monotonic() - started

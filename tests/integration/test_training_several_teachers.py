@@ -96,6 +96,16 @@ def test_samples_are_joined_by_key_and_seed_in_the_order_of_the_first(two: tuple
             assert np.array_equal(batch.targets[1].elements[place].numpy(), expected)
 
 
+def test_seeds_that_a_cache_has_alone_are_named_unless_seeds_were_chosen(
+    views_cache: MakeCache, tmp_path: Path
+) -> None:
+    caches = views_cache("a", range(8), seeds=(0, 1, 2, 3)), views_cache("bb", range(8), seeds=(1, 2))
+    setup = set_up(config(tmp_path / "run", *caches))
+    assert setup.input.caches.seeds == (1, 2)
+    assert setup.notes == [f"of {caches[0]}, seeds 0, 3 are not in every cache and not used"]
+    assert set_up(config(tmp_path / "run", *caches, seeds="1-2")).notes == []
+
+
 @pytest.mark.parametrize("weights", [None, (0.25, 2.0)])
 def test_the_loss_is_the_weighted_sum_of_single_alignments(
     two: tuple[Path, Path], tmp_path: Path, weights: tuple[float, float] | None

@@ -38,6 +38,7 @@ KINDS = {
     "schema",
     "source",
     "storage",
+    "store",
     "teacher",
     "unreadable-image",
     "usage",

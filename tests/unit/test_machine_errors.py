@@ -51,6 +51,8 @@ def test_memory(options: object, ways: list[str]) -> None:
         for way in ways:
             assert way in str(known)
     assert "a GPU has too little memory" in str(machine_error(errors[-1], options))
+    listing = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "/a/folder/of/torch")
+    assert "/a/folder" not in str(machine_error(listing, options))  # the file is not at fault
 
 
 @pytest.mark.parametrize(

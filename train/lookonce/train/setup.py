@@ -73,6 +73,12 @@ class TrainingSetup:
             for reader, count in zip(self.input.caches.readers, self.input.caches.missing_elsewhere, strict=True)
             if count
         ]
+        notes += [
+            f"of {reader.root}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} "
+            f"{'is' if len(seeds) == 1 else 'are'} not in every cache and not used"
+            for reader, seeds in zip(self.input.caches.readers, self.input.caches.unused_seeds, strict=True)
+            if seeds
+        ]
         images, batch_size = len(self.input.caches.rows), self.input.order.batch_size
         if batch_size > images:
             notes.append(

@@ -134,7 +134,7 @@ class ExtractionProgress:
         if self._line is not None:
             written = (self.views + self.copied) * self._view_bytes
             shares = " ".join(f"{name} {share:.0%}" for name, share in self.workers.spent.shares().items())
-            self._line.advance(views + copied, f"{written / 1e6:.0f} MB, {shares}")
+            self._line.advance(views + copied, f"{written / 1e6:.0f} MB" + (f", {shares}" if shares else ""))
 
 
 class _LogLine:

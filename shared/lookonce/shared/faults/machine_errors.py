@@ -18,6 +18,7 @@ from lookonce.shared.errors import LookonceError, MachineError
 from lookonce.shared.faults.os_errors import access_advice, os_reason
 
 SHARED_MEMORY = Path("/dev/shm")
+_LITTLE_MEMORY = "this machine has too little memory for this"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def _of_os_error(error: OSError, options: Any) -> LookonceError:
     """The error for an operating-system error that was not handled where it occurred."""
     path = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else None
     place = "" if path is None else f"{os.fsdecode(path)}: "
-    if error.errno == errno.ENOMEM:
-        return MachineError(f"{place}memory is short: {os_reason(error)}; {_less_memory(options)}")
+    if error.errno == errno.ENOMEM:  # whatever was opened in that moment, it is not at fault
+        return MachineError(f"{_LITTLE_MEMORY} ({os_reason(error)}); {_less_memory(options)}")
     if error.errno == errno.ENOSPC and place.startswith(f"{SHARED_MEMORY}/"):
         return shared_memory_error(error, options)
     return MachineError(f"{place}{os_reason(error)}; {access_advice(error)}")
@@ -100,7 +101,8 @@ def _less_memory(options: Any) -> str:
         ways.append("a smaller --batch-size")
     if hasattr(options, "workers"):
         ways.append("fewer --workers")
-    return f"try {' or '.join(ways) or 'a machine with more memory'}; what was committed stays valid"
+    ways = ways or ["a machine with more memory"]
+    return f"try {' or '.join([', '.join(ways[:-1]), ways[-1]] if ways[1:] else ways)}; what was committed stays valid"
 
 
 def _compiler(options: Any) -> str:
@@ -165,7 +167,7 @@ _KINDS = (
         _more_shared_memory,
     ),
     _Kind(
-        "this machine has too little memory for this",
+        _LITTLE_MEMORY,
         ("MemoryError", "OutOfMemoryError"),
         (
             "defaultcpuallocator",

@@ -31,8 +31,9 @@ class JoinedCaches:
             more patches per view than another.
     """
 
-    def __init__(self, readers: Sequence[CacheReader]) -> None:
+    def __init__(self, readers: Sequence[CacheReader], unused_seeds: Sequence[Sequence[int]] | None = None) -> None:
         self.readers = tuple(readers)
+        self.unused_seeds = unused_seeds or [()] * len(self.readers)
         self.first = self.readers[0]
         self.seeds: tuple[int, ...] = self.first.seeds
         self.keys: list[str] = list(self.first.column("key", self.seeds[0]))
@@ -107,7 +108,7 @@ def open_caches(config: BatchConfig) -> JoinedCaches:
         CacheError: see ``CacheReader`` and ``JoinedCaches``.
     """
     opened = functools.partial(CacheReader, check=config.check, readahead=config.readahead)
-    seeds = None if config.seeds is None else parse_seeds(config.seeds)
+    seeds, unused = None if config.seeds is None else parse_seeds(config.seeds), None
     if seeds is None and len(config.shards) > 1:
         complete = [opened(root).seeds for root in config.shards]
         seeds = tuple(sorted(set.intersection(*map(set, complete))))
@@ -116,7 +117,8 @@ def open_caches(config: BatchConfig) -> JoinedCaches:
                 f"{root}: {', '.join(map(str, own))}" for root, own in zip(config.shards, complete, strict=True)
             )
             raise UsageError(f"--shards: the caches have no augmentation seed in common ({listed})")
-    return JoinedCaches([opened(root, seeds=seeds) for root in config.shards])
+        unused = [[seed for seed in own if seed not in seeds] for own in complete]
+    return JoinedCaches([opened(root, seeds=seeds) for root in config.shards], unused)
 
 
 def _require_same_views(first: CacheReader, other: CacheReader) -> None:

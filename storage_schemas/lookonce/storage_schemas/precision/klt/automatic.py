@@ -18,8 +18,9 @@ from lookonce.storage_schemas.precision.klt.view_code import ViewCode
 PREFIX = "auto:"
 
 LOSS_PER_SQUARED_ERROR = 13.0
-"""Percent of the held-out loss per squared relative error. Measured with DeiT-Tiny: 13 on Tiny ImageNet (128 px, 12
-epochs), 4 to 5 on flowers (80 px, 16 epochs); the larger one is taken. See docs/results.md."""
+"""Percent of the held-out loss per squared relative error, with DeiT-Tiny: 13 on Tiny ImageNet (128 px, 12 epochs; one
+run of the design study), 3 to 4 on flowers (80 px, 16 epochs, three run seeds; docs/results.md). The larger one is
+taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
