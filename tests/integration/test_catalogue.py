@@ -330,6 +330,21 @@ def test_removal_deletes_the_whole_cache_or_some_seeds(
     assert (root.parent / "other").exists()
 
 
+def test_a_link_to_a_cache_is_not_followed(
+    catalogue: Catalogue, make_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, link = make_cache(), tmp_path / "link"
+    link.symlink_to(root)
+    enter_cache(link)
+    aged(catalogue, link, 40)
+    with pytest.raises(UsageError, match=f"{link}: is a symbolic link to the cache {root}; nothing was deleted"):
+        remove_cache(link)
+    summary = clean_up(catalogue, CacheQuery(unused_for=timedelta(days=30)), delete=True)
+    assert "symbolic link" in str(summary.lines[0].failure)
+    assert link.is_symlink()
+    assert verify_cache(root, full=True).exit_code == 0
+
+
 def test_a_run_that_pins_during_the_removal_keeps_its_cache(
     make_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,11 +55,13 @@ def remove_cache(root: Path, *, catalogue: Catalogue | None = None) -> RemovalSu
         catalogue: forgets the cache.
 
     Raises:
+        UsageError: ``root`` is a symbolic link; nothing was deleted.
         BusyError: the cache is pinned, or another process writes to it; nothing was deleted.
         CacheError: there is no cache.
         StorageError: the operating system refused; what is left is no cache, and can be deleted by hand.
     """
     root = root.expanduser().absolute()
+    _refuse_link(root)
     entry = entry_of(root)
     _refuse_pinned(root, root)
     aside = root.with_name(f".{root.name}{REMOVED_MARK}{uuid.uuid4().hex[:8]}")
@@ -127,6 +129,15 @@ def finish_removal(folder: Path) -> None:
         StorageError: the operating system refused.
     """
     _delete_folder(folder)
+
+
+def _refuse_link(root: Path) -> None:
+    """Refuse a symbolic link: the cache behind it may have been entered and named by others."""
+    if root.is_symlink():
+        raise UsageError(
+            f"{root}: is a symbolic link to the cache {root.resolve()}; nothing was deleted: give that path to delete "
+            "the cache, or remove the link with rm"
+        )
 
 
 def _refuse_pinned(root: Path, name: Path) -> None:
