@@ -345,6 +345,22 @@ def test_a_link_to_a_cache_is_not_followed(
     assert verify_cache(root, full=True).exit_code == 0
 
 
+def test_other_files_in_the_folder_are_not_lost(make_cache: Callable[..., Path]) -> None:
+    root = make_cache(precision="klt1")
+    (root / "notes.txt").write_text("mine")
+    (root / "nested").mkdir()
+    with pytest.raises(UsageError, match=r"contains nested, notes\.txt, which is no part of the cache"):
+        remove_cache(root)
+    assert (root / "notes.txt").read_text() == "mine"
+    assert (root / "manifest.json").exists()
+    (root / "notes.txt").unlink()
+    (root / "nested").rmdir()
+    with pinned([root], "run"):
+        pass
+    remove_cache(root)
+    assert not root.exists()
+
+
 def test_a_run_that_pins_during_the_removal_keeps_its_cache(
     make_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ and a seed loses its receipts before its shards.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -18,10 +19,17 @@ from lookonce.cache.layout import CacheLayout
 from lookonce.cache.write.create import exclusive_writer
 from lookonce.catalogue.catalogue import Catalogue
 from lookonce.catalogue.entry import entry_of
+from lookonce.catalogue.pins import FOLDER as PINS
 from lookonce.catalogue.pins import held_pins
 from lookonce.shared.errors import BusyError, UsageError
 from lookonce.shared.faults.os_errors import storage_error
+from lookonce.shared.files.atomic import TEMPORARY_MARK
+from lookonce.shared.files.lock import LOCK_FILES
 from lookonce.shared.printing import Result, bytes_text
+from lookonce.storage_schemas.encoding import OBJECT_FOLDER
+from lookonce.storage_schemas.manifest import FILE_NAME
+
+_SEED_FOLDER = re.compile(r"seed-\d{4,}")
 
 REMOVED_MARK = ".removed-"
 """Part of the name of a folder whose cache is being deleted; it starts with a dot."""
@@ -55,7 +63,7 @@ def remove_cache(root: Path, *, catalogue: Catalogue | None = None) -> RemovalSu
         catalogue: forgets the cache.
 
     Raises:
-        UsageError: ``root`` is a symbolic link; nothing was deleted.
+        UsageError: ``root`` is a symbolic link, or contains files that are no part of a cache; nothing was deleted.
         BusyError: the cache is pinned, or another process writes to it; nothing was deleted.
         CacheError: there is no cache.
         StorageError: the operating system refused; what is left is no cache, and can be deleted by hand.
@@ -63,6 +71,7 @@ def remove_cache(root: Path, *, catalogue: Catalogue | None = None) -> RemovalSu
     root = root.expanduser().absolute()
     _refuse_link(root)
     entry = entry_of(root)
+    _refuse_other_files(root)
     _refuse_pinned(root, root)
     aside = root.with_name(f".{root.name}{REMOVED_MARK}{uuid.uuid4().hex[:8]}")
     with exclusive_writer(root):
@@ -137,6 +146,23 @@ def _refuse_link(root: Path) -> None:
         raise UsageError(
             f"{root}: is a symbolic link to the cache {root.resolve()}; nothing was deleted: give that path to delete "
             "the cache, or remove the link with rm"
+        )
+
+
+def _refuse_other_files(root: Path) -> None:
+    """Refuse a folder in which someone keeps other files, which would be lost."""
+    known = {FILE_NAME, OBJECT_FOLDER, PINS, "receipts", *LOCK_FILES}
+    marks = (TEMPORARY_MARK, REMOVED_MARK)
+    other = sorted(
+        path.name
+        for path in root.iterdir()
+        if path.name not in known and not _SEED_FOLDER.fullmatch(path.name) and not any(m in path.name for m in marks)
+    )
+    if other:
+        listed = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        raise UsageError(
+            f"{root}: contains {listed}, which is no part of the cache and would be lost; nothing was deleted: move it "
+            "elsewhere, then run the command again"
         )
 
 
