@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import sys
 import time
@@ -108,6 +109,7 @@ def stage(name: str) -> Generator[Stage]:
     options = parser.parse_args()
     end_with_parent()
     result = GrowingResult(name, options.json, quick=options.dry)
+    faulthandler.dump_traceback_later(max(1.0, options.seconds - 2.0))  # gpu.log tells what a stage was at when cut off
     current = Stage(result, options.dry, options.work, time.monotonic() + options.seconds)
     try:
         yield current

@@ -76,17 +76,21 @@ class Pair:
     steps: int
     """Steps of each way per round."""
     rounds: int
+    compile: bool = False
+    """Whether the student is compiled; bare and cached are, each for itself, which takes most of a minute."""
 
 
 def pairs(quick: bool) -> list[Pair]:
     if DEVICE.type == "cuda":
         sizes: dict[str, int] = {"batch": 256, "images": 512, "steps": 4 if quick else 20, "rounds": 2 if quick else 7}
         base, large = "vit_base_patch16_224", "vit_large_patch16_224"
-        return [
+        eager = [
             Pair(label="b_from_clip_b16", student=base, teacher="clip-b16", **sizes),
             Pair(label="b_from_clip_l14", student=base, teacher="clip-l14", **sizes),
             Pair(label="l_from_clip_l14", student=large, teacher="clip-l14", **sizes),
         ]
+        compiled = [replace(pair, label=f"{pair.label}_compiled", compile=True) for pair in eager]
+        return [eager[0], compiled[0], *eager[1:], *compiled[1:]]
     tiny, base = (
         ("ti_from_deit_ti", "vit_tiny_patch16_224", "deit-tiny"),
         (
@@ -141,7 +145,7 @@ class Ways:
             epochs=100_000,
             log_steps=1_000_000,
             checkpoint_steps=1_000_000,
-            compile=DEVICE.type == "cuda",
+            compile=pair.compile,
             workers=8 if DEVICE.type == "cuda" else 2,
         )
         self.setup = set_up(config)
@@ -329,10 +333,12 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
         work: folder for weights, caches and runs.
         images: in place of photographs.
     """
-    folder, label = work / pair.label, pair.label
+    folder, label, began = work / pair.label, pair.label, time.perf_counter()
     folder.mkdir()
     ways = Ways(pair, weights_of(pair.teacher, work), images or photographs(folder / "images", pair.images), folder)
+    yield "raw", f"{label}: seconds to make the cache and the models", round(time.perf_counter() - began, 1)
     (step, look), decoding = ways.operations(), ways.decoding_operations()
+    yield "raw", f"{label}: operations", {"step": step, "teacher": look, "decoding_klt0.5": decoding}
     with DeferredInterrupts() as interrupts, ways.trainer.opened(None, folder, show_progress=False) as run:
         cached = functools.partial(ways.cached, run, interrupts)
         jobs = {"bare": ways.bare, "cached": cached, "online": ways.online, "released": ways.released}
@@ -348,7 +354,6 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
     yield "ratio", f"{label}: released_way_over_cached", ratio(rates, "cached", "released")
     yield "ratio", f"{label}: input_wait_share", round(share, 5)
     yield "raw", f"{label}: memory_peak_mib", peaks
-    yield "raw", f"{label}: operations", {"step": step, "teacher": look, "decoding_klt0.5": decoding}
     yield "raw", f"{label}: losses", dict(zip(("cached", "online"), ways.losses(), strict=True))
     yield (
         "raw",

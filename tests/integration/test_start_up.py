@@ -96,6 +96,8 @@ ERRORS = (
     ((*EXTRACT[:-1], "x/{0..3}.tar", "--teacher", "deit-tiny"), 1, "expected tars, found 4 of 4 missing"),
     ((*EXTRACT[:-1], "s3://x/y", "--teacher", "deit-tiny"), 2, "is a URL, where only the path of a file"),
     ((*EXTRACT, "--teacher", "deit-tiny", "--out", "images"), 1, "images: contains other files"),
+    ((*EXTRACT, "--teacher", "deit-tiny", "--out", "/proc/x"), 1, "/proc/x: opening the folder for writing failed: "),
+    ((*TRAIN, "--shards", "cache", "--out", "/proc/x"), 1, "/proc/x: opening the folder for writing failed: "),
     ((*EXTRACT, "--teacher", "deit-tiny", "--reuse", "nowhere"), 1, "nowhere: no manifest.json here"),
     ((*TRAIN, "--shards", "nowhere"), 1, "nowhere: no manifest.json here"),
     ((*TRAIN, "--shards", "cache", "--student", "vit-tiny"), 2, "(did you mean vit_tiny_patch16_224, "),

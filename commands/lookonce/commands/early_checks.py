@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookonce.shared.errors import CheckpointError, TeacherError
+from lookonce.shared.faults.os_errors import storage_error
 from lookonce.train.config import TrainingConfig
 from lookonce.weights.timm_names import refuse_unknown_model
 
@@ -46,6 +48,21 @@ def check_extraction(config: ExtractionConfig) -> None:
     if config.images is not None:
         check_images(config.images)
     existing_manifest(config.out.expanduser().absolute())
+
+
+def check_writable(out: Path) -> None:
+    """Check that a folder, or the nearest folder above it that exists, can be written to.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    folder = out.expanduser().absolute()
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise storage_error(error, folder, "opening the folder for writing") from error
 
 
 def check_images(images: str) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 from lookonce.commands.catalogue_commands.cache_names import cache_folder
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
 from lookonce.commands.config_file import config_text, with_config
-from lookonce.commands.early_checks import announce, check_extraction
+from lookonce.commands.early_checks import announce, check_extraction, check_writable
 from lookonce.extract.config import ExtractionConfig
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.printing import Result
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> Result:
         config = given if given.reuse is None else replace(given, reuse=cache_folder(given.reuse))
         check_extraction(config)
+        check_writable(config.out)
         announce(_announcement(config))
         from lookonce.clusters.extraction.run import extract_features
         from lookonce.weights.device import resolve_device

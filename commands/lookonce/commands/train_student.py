@@ -15,7 +15,7 @@ import tyro
 from lookonce.clusters.training.launcher_options import LauncherOptions
 from lookonce.commands.catalogue_commands.cache_names import cache_folder
 from lookonce.commands.command import CommonOptions, finish, parse_arguments
-from lookonce.commands.early_checks import announce, check_training
+from lookonce.commands.early_checks import announce, check_training, check_writable
 from lookonce.shared.errors import UsageError
 from lookonce.shared.freed_memory import keep_freed_memory
 from lookonce.shared.printing import Result
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> Result:
         config = replace(given, shards=tuple(map(cache_folder, given.shards)))
         check_training(config, options.sweep)
+        check_writable(config.out)
         if options.sweep is not None and processes.launcher == "ray":
             raise UsageError("--sweep trains its students on one device: give it without --launcher ray")
         if processes.launcher == "ray":

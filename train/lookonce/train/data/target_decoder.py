@@ -55,6 +55,8 @@ class TargetDecoder(nn.Module):
             float32 (B, n, L, C), the layers of this decoder.
         """
         if self._layers != list(range(stored.shape[2])):
+            if stored.dtype == torch.uint16:  # which torch does not index on a GPU
+                stored = stored.view(torch.int16)
             stored = stored[:, :, self._layers]
         if self._float_dtype is not None:
             return stored.view(self._float_dtype).float()
