@@ -16,6 +16,9 @@ from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.precision import is_calibrated
 from lookonce.storage_schemas.tokens import TokenSubset, parse_token_subset
 
+MOST_VIEW_PROCESSES = 1024
+"""More are a slip of the keyboard."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
@@ -82,6 +85,9 @@ class ExtractionConfig:
     """Ray cluster: local (starts one), auto (the running one) or HOST:PORT."""
     stall_timeout: float = 600.0
     """Seconds of silence after which a Ray worker is given up and its shards go to others; 0 waits forever."""
+    view_processes: str = "auto"
+    """Processes that decode and crop for one worker: auto (with a teacher on a GPU one per core of the worker, if it
+    has 4 or more; otherwise 0) or a number; 0: threads of the worker do it. The cache is the same to the byte."""
     executor: Literal["ray", "inline"] = "ray"
     """ray: parallel workers; inline: the same code in this process, without Ray; the cache is byte-identical."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,7 +110,7 @@ class ExtractionConfig:
             UsageError: names the flag, the value and the allowed range.
         """
         convert_fields(self, Path, "out", "reuse", "teacher_weights")
-        convert_fields(self, str, "images", "seeds", "workers")
+        convert_fields(self, str, "images", "seeds", "workers", "view_processes")
         if self.images is None and (self.reuse is None or self.limit is not None):
             needed_by = "--limit" if self.reuse else "extract-features, except with --reuse CACHE"
             raise UsageError(f"--images: a folder of images is needed by {needed_by}")
@@ -127,6 +133,9 @@ class ExtractionConfig:
             )
         if self.workers != "auto" and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UsageError(f"--workers {self.workers}: must be auto or a number above 0")
+        given = self.view_processes
+        if given != "auto" and not (given.isdecimal() and int(given) <= MOST_VIEW_PROCESSES):
+            raise UsageError(f"--view-processes {given}: must be auto, or a number from 0 to {MOST_VIEW_PROCESSES}")
         require_rgb(self.mean, self.std)
         teacher_library(self.teacher)
         require_layers(self.layers)

@@ -27,6 +27,7 @@ from lookonce.extract.teachers.compiled import choose_forward
 from lookonce.extract.teachers.teacher import Precision as ComputePrecision
 from lookonce.extract.versions import content_versions
 from lookonce.extract.views.image_views import CroppedViews, ViewProducer
+from lookonce.extract.views.stored_views import StoredViews
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.errors import CacheError, UsageError
 from lookonce.shared.normalisation import Normalisation
@@ -47,6 +48,9 @@ from lookonce.storage_schemas.recipe import (
 
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
 """Default views per forward pass: more do not help a CPU; with fewer, a GPU waits for the next launch."""
+
+FEWEST_CORES = 4
+"""Cores of a worker from which views are made in processes; threads keep about so many busy."""
 
 SEEDS_PER_TASK = 16
 """Most seeds of one task, for which each image is decoded once; bounds the memory and the open files of the task."""
@@ -111,6 +115,19 @@ def resolve_compute_precision(precision: Literal["auto"] | ComputePrecision, dev
 def resolve_batch_size(batch_size: int | None, device: torch.device) -> int:
     """Views per forward pass: the requested number, or the default of the device."""
     return batch_size or BATCH_SIZES[device.type]
+
+
+def resolve_view_processes(wanted: str, device: torch.device, cores: int) -> int:
+    """Processes that make views for one worker: the requested number, or the default of the device.
+
+    Args:
+        wanted: ``auto`` or a number.
+        device: of the teacher; on CPUs, it keeps the cores busy, and threads are enough.
+        cores: CPU cores of the worker.
+    """
+    if wanted != "auto":
+        return int(wanted)
+    return cores if device.type == "cuda" and cores >= FEWEST_CORES else 0
 
 
 def load_config_teacher(config: ExtractionConfig, device: torch.device, *, quiet: bool = False) -> Teacher:
@@ -188,6 +205,9 @@ def open_or_create(extraction: Extraction, teacher: Teacher) -> Manifest:
             create_cache(config.out, taking)
             return taking
         producer, _ = reuse.open(taking, producer)
+        if isinstance(producer, StoredViews) and config.view_processes not in ("auto", "0"):
+            unused = f"--view-processes {config.view_processes} changes nothing: threads read the views of {reuse.root}"
+            print(f"note: {unused}", file=sys.stderr, flush=True)
     if found is not None:
         _note_kept_calibration(config, found)
         return found

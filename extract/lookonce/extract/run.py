@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -27,6 +28,7 @@ from lookonce.extract.prepare import (
     open_or_create,
     remaining_tasks,
     resolve_batch_size,
+    resolve_view_processes,
 )
 from lookonce.extract.progress.display import ExtractionProgress, size_sentence, small_disk_note
 from lookonce.extract.progress.worker_table import efficiency, teacher_shares
@@ -124,14 +126,16 @@ def _events(
     if executor is not None:
         yield from executor.run(extraction, manifest, tasks)
     elif teacher is not None:
+        device, cores = teacher.mean.device, len(os.sched_getaffinity(0))
         extractor = ShardExtractor(
             config.out,
             manifest,
             extraction.view,
             extraction.source,
             teacher,
-            batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+            batch_size=resolve_batch_size(config.batch_size, device),
             skip_bad_images=config.on_bad_image == "skip",
+            view_processes=resolve_view_processes(config.view_processes, device, cores),
             reuse=extraction.reuse,
         )
         yield from extractor.extract(tasks)

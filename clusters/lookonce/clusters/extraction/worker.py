@@ -12,7 +12,7 @@ from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.pipeline.events import ShardEvent, WorkerStarted
 from lookonce.extract.pipeline.open_shard import ShardTask
 from lookonce.extract.pipeline.shard_extractor import ShardExtractor
-from lookonce.extract.prepare import load_config_teacher, resolve_batch_size
+from lookonce.extract.prepare import load_config_teacher, resolve_batch_size, resolve_view_processes
 from lookonce.extract.reuse.earlier_cache import Reuse
 from lookonce.shared.errors import RecipeMismatchError
 from lookonce.shared.sources import ImageSource
@@ -92,14 +92,16 @@ class ExtractionWorker:
                 f"worker on {os.uname().nodename}: the teacher's weights here have digest {teacher.weights_digest}, "
                 f"the cache was made with {expected}; give all nodes the same weights file"
             )
+        device = teacher.mean.device
         return ShardExtractor(
             config.out,
             job.manifest,
             job.view,
             job.source,
             teacher,
-            batch_size=resolve_batch_size(config.batch_size, teacher.mean.device),
+            batch_size=resolve_batch_size(config.batch_size, device),
             skip_bad_images=config.on_bad_image == "skip",
             threads=job.threads,
+            view_processes=resolve_view_processes(config.view_processes, device, job.threads),
             reuse=job.reuse,
         )

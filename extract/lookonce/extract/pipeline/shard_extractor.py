@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -23,7 +24,9 @@ from lookonce.extract.teachers import Teacher
 from lookonce.extract.teachers.compiled import COMPILED, FORWARD, is_compiled
 from lookonce.extract.versions import content_versions
 from lookonce.extract.views.image_views import CroppedViews, ViewProducer
+from lookonce.extract.views.view_arrays import ViewMaker, ViewsInThread
 from lookonce.extract.views.view_batch import ViewBatch, Window, split_windows, view_batches
+from lookonce.extract.views.view_processes import ViewProcesses
 from lookonce.shared.sources import ImageSource
 from lookonce.shared.views import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
@@ -39,8 +42,9 @@ CPU_STREAMS = 1
 class ShardExtractor:
     """Extracts shards with one teacher.
 
-    A pool of threads makes views, the teacher threads compute and encode batches, and one thread per (shard, seed)
-    appends them in order and commits. All of them run at the same time, also across the border of two shards.
+    A pool of threads makes views, on a GPU with a process for each thread. The teacher threads compute and encode
+    batches, and one thread per (shard, seed) appends them in order and commits. All of them run at the same time, also
+    across the border of two shards.
 
     Args:
         root: the cache folder.
@@ -51,6 +55,8 @@ class ShardExtractor:
         batch_size: views per forward pass.
         skip_bad_images: whether an unreadable image becomes a hole; otherwise it ends the extraction.
         threads: CPU cores to use; None: all cores of this process, and torch's setting for the teacher.
+        view_processes: processes that make views, each for one thread; 0: the threads make them. Views of an earlier
+            cache are read by threads.
         reuse: an earlier cache to take samples or views from.
         encode_targets: replaces the encoder of the manifest's precision, in benchmarks.
     """
@@ -66,6 +72,7 @@ class ShardExtractor:
         batch_size: int,
         skip_bad_images: bool,
         threads: int | None = None,
+        view_processes: int = 0,
         reuse: Reuse | None = None,
         encode_targets: EncodeTargets | None = None,
     ) -> None:
@@ -74,7 +81,8 @@ class ShardExtractor:
         self._samples: CopiedSamples | None = None
         if reuse is not None:
             self._producer, self._samples = reuse.open(manifest, self._producer)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._view_processes = view_processes if isinstance(self._producer, CroppedViews) else 0
+        self._view_threads = self._view_processes or threads or len(os.sched_getaffinity(0))
         self._teacher_threads = TeacherThreads(teacher.mean.device, threads or torch.get_num_threads())
         self._streams = GPU_STREAMS if self._teacher_threads.on_gpu else CPU_STREAMS
         self._encoder = BatchEncoder(
@@ -96,11 +104,11 @@ class ShardExtractor:
             NumericalError: the teacher's features are not finite; names the sample.
             StorageError: the file system refuses an operation.
         """
-        view_threads = ThreadPoolExecutor(self._threads, thread_name_prefix="lookonce-view")
-        with Pipeline(self._teacher_threads, view_threads, self._streams) as pipeline:
+        view_threads = ThreadPoolExecutor(self._view_threads, thread_name_prefix="lookonce-view")
+        with self._view_maker() as maker, Pipeline(self._teacher_threads, view_threads, self._streams) as pipeline:
             for group in self._groups(tasks):
                 if group:
-                    yield from self._feed(pipeline, group, view_threads)
+                    yield from self._feed(pipeline, group, view_threads, maker)
                 else:
                     yield from pipeline.advance()
             yield from pipeline.drain()
@@ -118,7 +126,7 @@ class ShardExtractor:
             yield group
 
     def _feed(
-        self, pipeline: Pipeline, tasks: Sequence[ShardTask], view_threads: ThreadPoolExecutor
+        self, pipeline: Pipeline, tasks: Sequence[ShardTask], view_threads: ThreadPoolExecutor, maker: ViewMaker
     ) -> Iterator[ShardEvent]:
         """Submit the batches of some shards, one batch of each shard in turn."""
         windows: list[list[tuple[OpenShard, Window]]] = []
@@ -142,7 +150,8 @@ class ShardExtractor:
                 pipeline.complete(shard)
         order = [one for turn in itertools.zip_longest(*windows) for one in turn if one is not None]
         last = {id(shard): number for number, (shard, _) in enumerate(order)}
-        batches = view_batches([window for _, window in order], functools.partial(self._make_views, view_threads))
+        make_views = functools.partial(self._make_views, view_threads, maker)
+        batches = view_batches([window for _, window in order], make_views)
         for number, ((shard, window), batch) in enumerate(zip(order, batches, strict=True)):
             for position, seed in enumerate(window.seeds):
                 pipeline.submit(shard, seed, functools.partial(self._encoder.encode, batch, position))
@@ -150,11 +159,17 @@ class ShardExtractor:
             if last[id(shard)] == number:
                 pipeline.complete(shard)
 
-    def _make_views(self, view_threads: ThreadPoolExecutor, window: Window) -> ViewBatch:
+    def _view_maker(self) -> contextlib.AbstractContextManager[ViewMaker]:
+        patch_size = self._manifest.recipe.patch_size
+        if self._view_processes:
+            return ViewProcesses(self._producer, patch_size, self._view_processes)
+        return contextlib.nullcontext(ViewsInThread(self._producer, patch_size))
+
+    def _make_views(self, view_threads: ThreadPoolExecutor, maker: ViewMaker, window: Window) -> ViewBatch:
         recipe = self._manifest.recipe
         return ViewBatch(
             window,
-            self._producer,
+            maker,
             patch_size=recipe.patch_size,
             patches=recipe.patches,
             threads=view_threads,

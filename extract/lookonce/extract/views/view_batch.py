@@ -10,12 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lookonce.extract.views.image_views import ViewProducer
+from lookonce.extract.views.view_arrays import ViewArrays, ViewMaker
 from lookonce.shared.errors import UnreadableImageError
-from lookonce.shared.patches import patchify
 from lookonce.shared.sources import ListingEntry
-from lookonce.shared.views import pixel_digest
-from lookonce.storage_schemas.arrays import VIEW_FIELDS
 
 PREFETCHED_WINDOWS = 2
 """Windows whose views are made ahead of the requested one."""
@@ -66,7 +63,7 @@ class ViewBatch:
 
     Args:
         window: rows and seeds.
-        producer: makes the views.
+        maker: makes the views, called by the threads.
         patch_size: side of a patch, pixels.
         patches: N, patches per view.
         threads: make the views.
@@ -76,35 +73,24 @@ class ViewBatch:
     def __init__(
         self,
         window: Window,
-        producer: ViewProducer,
+        maker: ViewMaker,
         *,
         patch_size: int,
         patches: int,
         threads: Executor,
         allocate: Allocate,
     ) -> None:
-        self.window, self._producer, self._patch_size = window, producer, patch_size
-        lead = (len(window.seeds), len(window.rows))
-        self._patches = allocate((*lead, patches, patch_size * patch_size * 3))
-        self._digests = np.empty((*lead, pixel_digest(np.empty(0, np.uint8)).size), dtype=np.uint8)
-        self._parameters = np.empty((*lead, len(VIEW_FIELDS)), dtype=np.int32)
-        self._jpegs = np.full(lead, None, dtype=object)
-        self._futures: list[Future[UnreadableImageError | None]] = [
-            threads.submit(self._make, index) for index in range(len(window.rows))
+        self.window, self._maker = window, maker
+        images, seeds = len(window.rows), len(window.seeds)
+        self._arrays = ViewArrays.around(allocate((seeds, images, patches, patch_size * patch_size * 3)))
+        step = maker.images_per_call(images, seeds)
+        self._futures: list[Future[list[UnreadableImageError | None]]] = [
+            threads.submit(self._make, slice(start, start + step)) for start in range(0, images, step)
         ]
 
-    def _make(self, index: int) -> UnreadableImageError | None:
+    def _make(self, some: slice) -> list[UnreadableImageError | None]:
         window = self.window
-        views = self._producer.views(window.rows[index], window.entries[index], window.seeds)
-        if views.pixels is None or views.parameters is None:
-            return views.problem
-        for position, pixels in enumerate(views.pixels):
-            patches = patchify(pixels, self._patch_size, out=self._patches[position, index])
-            self._digests[position, index] = pixel_digest(patches)
-        self._parameters[:, index] = views.parameters
-        if views.jpegs is not None:
-            self._jpegs[:, index] = views.jpegs
-        return None
+        return self._maker.make(window.rows[some], window.entries[some], window.seeds, self._arrays.images(some))
 
     def seed_views(self, position: int) -> SeedViews:
         """The views of one seed; waits until all views of the window are made.
@@ -114,14 +100,15 @@ class ViewBatch:
 
         Raises:
             SourceError: an image is gone or was replaced.
+            MachineError: a view process was killed.
         """
-        problems = [future.result() for future in self._futures]
-        window = self.window
+        problems = [problem for future in self._futures for problem in future.result()]
+        window, arrays = self.window, self._arrays
         good = [index for index, problem in enumerate(problems) if problem is None]
         all_good = len(good) == len(problems)
         patches, digests, parameters, jpegs = (
             values[position] if all_good else values[position][good]
-            for values in (self._patches, self._digests, self._parameters, self._jpegs)
+            for values in (arrays.patches, arrays.digests, arrays.parameters, arrays.jpegs)
         )
         return SeedViews(
             rows=[window.rows[index] for index in good],

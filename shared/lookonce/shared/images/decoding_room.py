@@ -24,15 +24,22 @@ class DecodingRoom:
     Args:
         size: bytes of the room.
         memory: bytes of memory of this process; an image that needs more is refused.
+        strict: an image that needs more than the whole room is not decoded at all: ``enter`` raises MemoryError.
     """
 
-    def __init__(self, size: int, memory: int) -> None:
-        self.size, self.memory, self.taken = size, memory, 0
+    def __init__(self, size: int, memory: int, *, strict: bool = False) -> None:
+        self.size, self.memory, self.taken, self._strict = size, memory, 0, strict
         self._changed = threading.Condition()
         self._waiting: collections.deque[object] = collections.deque()
 
     def enter(self, needed: int) -> None:
-        """Wait for room, and reserve it."""
+        """Wait for room, and reserve it.
+
+        Raises:
+            MemoryError: the room is strict, and too small.
+        """
+        if self._strict and needed > self.size:
+            raise MemoryError(f"decoding takes up to {needed} bytes, and this process has room for {self.size}")
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
@@ -68,6 +75,7 @@ class Place:
 
         Raises:
             ValueError: the image needs more memory than this process has.
+            MemoryError: the room is strict, and too small.
         """
         memory = self._room.memory
         if needed > memory:
@@ -121,6 +129,12 @@ _room = _new_room()
 def shared_room() -> DecodingRoom:
     """The room of this process."""
     return _room
+
+
+def limit_shared_room(size: int) -> None:
+    """Give this process a strict room of ``size`` bytes; called before images are decoded."""
+    global _room
+    _room = DecodingRoom(size, machine_memory(), strict=True)
 
 
 def _empty_in_child() -> None:
