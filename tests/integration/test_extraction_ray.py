@@ -29,7 +29,7 @@ def test_two_workers_write_the_bytes_of_inline_even_when_one_is_killed(
     forks, tiny_arguments, tmp_path, whole, files, receipts
 ):
     root, (flags, inline) = tmp_path / "cache", whole
-    running = forks.start([*tiny_arguments(root, executor="ray", workers=2, **flags), "--json"])
+    running = forks.start([*tiny_arguments(root, executor="ray", workers=2, view_processes=1, **flags), "--json"])
     running.until(lambda: receipts(root))
     victim = running.until(lambda: workers(running))[0]
     family = running.family()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import psutil
 import pytest
 
 
@@ -101,6 +102,42 @@ def test_a_stop_that_is_asked_for(forks, tiny_arguments, extract_tiny, tmp_path,
     assert 3 <= len(receipts(root)) < 12
     assert extract_tiny(root).code == 0
     assert files(root) == files(whole_cache)
+
+
+@pytest.mark.parametrize(
+    "whole", ["jpeg", *(pytest.param(one, marks=pytest.mark.slow) for one in ("int8", "klt1"))], indirect=True
+)
+def test_view_processes_end_with_the_command_whatever_ends_it(
+    forks, tiny_arguments, extract_tiny, tmp_path, whole, files, receipts
+):
+    """Each time another number of processes continues."""
+    root, (flags, uninterrupted) = tmp_path / "cache", whole
+    for end in ("no memory", "Ctrl-C", "kill"):
+        before = len(receipts(root)) if root.is_dir() else 0
+        running = forks.start(tiny_arguments(root, view_processes=2, **flags))
+        running.until(lambda before=before: root.is_dir() and len(receipts(root)) > before)
+        command, *children = running.family()
+        command.suspend()  # or it might be quicker than this test
+        assert children
+        if end == "kill":
+            command.kill()
+        elif end == "Ctrl-C":
+            running.interrupt(signal.SIGINT, group=True)
+        else:
+            for child in children:
+                child.kill()
+        command.resume()
+        ended = running.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+        if end == "Ctrl-C":
+            assert "run the same command again to resume" in ended.sentence
+        if end == "no memory":
+            assert "error: a view process was killed by SIGKILL, which happens if memory is short" in ended.sentence
+            assert "give fewer --view-processes" in ended.sentence
+        assert before < len(receipts(root)) < 12
+    assert extract_tiny(root, **flags).code == 0
+    assert files(root) == files(uninterrupted)
 
 
 def test_two_drivers_on_one_cache(forks, tiny_arguments, tmp_path, whole_cache, files, receipts):
