@@ -48,7 +48,7 @@ def refused(
         (f"{EXTRACT} --images s3://bucket/photos", "--images"),
         (f"{EXTRACT} --reuse gs://bucket/cache", "--reuse"),
         (f"{EXTRACT} --teacher-weights https://host/model.pt", "--teacher-weights"),
-        (f"{TRAIN} --shards cache s3://bucket/other", "--shards"),
+        (f"{TRAIN} --shards cache abfss://bucket/other", "--shards"),
         (f"{TRAIN} --out abfss://run", "--out"),
         (f"{TRAIN} --resume s3://bucket/step-000000001.pt", "--resume"),
         (f"{TRAIN} --images s3://bucket/photos", "--images"),
@@ -82,7 +82,7 @@ def test_copying_a_cache_is_advised(refused: Callable[[str], str]) -> None:
     assert refused(f"{EXTRACT} --out s3://b/x").endswith(
         "write to a folder; a cache then goes there by feature-cache push FOLDER s3://b/x"
     )
-    for line in (f"{TRAIN} --shards gs://b/x", f"{EXTRACT} --reuse gs://b/x", "feature_cache drift gs://b/x"):
+    for line in (f"{EXTRACT} --reuse gs://b/x", "feature_cache drift gs://b/x"):
         assert refused(line).endswith("copy the cache first: feature-cache pull gs://b/x FOLDER")
 
 
@@ -105,6 +105,23 @@ def test_copying_a_cache_is_advised(refused: Callable[[str], str]) -> None:
 )
 def test_urls_of_caches(refused: Callable[[str], str], line: str, sentence: str) -> None:
     assert sentence in refused(f"feature_cache {line}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--shards s3:///x", "--shards s3:///x: found no bucket"),
+        ("--shards hf://me/x", "--shards hf://me/x: expected hf://datasets/OWNER/NAME[@REVISION][/PATH]"),
+        ("--cache-dir objects", "--cache-dir objects has no effect here: it goes with a URL in --shards"),
+        ("--cache-limit 2GB", "--cache-limit 2GB has no effect here"),
+        ("--patience 9", "--patience 9.0 has no effect here"),
+        ("--shards s3://b/x --cache-limit many", "--cache-limit many: expected a number of bytes above 0, such as"),
+        ("--shards s3://b/x --cache-limit 0GB", "--cache-limit 0GB: expected a number of bytes above 0"),
+        ("--shards s3://b/x --cache-dir s3://b/y", "--cache-dir s3://b/y: is a URL"),
+    ],
+)
+def test_flags_of_caches_at_urls(refused: Callable[[str], str], flags: str, sentence: str) -> None:
+    assert sentence in refused(f"{TRAIN} {flags}")
 
 
 def test_urls_are_refused_from_python_too() -> None:

@@ -102,14 +102,17 @@ def check_training(config: TrainingConfig, sweep: Path | None = None) -> None:
 
     Raises:
         CacheError: there is no cache, or its manifest is not valid.
-        UsageError: timm has no such student, or the sweep file cannot be read.
+        UsageError: a URL is malformed, timm has no such student, or the sweep file cannot be read.
         CheckpointError: the checkpoint does not exist.
     """
     from lookonce.cache.layout import CacheLayout
+    from lookonce.stores.transport.urls import parse_url
     from lookonce.train.sweep.sweep_file import read_sweep
 
-    for cache in config.shards:
+    for cache in config.folders:
         CacheLayout(cache).load_manifest()
+    for url in config.urls:
+        parse_url(url, "--shards")
     runs = [config] if sweep is None else [*read_sweep(sweep, config).values()]
     for run in runs:
         refuse_unknown_model(run.student, "student")

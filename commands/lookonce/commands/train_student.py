@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command = shlex.join(["train-student", *(sys.argv[1:] if arguments is None else arguments)])
 
     def work() -> Result:
-        config = replace(given, shards=tuple(map(cache_folder, given.shards)))
+        config = replace(
+            given, shards=tuple(cache_folder(one) if isinstance(one, Path) else one for one in given.shards)
+        )
         check_training(config, options.sweep)
         check_writable(config.out)
         if options.sweep is not None and processes.launcher == "ray":

@@ -148,6 +148,30 @@ def convert_fields(config: Any, kind: Callable[[Any], Any], *names: str) -> None
             object.__setattr__(config, name, kind(given))
 
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
+_UNITS |= {f"{prefix}IB": 2 ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """Bytes from ``200GB``, ``1.5 TB``, ``64GiB`` or a plain number.
+
+    Args:
+        text: as typed.
+        flag: for the message.
+
+    Raises:
+        UsageError: it is not of that form, or 0.
+
+    >>> parse_bytes("200GB", "--cache-limit"), parse_bytes("1.5 gib", "--cache-limit")
+    (200000000000, 1610612736)
+    """
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)\s*", text)
+    count = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if count < 1:
+        raise UsageError(f"{flag} {text}: expected a number of bytes above 0, such as 500MB, 200GB, 1.5TB or 64GiB")
+    return count
+
+
 MOST_SEEDS = 100_000
 """Seeds of one command; more are a slip of the keyboard, and a set of them may not fit into memory."""
 

@@ -55,7 +55,7 @@ def _refuse_url(flag: str, text: str) -> None:
     scheme, rest = match[1].lower(), match[2]
     if scheme == "file":
         raise UsageError(f"{flag} {text}: is a URL; give the path alone: /{rest.removeprefix('localhost/')}")
-    if scheme in ("s3", "gs", "az", "hf") and flag in ("CACHE", "--shards", "--reuse"):
+    if scheme in ("s3", "gs", "az", "hf") and flag in ("CACHE", "--reuse"):
         advice = f"copy the cache first: feature-cache pull {scheme}://{rest} FOLDER"
     elif scheme in ("s3", "gs", "az") and flag in ("OUT", "--out"):
         advice = f"write to a folder; a cache then goes there by feature-cache push FOLDER {scheme}://{rest}"

@@ -119,5 +119,6 @@ class TrainingConfig(BatchConfig, AlignmentConfig):
         document = asdict(self)
         document["shards"] = [str(path) for path in self.shards]
         document["out"] = str(self.out)
-        document["init_weights"] = None if self.init_weights is None else str(self.init_weights)
+        for name in ("init_weights", "cache_dir"):
+            document[name] = None if document[name] is None else str(document[name])
         return document

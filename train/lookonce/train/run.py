@@ -64,10 +64,10 @@ def train_student(
         # before the folder is made: a refused run writes nothing
         setup = world.raise_on_all(lambda: _checked_setup(config, world))
         show_progress = show_progress and world.is_leader
-        with contextlib.ExitStack() as stack:
+        with contextlib.closing(setup.input.caches), contextlib.ExitStack() as stack:
             world.raise_on_all(lambda: stack.enter_context(exclusive_run(run)) if world.is_leader else None)
             if world.is_leader:
-                stack.enter_context(reading(config.shards, f"training run {run}"))
+                stack.enter_context(reading(config.folders, f"training run {run}"))
             trainer = prepare_run(config, setup, world)
             resumed = trainer.step
             if show_progress:
@@ -188,7 +188,7 @@ def require_run_folder(config: TrainingConfig) -> None:
     run = config.out
     if (run / "receipts").is_dir():
         raise UsageError(f"{run}: is a feature cache; --out needs a folder of its own")
-    for cache in config.shards:
+    for cache in config.folders:
         if cache.resolve() in (run.resolve(), *run.resolve().parents):
             raise UsageError(f"{run}: is in the feature cache {cache}; --out needs a folder of its own")
     require_own_folder(run, kind="a run", marker="config.json", belongs=has_field("shards"))

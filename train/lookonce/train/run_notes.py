@@ -55,7 +55,7 @@ def without_effect(trainer: Trainer) -> list[str]:
     config, first = trainer.config, trainer.setup.input.caches.first
     unused = []
     if config.images is not None and first.manifest.stores_pixels:
-        unused.append(f"--images {config.images} is not used: {first.root} contains the views")
+        unused.append(f"--images {config.images} is not used: {first.place} contains the views")
     if config.parallel == "fsdp" and trainer.world.size == 1:
         unused.append("--parallel fsdp changes nothing: the run has one process")
     if config.alignment == "layerwise" and config.mix_order != "adapt-then-mix":

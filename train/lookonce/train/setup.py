@@ -50,7 +50,7 @@ class TrainingSetup:
         """Name of each cache's teacher, for people; two caches of one teacher get the name of their folder, too."""
         names = [reader.manifest.recipe.teacher.name.rpartition(":")[2] for reader in self.input.caches.readers]
         return [
-            f"{name} ({reader.root.name})" if names.count(name) > 1 else name
+            f"{name} ({reader.place.rpartition('/')[2]})" if names.count(name) > 1 else name
             for name, reader in zip(names, self.input.caches.readers, strict=True)
         ]
 
@@ -69,12 +69,12 @@ class TrainingSetup:
         """Notes for the user before the first step."""
         notes = [*self.weights_notes, *([self.input.masks.note] if self.input.masks.note else [])]
         notes += [
-            f"{count} samples of {reader.root} are not in every cache and are not used"
+            f"{count} samples of {reader.place} are not in every cache and are not used"
             for reader, count in zip(self.input.caches.readers, self.input.caches.missing_elsewhere, strict=True)
             if count
         ]
         notes += [
-            f"of {reader.root}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} "
+            f"of {reader.place}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} "
             f"{'is' if len(seeds) == 1 else 'are'} not in every cache and not used"
             for reader, seeds in zip(self.input.caches.readers, self.input.caches.unused_seeds, strict=True)
             if seeds
@@ -113,7 +113,7 @@ def set_up(
     )
     if student.patch_size != recipe.patch_size:
         raise CacheMismatchError(
-            f"{caches.first.root}: this cache has patches of {recipe.patch_size} px ({recipe.patches} per view), the "
+            f"{caches.first.place}: this cache has patches of {recipe.patch_size} px ({recipe.patches} per view), the "
             f"student {config.student} has patches of {student.patch_size} px; use a student with patch "
             f"{recipe.patch_size}, or extract with --patch-size {student.patch_size}"
         )

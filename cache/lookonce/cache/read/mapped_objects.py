@@ -53,8 +53,8 @@ def bytes_of(memory: Memory) -> Bytes | FileBytes:
     return memory if isinstance(memory, FileBytes) else np.frombuffer(memory, dtype=np.uint8)
 
 
-def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memory:
-    """Map an object's file after checking it against its receipt.
+def map_file(path: Path, stored: StoredObject, *, check_digest: bool) -> Memory:
+    """Map the file of an object after checking it against its receipt.
 
     The digest is computed from bytes that are read, not mapped: a failing disk then gives an error, while touching a
     map would kill the process.
@@ -63,7 +63,6 @@ def map_object(root: Path, stored: StoredObject, *, check_digest: bool) -> Memor
         IntegrityError: the file is missing, has another size, or (``check_digest``) the wrong digest.
         AccessError: the file cannot be accessed.
     """
-    path = root / stored.path
     try:
         with path.open("rb") as handle:
             status = os.fstat(handle.fileno())
@@ -136,6 +135,11 @@ class MapPool:
             self._open[key] = mapped
             while len(self._open) > self._limit:
                 self._open.popitem(last=False)
+
+    def drop(self, key: Key) -> None:
+        """Drop an object, if it is mapped; its map closes after the last read."""
+        with self._lock:
+            self._open.pop(key, None)
 
     def __len__(self) -> int:
         return len(self._open)

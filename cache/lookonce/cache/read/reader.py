@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.advice import RESUME
-from lookonce.cache.committed import receipt_mismatches, require_sizes
 from lookonce.cache.containers import ObjectContent, container_of
-from lookonce.cache.layout import CacheLayout
-from lookonce.cache.read.mapped_objects import MappedObject, MapPool, Memory, bytes_of, map_object
+from lookonce.cache.layout import CacheLayout, receipt_path
+from lookonce.cache.read.cache_files import CacheFiles, FolderFiles
+from lookonce.cache.read.mapped_objects import MappedObject, MapPool, Memory, bytes_of
 from lookonce.cache.read.readahead import Readahead, ReadaheadMode
-from lookonce.shared.errors import CacheMismatchError, IncompleteCacheError, IntegrityError
+from lookonce.shared.errors import CacheMismatchError, IntegrityError, UsageError
 from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.precision import get_element_precision, get_precision
@@ -26,6 +26,9 @@ from lookonce.storage_schemas.receipt import Receipt, StoredObject
 
 Check = Literal["first-use", "never"]
 """When the digest of an object is checked: when a process first maps it, or never. Sizes are always checked."""
+
+OPENED_TOGETHER = 16
+"""Shards of which a column is read at a time, if they have to be fetched first."""
 
 
 def open_cache(
@@ -55,13 +58,13 @@ class CacheReader:
     """A complete cache, open for reading.
 
     Args:
-        root: the cache folder.
+        cache: the cache folder, or the files of a cache at a URL.
         seeds: seeds to read, which must be complete; None for every seed with receipts.
         check: when digests of objects are checked.
         readahead: what ``prefetch`` does.
 
     Raises:
-        CacheError: there is no cache at ``root``.
+        CacheError: there is no cache.
         SchemaError: its manifest or a receipt is invalid.
         IncompleteCacheError: a wanted seed is missing or has shards without receipts.
         IntegrityError: an object is missing or has the wrong size.
@@ -70,69 +73,53 @@ class CacheReader:
 
     def __init__(
         self,
-        root: Path,
+        cache: Path | CacheFiles,
         *,
         seeds: Sequence[int] | None = None,
         check: Check = "first-use",
         readahead: ReadaheadMode = "auto",
     ) -> None:
-        self.root = root
-        self.layout = CacheLayout(root)
-        self.manifest: Manifest = self.layout.load_manifest()
-        self.seeds: tuple[int, ...] = tuple(seeds) if seeds is not None else self.layout.seeds()
+        self.files: CacheFiles = FolderFiles(cache) if isinstance(cache, Path) else cache
+        self.place = self.files.place
+        """Folder or URL of the cache, for messages."""
+        self.manifest: Manifest = self.files.load_manifest()
+        self._receipts = self.files.load_receipts(self.manifest, seeds)
+        self.seeds: tuple[int, ...] = tuple(dict.fromkeys(seed for seed, _ in self._receipts))
         self._check = check
         self.readahead = Readahead(readahead)
         self._container = container_of(self.manifest)
-        self._receipts = self._load_receipts()
-        self._pool, self._digested = MapPool(), set[str]()
+        self._pool = MapPool()
         self._precision = get_precision(self.manifest.encoding.precision)
 
-    def _load_receipts(self) -> dict[tuple[int, int], Receipt]:
-        if not self.seeds:
-            raise IncompleteCacheError(f"{self.root}: no shard has a receipt; run extract-features again to resume")
-        there = self.layout.seeds()
-        if absent := [seed for seed in self.seeds if seed not in there]:
-            wanted, has = (", ".join(map(str, seeds)) for seeds in (absent, there))
-            raise IncompleteCacheError(
-                f"{self.root}: this cache has no seed {wanted}, it has {has}; choose these, or extract the others "
-                f"(extract-features ... --seeds {wanted.replace(' ', '')})"
-            )
-        receipts = {}
-        for seed in self.seeds:
-            present = set(self.layout.receipted_shards(seed))
-            missing = [shard for shard in range(self.manifest.shard_count) if shard not in present]
-            if missing:
-                listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-                raise IncompleteCacheError(
-                    f"{self.root}: seed {seed} has no receipt for {len(missing)} of {self.manifest.shard_count} shards "
-                    f"({listed}); run extract-features with the same arguments to resume, or choose other seeds "
-                    f"(there are {', '.join(map(str, there))})"
-                )
-            for shard in range(self.manifest.shard_count):
-                receipts[seed, shard] = self._checked_receipt(seed, shard)
-        require_sizes(self.root, receipts.values())
-        return receipts
+    @property
+    def root(self) -> Path:
+        """The cache folder.
 
-    def _checked_receipt(self, seed: int, shard: int) -> Receipt:
-        receipt = self.layout.load_receipt(seed, shard)
-        if differing := receipt_mismatches(receipt, self.manifest):
-            listed = ", ".join(f"{field} is {found}, expected {wanted}" for field, (found, wanted) in differing.items())
-            raise IntegrityError(
-                f"{self.layout.receipt_file(seed, shard)}: this receipt belongs to another cache ({listed}); "
-                "delete it and run the extraction again"
-            )
-        return receipt
+        Raises:
+            UsageError: the cache is read from a URL.
+        """
+        return self._folder().root
+
+    @property
+    def layout(self) -> CacheLayout:
+        """Layout of the cache folder; raises as ``root``."""
+        return self._folder().layout
+
+    def _folder(self) -> FolderFiles:
+        if not isinstance(self.files, FolderFiles):
+            raise UsageError(f"{self.place}: this cache is read from a URL, and a folder is needed; pull it first")
+        return self.files
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_pool"], state["_digested"]
+        del state["_pool"]
         state["readahead"] = self.readahead.mode
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.readahead = Readahead(state["readahead"])
-        self._pool, self._digested = MapPool(), set()
+        self._pool = MapPool()
 
     def rows(self, seed: int) -> NDArray[np.int64]:
         """Rows of a seed that are not holes, int64, ascending."""
@@ -156,7 +143,7 @@ class CacheReader:
         missing = [block for block in blocks if block not in stored]
         if missing:
             raise CacheMismatchError(
-                f"{self.root}: blocks {', '.join(map(str, missing))} are not in this cache, which has blocks "
+                f"{self.place}: blocks {', '.join(map(str, missing))} are not in this cache, which has blocks "
                 f"{', '.join(map(str, stored))} of {self.manifest.recipe.teacher.block_count}; "
                 "extract them with --layers, or choose other layer weights"
             )
@@ -176,10 +163,15 @@ class CacheReader:
         spec, size = self.manifest.array(name), self.manifest.shard_size
         rows = range(self.manifest.samples) if rows is None else rows
         first = rows.start // size
-        parts = [
-            self._container.column(self._map(self._container.object_of(name), seed, shard)[1], spec)
-            for shard in range(first, (rows.stop - 1) // size + 1)
-        ]
+        shards = range(first, (rows.stop - 1) // size + 1)
+        parts = []
+        for start in range(0, len(shards), OPENED_TOGETHER):
+            some = shards[start : start + OPENED_TOGETHER]
+            with self.files.together([stored for shard in some for stored in self.objects([name], seed, shard)]):
+                parts += [
+                    self._container.column(self._map(self._container.object_of(name), seed, shard)[1], spec)
+                    for shard in some
+                ]
         joined: NDArray[Any] = np.concatenate(parts)
         return joined[rows.start - first * size : rows.stop - first * size]
 
@@ -303,8 +295,39 @@ class CacheReader:
         Raises:
             IntegrityError: a sample is a hole, or an object is damaged.
         """
-        if self.readahead.mode != "none":
-            self.readahead.announce([place for name in names for place in self._places(name, seeds, rows)])
+        if self.readahead.mode == "none":
+            return
+        if not isinstance(self.files, FolderFiles):  # what is not open yet may not be there, and is not waited for
+            size, find = self.manifest.shard_size, self._pool.find
+            shards = list(zip(np.asarray(seeds).tolist(), (np.asarray(rows) // size).tolist(), strict=True))
+            objects = {self._container.object_of(name) for name in names}
+            is_open = {place: all(find((name, *place)) for name in objects) for place in set(shards)}
+            here = np.fromiter((is_open[place] for place in shards), dtype=bool, count=len(shards))
+            seeds, rows = np.asarray(seeds)[here], np.asarray(rows)[here]
+        self.readahead.announce([place for name in names for place in self._places(name, seeds, rows)])
+
+    def objects(self, names: Sequence[str], seed: int, shard: int) -> tuple[StoredObject, ...]:
+        """The objects of a shard that contain some arrays.
+
+        Args:
+            names: arrays.
+            seed: augmentation seed.
+            shard: the shard.
+        """
+        receipt = self._receipts[seed, shard]
+        wanted = dict.fromkeys(self._container.object_of(name) for name in names)
+        return tuple(self._stored(name, receipt) for name in wanted)
+
+    def close_objects(self, names: Sequence[str], seed: int, shard: int) -> None:
+        """Close the maps of a shard's objects, so that the disk gets their space back once they are deleted.
+
+        Args:
+            names: arrays whose objects are closed; reading them again maps them again.
+            seed: augmentation seed.
+            shard: the shard.
+        """
+        for name in {self._container.object_of(name) for name in names}:
+            self._pool.drop((name, seed, shard))
 
     def _places(self, name: str, seeds: Any, rows: Any) -> Iterator[tuple[MappedObject, int, int]]:
         """Object, first byte and length of each sample; maps stay referenced only as long as the pool keeps them."""
@@ -317,7 +340,7 @@ class CacheReader:
             start = places.starts.item(place)
             if start < 0:
                 row = shard * self.manifest.shard_size + place
-                raise IntegrityError(f"{self.root}: row {row} of seed {seed} is a hole")
+                raise IntegrityError(f"{self.place}: row {row} of seed {seed} is a hole")
             yield mapped, start, places.lengths.item(place)
 
     def _open(self, name: str, seed: int, shard: int) -> MappedObject:
@@ -330,10 +353,7 @@ class CacheReader:
     def _map(self, name: str, seed: int, shard: int) -> tuple[Memory, ObjectContent]:
         receipt = self._receipts[seed, shard]
         stored = self._stored(name, receipt)
-        check_digest = self._check == "first-use" and stored.path not in self._digested
-        memory = map_object(self.root, stored, check_digest=check_digest)
-        if check_digest:
-            self._digested.add(stored.path)
+        memory = self.files.open_object(stored, check=self._check == "first-use")
         return memory, ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self.manifest)
 
     def _stored(self, name: str, receipt: Receipt) -> StoredObject:
@@ -342,6 +362,6 @@ class CacheReader:
             if stored.array == name and stored.path == expected:
                 return stored
         raise IntegrityError(
-            f"{self.layout.receipt_file(receipt.seed, receipt.shard)}: this receipt does not list the object {name!r} "
+            f"{self.place}/{receipt_path(receipt.seed, receipt.shard)}: this receipt does not list the object {name!r} "
             f"at {expected}; {RESUME}"
         )

@@ -57,7 +57,7 @@ class ReplayedViews:
         expected = self._reader.read("pixel_digest", [seed], [row])[0]
         if not np.array_equal(pixel_digest(patches), expected):
             raise CacheMismatchError(
-                f"{self._reader.root}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
+                f"{self._reader.place}: the view of {entry.key!r}, seed {seed}, replayed from the image has other "
                 "pixels than the teacher saw: the image changed, or this Pillow decodes or resizes differently from "
                 f"that of the cache ({self._reader.manifest.created_with.get('pillow', 'version unknown')}), or it is "
                 "a deep or signed TIFF that was read wrongly then (see CHANGELOG.md); install that version, or extract "

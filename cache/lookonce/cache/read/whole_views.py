@@ -67,12 +67,12 @@ class JpegViews:
         try:
             patches = decoded_patches(reader.read(JPEG, [seed], [row])[0], manifest.recipe)
         except ValueError as error:
-            raise IntegrityError(f"{reader.root}: the view of row {row}, seed {seed}: {error}; {REPAIR}") from error
+            raise IntegrityError(f"{reader.place}: the view of row {row}, seed {seed}: {error}; {REPAIR}") from error
         if not self._compared[seed][row]:
             if not np.array_equal(pixel_digest(patches), reader.read("pixel_digest", [seed], [row])[0]):
                 key = str(reader.column("key", seed, range(row, row + 1))[0])
                 raise CacheMismatchError(
-                    f"{reader.root}: the JPEG of the view of {key!r}, seed {seed}, decodes to other pixels here than "
+                    f"{reader.place}: the JPEG of the view of {key!r}, seed {seed}, decodes to other pixels here than "
                     f"the teacher saw: {other_decoder(manifest.created_with)}; install that version here, or "
                     "extract again with --pixels store"
                 )

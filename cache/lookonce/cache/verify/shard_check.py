@@ -11,7 +11,7 @@ from lookonce.cache.advice import REPAIR
 from lookonce.cache.committed import receipt_mismatches
 from lookonce.cache.containers import ObjectContent, container_of
 from lookonce.cache.layout import CacheLayout, load_json
-from lookonce.cache.read.mapped_objects import bytes_of, map_object
+from lookonce.cache.read.mapped_objects import bytes_of, map_file
 from lookonce.cache.verify.documents import form_problem, not_readable, reason
 from lookonce.cache.verify.findings import Finding
 from lookonce.shared.errors import AccessError, CacheError
@@ -173,7 +173,7 @@ class ShardChecker:
         if size == 0:  # an empty file cannot be mapped
             return "it is empty"
         try:
-            memory = map_object(self._layout.root, stored, check_digest=False)
+            memory = map_file(self._layout.root / stored.path, stored, check_digest=False)
             content = ObjectContent(data=bytes_of(memory), stored=stored, receipt=receipt, manifest=self._manifest)
             self._container.check(content)
         except CacheError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookonce.cache.containers import ObjectContent, container_of
-from lookonce.cache.read.mapped_objects import bytes_of, map_object
+from lookonce.cache.read.mapped_objects import bytes_of, map_file
 from lookonce.cache.read.whole_views import decoded_patches, other_decoder
 from lookonce.cache.verify.digests import in_threads
 from lookonce.cache.verify.findings import Finding
@@ -99,7 +99,7 @@ def _object_with(manifest: Manifest, receipt: Receipt, array: str) -> StoredObje
 def _values(root: Path, manifest: Manifest, receipt: Receipt, array: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Row and value, uint8 (bytes,), of each sample of a shard."""
     stored = _object_with(manifest, receipt, array)
-    data = bytes_of(map_object(root, stored, check_digest=False))
+    data = bytes_of(map_file(root / stored.path, stored, check_digest=False))
     content = ObjectContent(data=data, stored=stored, receipt=receipt, manifest=manifest)
     places = container_of(manifest).places(content)[array]
     for position, (start, length) in enumerate(zip(places.starts.tolist(), places.lengths.tolist(), strict=True)):

@@ -191,5 +191,7 @@ def _with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
         str(Path(value).absolute()) if value is not None and Path(value).exists() else value
         for value in (config.images, config.resume)
     )
-    shards = tuple(path.absolute() for path in config.shards)
-    return replace(config, shards=shards, out=config.out.absolute(), images=images, resume=str(resume))
+    shards = tuple(one.absolute() if isinstance(one, Path) else one for one in config.shards)
+    cache_dir = None if config.cache_dir is None else config.cache_dir.expanduser().absolute()
+    out = config.out.absolute()
+    return replace(config, shards=shards, out=out, images=images, resume=str(resume), cache_dir=cache_dir)

@@ -71,11 +71,20 @@ def store_error(error: Exception, url: str, path: str) -> StoreError:
     return StoreError(f"{where}: {_network(text)}", may_pass=True)
 
 
-def given_up(error: StoreError, seconds: float) -> StoreError:
-    """The error when a passing failure has not passed for some seconds."""
+SLOW_ADVICE = "--patience waits longer, --workers 1 asks for less at a time"
+
+
+def given_up(error: StoreError, seconds: float, advice: str) -> StoreError:
+    """The error when a passing failure has not passed for some seconds.
+
+    Args:
+        error: the failure.
+        seconds: how long it lasted.
+        advice: what helps against a server that is too slow.
+    """
     return StoreError(
         f"{error.message}; nothing has moved for {seconds:.0f} s: check the network and the server, then run the same "
-        "command again: it goes on where it stopped (--patience waits longer, --workers 1 asks for less at a time)",
+        f"command again: it goes on where it stopped ({advice})",
         may_pass=True,
     )
 

@@ -17,7 +17,7 @@ from lookonce.shared.faults.os_errors import access_error
 from lookonce.shared.files.atomic import atomic_file
 from lookonce.stores.transport.object_store import PART_BYTES
 from lookonce.stores.transport.store import ReplacedError, Store
-from lookonce.stores.transport.store_errors import given_up
+from lookonce.stores.transport.store_errors import SLOW_ADVICE, given_up
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds before a request is repeated; each pause is twice the one before."""
@@ -41,10 +41,19 @@ class Transfer:
         workers: threads, at least 1. Each holds at most one object open, and its parts in memory.
         patience: seconds without progress after which a failing request is no longer repeated.
         progress: called with bytes.
+        advice: what helps against a server that is too slow, for messages.
     """
 
-    def __init__(self, store: Store, *, workers: int, patience: float, progress: Progress | None = None) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: Store,
+        *,
+        workers: int,
+        patience: float,
+        progress: Progress | None = None,
+        advice: str = SLOW_ADVICE,
+    ) -> None:
+        self.store, self._advice = store, advice
         self._workers, self._patience, self._progress = workers, patience, progress
         self._moved_at, self._stop, self._lock = time.monotonic(), threading.Event(), threading.Lock()
         self._done = self._total = 0
@@ -71,6 +80,10 @@ class Transfer:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def stop(self) -> None:
+        """End all requests soon; they raise ``Interrupted``."""
+        self._stop.set()
+
     def expect(self, count: int) -> None:
         """Set the bytes in all, for the progress."""
         self._done, self._total = 0, count
@@ -90,7 +103,7 @@ class Transfer:
                 if not error.may_pass:
                     raise
                 if time.monotonic() + pause - max(self._moved_at, began) > self._patience:
-                    raise given_up(error, self._patience) from error
+                    raise given_up(error, self._patience, self._advice) from error
                 self._stop.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue

@@ -98,6 +98,24 @@ class BatchReader:
             (*_target_arrays(reader), *moments, *(pixels.arrays if number == 0 else ()))
             for number, reader in enumerate(caches.readers)
         ]
+        self.arrays = [(*names, *self._small_arrays(number)) for number, names in enumerate(self._announced)]
+        """Names of the arrays of each cache that batches are read from."""
+
+    def _small_arrays(self, number: int) -> list[str]:
+        """Arrays that are read with every batch, and not announced."""
+        manifest, names = self._caches.readers[number].manifest, []
+        if number == 0 and self._visible != manifest.recipe.stored_patches:
+            names.append("importance")
+        if not manifest.recipe.tokens.keeps_all:
+            names.append("patch_ids")
+        if len(self._caches.readers) > 1 or (number == 0 and not isinstance(self._pixels, StoredPixels)):
+            names.append("pixel_digest")
+        return names
+
+    @property
+    def caches(self) -> JoinedCaches:
+        """The open caches."""
+        return self._caches
 
     def visible(self, samples: SamplesOfStep) -> VisiblePatches:
         """Visible patches of each sample, drawn from the stored ones by (run seed, epoch, key, augmentation seed)."""
@@ -151,12 +169,12 @@ class BatchReader:
 
     def keys(self, samples: SamplesOfStep) -> list[str]:
         """Key of each sample."""
-        return [self._caches.keys[row] for row in samples.rows.tolist()]
+        return self._caches.keys.of(samples.rows, samples.seeds)
 
     def names(self, samples: SamplesOfStep) -> list[str]:
         """Name of each sample for messages: ``'a/b.jpg', seed 3 (CACHE)``."""
         pairs = zip(self.keys(samples), samples.seeds.tolist(), strict=True)
-        return [f"{key!r}, seed {seed} ({self._caches.first.root})" for key, seed in pairs]
+        return [f"{key!r}, seed {seed} ({self._caches.first.place})" for key, seed in pairs]
 
     def _targets(self, number: int, samples: SamplesOfStep, part: slice, visible: VisiblePatches) -> StoredTargets:
         reader, here = self._caches.readers[number], samples.part(part)
@@ -214,8 +232,9 @@ class BatchReader:
         if not equal.any(axis=2).all():
             reader = self._caches.readers[number]
             row, patch = (int(value) for value in np.argwhere(~equal.any(axis=2))[0])
+            here = samples.part(slice(row, row + 1))
             raise CacheMismatchError(
-                f"{reader.root}: patch {int(ids[row, patch])} of {self._caches.keys[int(samples.rows[row])]!r}, seed "
+                f"{reader.place}: patch {int(ids[row, patch])} of {self.keys(here)[0]!r}, seed "
                 f"{int(samples.seeds[row])}, is visible to the student but not stored in this cache; give a "
                 "cache of all tokens, or name this one first in --shards: masks are drawn inside the first one"
             )
@@ -231,7 +250,7 @@ class BatchReader:
         if len(wrong):
             row, seed = int(rows[wrong[0]]), int(samples.seeds[wrong[0]])
             raise IntegrityError(
-                f"{reader.root}: patch_ids of row {row}, seed {seed}, are not ascending numbers below "
+                f"{reader.place}: patch_ids of row {row}, seed {seed}, are not ascending numbers below "
                 f"{self._patches}: the object is damaged; run feature-cache verify --full for the next steps"
             )
         return ids
@@ -240,7 +259,7 @@ class BatchReader:
         noise = np.empty((len(samples.rows), self._patches), dtype=np.float64)
         for epoch in np.unique(samples.epochs):
             inside = np.flatnonzero(samples.epochs == epoch)
-            keys = [self._caches.keys[row] for row in samples.rows[inside]]
+            keys = self._caches.keys.of(samples.rows[inside], samples.seeds[inside])
             noise[inside] = mask_noise(self._run_seed, int(epoch), keys, samples.seeds[inside].tolist(), self._patches)
         return noise
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookonce.cache.read.cache_files import FolderFiles
 from lookonce.cache.read.reader import CacheReader
-from lookonce.shared.config_values import parse_seeds
+from lookonce.cache.read.remote_caches import RemoteCaches, RemoteOptions, open_remote_caches
+from lookonce.shared.config_values import parse_bytes, parse_seeds
 from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.batch_config import BatchConfig
+from lookonce.train.data.sample_keys import SampleKeys
 
 CHECKED_AT_START = 256
 """Views per seed whose pixel digests are compared when caches are joined; the others are compared when read."""
@@ -25,19 +28,29 @@ class JoinedCaches:
 
     Args:
         readers: open caches, at least one.
+        unused_seeds: complete seeds of each cache that another lacks.
+        remote: what those at URLs belong to.
 
     Raises:
         CacheMismatchError: the caches contain different views, no sample is in all of them, or the first one stores
             more patches per view than another.
     """
 
-    def __init__(self, readers: Sequence[CacheReader], unused_seeds: Sequence[Sequence[int]] | None = None) -> None:
-        self.readers = tuple(readers)
+    def __init__(
+        self,
+        readers: Sequence[CacheReader],
+        unused_seeds: Sequence[Sequence[int]] | None = None,
+        remote: RemoteCaches | None = None,
+    ) -> None:
+        self.readers, self.remote = tuple(readers), remote
+        self.room_told = False
+        """Whether the room that the run needs was printed."""
         self.unused_seeds = unused_seeds or [()] * len(self.readers)
         self.first = self.readers[0]
         self.seeds: tuple[int, ...] = self.first.seeds
-        self.keys: list[str] = list(self.first.column("key", self.seeds[0]))
-        """Key of each row of the first cache."""
+        in_tars = self.first.manifest.container == "webdataset"
+        self.keys = SampleKeys(self.first, by_shard=self.is_remote(0) and in_tars)
+        """Keys of the rows of the first cache."""
         rows = _rows_of_all_seeds(self.first)
         self._rows_in: list[NDArray[np.int64] | None] = [None]
         for other in self.readers[1:]:
@@ -52,16 +65,35 @@ class JoinedCaches:
             self._rows_in.append(mapping)
         if not len(rows):
             raise CacheMismatchError(
-                f"{', '.join(str(reader.root) for reader in self.readers)}: no sample is readable in every cache and "
+                f"{', '.join(reader.place for reader in self.readers)}: no sample is readable in every cache and "
                 f"seed ({', '.join(map(str, self.seeds))}); join caches of the same images"
             )
         self.rows: NDArray[np.int64] = rows
         """Rows of the first cache that every cache contains, int64 ascending."""
         self.missing_elsewhere = [len(_rows_of_all_seeds(reader)) - len(rows) for reader in self.readers]
         """Samples of each cache that another lacks."""
-        for seed in self.seeds:
+        for seed in self.seeds if remote is None else ():  # it would fetch an object of every shard
             some = rows[:: max(1, len(rows) // CHECKED_AT_START)]
             self.require_same_pixels(np.full(len(some), seed), some)
+
+    def is_remote(self, cache: int) -> bool:
+        """Whether a cache is read from a URL."""
+        return not isinstance(self.readers[cache].files, FolderFiles)
+
+    def place(self, cache: int) -> str:
+        """Absolute path or URL of a cache."""
+        reader = self.readers[cache]
+        return reader.place if self.is_remote(cache) else str(reader.root.absolute())
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of the caches that have one."""
+        return [reader.place for number, reader in enumerate(self.readers) if self.is_remote(number)]
+
+    def close(self) -> None:
+        """Give up what was fetched from URLs; it stays in its folder until the room is needed."""
+        if self.remote is not None:
+            self.remote.close()
 
     def rows_in(self, cache: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of a cache that match rows of the first one."""
@@ -85,11 +117,12 @@ class JoinedCaches:
             theirs = other.read("pixel_digest", seeds, self.rows_in(number, rows))
             wrong = np.flatnonzero((expected != theirs).any(axis=1))
             if len(wrong):
-                key, seed = self.keys[int(rows[wrong[0]])], int(seeds[wrong[0]])
+                key = self.keys.of(rows[wrong[:1]], seeds[wrong[:1]])[0]
+                seed = int(seeds[wrong[0]])
                 raise CacheMismatchError(
-                    f"{other.root}: the view of {key!r}, seed {seed}, has other pixels than in {self.first.root} (the "
-                    "image was replaced, or another image library resized it); extract one of them from the other's "
-                    f"views: extract-features --reuse {self.first.root}"
+                    f"{other.place}: the view of {key!r}, seed {seed}, has other pixels than in {self.first.place} "
+                    "(the image was replaced, or another image library resized it); extract one of them from the "
+                    f"other's views: extract-features --reuse {self.first.place}"
                 )
 
     def _mapping(self, other: CacheReader) -> NDArray[np.int64] | None:
@@ -97,7 +130,7 @@ class JoinedCaches:
         if other.manifest.recipe.dataset == self.first.manifest.recipe.dataset:
             return None
         theirs = {key: row for row, key in enumerate(other.column("key", self.seeds[0]))}
-        return np.array([theirs.get(key, -1) for key in self.keys], dtype=np.int64)
+        return np.array([theirs.get(key, -1) for key in self.keys.everything()], dtype=np.int64)
 
 
 def open_caches(config: BatchConfig) -> JoinedCaches:
@@ -107,7 +140,12 @@ def open_caches(config: BatchConfig) -> JoinedCaches:
         UsageError: the caches have no seed in common.
         CacheError: see ``CacheReader`` and ``JoinedCaches``.
     """
-    opened = functools.partial(CacheReader, check=config.check, readahead=config.readahead)
+    remote = _remote_caches(config)
+
+    def opened(place: Path | str, seeds: Sequence[int] | None = None) -> CacheReader:
+        files = remote.files(place) if remote is not None and isinstance(place, str) else FolderFiles(Path(place))
+        return CacheReader(files, seeds=seeds, check=config.check, readahead=config.readahead)
+
     seeds, unused = None if config.seeds is None else parse_seeds(config.seeds), None
     if seeds is None and len(config.shards) > 1:
         complete = [opened(root).seeds for root in config.shards]
@@ -118,7 +156,20 @@ def open_caches(config: BatchConfig) -> JoinedCaches:
             )
             raise UsageError(f"--shards: the caches have no augmentation seed in common ({listed})")
         unused = [[seed for seed in own if seed not in seeds] for own in complete]
-    return JoinedCaches([opened(root, seeds=seeds) for root in config.shards], unused)
+    return JoinedCaches([opened(root, seeds) for root in config.shards], unused, remote)
+
+
+def _remote_caches(config: BatchConfig) -> RemoteCaches | None:
+    if not config.urls:
+        return None
+    return open_remote_caches(
+        RemoteOptions(
+            cache_dir=config.cache_dir,
+            cache_limit=None if config.cache_limit is None else parse_bytes(config.cache_limit, "--cache-limit"),
+            patience=config.patience,
+            check=config.check == "first-use",
+        )
+    )
 
 
 def _require_same_views(first: CacheReader, other: CacheReader) -> None:
@@ -130,7 +181,7 @@ def _require_same_views(first: CacheReader, other: CacheReader) -> None:
     if differences:
         listed = "; ".join(f"{name}: {mine!r} and {yours!r}" for name, mine, yours in differences)
         raise CacheMismatchError(
-            f"{first.root} and {other.root} contain different views ({listed}); only caches of one view recipe and "
+            f"{first.place} and {other.place} contain different views ({listed}); only caches of one view recipe and "
             "patch size can be aligned together"
         )
 
@@ -140,9 +191,9 @@ def _require_drawn_patches(first: CacheReader, other: CacheReader) -> None:
     drawn_from, stored = first.manifest.recipe.stored_patches, other.manifest.recipe.stored_patches
     if drawn_from > stored:
         raise CacheMismatchError(
-            f"{other.root}: it stores {stored} of {other.manifest.recipe.patches} patches per view, and masks are "
-            f"drawn from the {drawn_from} of {first.root}, the first of --shards; name {other.root} first, or extract "
-            "it with --tokens all"
+            f"{other.place}: it stores {stored} of {other.manifest.recipe.patches} patches per view, and masks are "
+            f"drawn from the {drawn_from} of {first.place}, the first of --shards; name {other.place} first, or "
+            "extract it with --tokens all"
         )
 
 

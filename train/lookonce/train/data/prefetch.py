@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lookonce.shared.errors import AccessError, CacheError, Interrupted
+from lookonce.shared.errors import CacheError, Interrupted, StorageError
 from lookonce.shared.stopping import wait_for, waiting
 from lookonce.train.data.batch import Batch
 from lookonce.train.data.batch_reader import BatchReader
 from lookonce.train.data.input_watch import InputWatch
+from lookonce.train.data.objects_ahead import fetched_ahead
 from lookonce.train.data.sample_order import SampleOrder, batch_parts
 
 UNTHREADED_PATIENCE = 60.0
@@ -62,27 +63,31 @@ def prefetched_batches(
     def announce(step: int) -> None:
         samples = order.step(step)
         for number in mine:
-            with contextlib.suppress(CacheError, AccessError):  # an error ends the run when the batch is read
+            with contextlib.suppress(CacheError, StorageError, Interrupted):  # raised when the batch is read
                 reader.announce(samples.part(batch_parts(len(samples.rows), parts)[number]))
 
     if threads == 0:
-        for step in range(first, last):
-            for number in mine:
-                with waiting(UNTHREADED_PATIENCE):
-                    batch = read(step, number)
-                yield batch
+        with fetched_ahead(reader.caches, reader.arrays, order, first=first, last=last) as advance:
+            for step in range(first, last):
+                advance(step, step)
+                for number in mine:
+                    with waiting(UNTHREADED_PATIENCE):
+                        batch = read(step, number)
+                    yield batch
         return
-    queue: collections.deque[Future[Batch]] = collections.deque()
+    queue: collections.deque[tuple[int, Future[Batch]]] = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lookonce-read")
     stuck = False  # a thread that reads from a dead disk never returns
     try:
-        for step in range(first, last):
-            for number in mine:
-                queue.append(pool.submit(read, step, number))
-                if len(queue) > threads + 1:
-                    yield wait_for(queue.popleft())
-        while queue:
-            yield wait_for(queue.popleft())
+        with fetched_ahead(reader.caches, reader.arrays, order, first=first, last=last) as advance:
+            for step in range(first, last):
+                advance(queue[0][0] if queue else step, step)
+                for number in mine:
+                    queue.append((step, pool.submit(read, step, number)))
+                    if len(queue) > threads + 1:
+                        yield wait_for(queue.popleft()[1])
+            while queue:
+                yield wait_for(queue.popleft()[1])
     except Interrupted:
         stuck = True
         raise

@@ -91,7 +91,7 @@ class SampleOrder:
         self.rows, self._seeds = rows, np.asarray(seeds, dtype=np.int64)
         self._run_seed, self.batch_size = run_seed, batch_size
         self.samples_per_epoch = len(rows)
-        self._total = epochs * len(rows)
+        self.epochs, self._total = epochs, epochs * len(rows)
         self.window = window
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
@@ -115,6 +115,15 @@ class SampleOrder:
             inside = epochs == epoch
             rows[inside] = self.rows[self._permutation(int(epoch))[positions[inside]]]
         return SamplesOfStep(step=step, epochs=epochs, rows=rows, seeds=self._seeds[epochs % len(self._seeds)])
+
+    def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row and step of each sample of a 0-based epoch, in order, two int64 (n,)."""
+        places = np.arange(epoch * self.samples_per_epoch, (epoch + 1) * self.samples_per_epoch)
+        return self.rows[self._permutation(epoch)], places // self.batch_size
+
+    def seed_of(self, epoch: int) -> int:
+        """Augmentation seed of a 0-based epoch."""
+        return int(self._seeds[epoch % len(self._seeds)])
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         window, samples = self.window, self.samples_per_epoch

@@ -17,6 +17,7 @@ from lookonce.train.data.decoded_pixels import DecodedPixels
 from lookonce.train.data.host_memory import HostMemory
 from lookonce.train.data.joined_caches import JoinedCaches
 from lookonce.train.data.mask_choice import MaskChoice, choose_masks
+from lookonce.train.data.objects_ahead import require_room
 from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
 from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.names import TargetNorm
@@ -55,9 +56,10 @@ class TrainingInput:
         Raises:
             CacheMismatchError: the caches lack the patches, moments or pixels that such a run reads.
             SourceError: the images are not those of the first cache.
-            UsageError: no sample is left to train on.
+            UsageError: no sample is left to train on, or --cache-limit is too low.
+            StorageError: there is too little room for what is fetched from a URL.
         """
-        manifest, root = caches.first.manifest, str(caches.first.root)
+        manifest, root = caches.first.manifest, caches.first.place
         for reader in caches.readers:
             _require_moments(reader, target_norm)
         masks = choose_masks(manifest.recipe, config.mask, config.mask_ratio, root)
@@ -81,6 +83,7 @@ class TrainingInput:
             student_depth=student_depth,
             memory=HostMemory(page_locked=page_locked),
         )
+        require_room(caches, batches.arrays, order, threads=config.workers)
         return cls(caches=caches, order=order, masks=masks, batches=batches)
 
     def document(self) -> dict[str, Any]:
@@ -104,12 +107,12 @@ def _require_moments(reader: CacheReader, target_norm: TargetNorm) -> None:
     recipe = reader.manifest.recipe
     if target_norm != "whiten" and reader.manifest.moments == "none":
         raise CacheMismatchError(
-            f"{reader.root}: --target-norm {target_norm} needs the mean and standard deviation of tokens, and this "
+            f"{reader.place}: --target-norm {target_norm} needs the mean and standard deviation of tokens, and this "
             "cache was made with --moments none; use --target-norm whiten, or extract with --moments float16"
         )
     if target_norm == "bn" and not recipe.tokens.keeps_all:
         raise CacheMismatchError(
-            f"{reader.root}: --target-norm bn needs mean and std of every token of a view, this cache stores "
+            f"{reader.place}: --target-norm bn needs mean and std of every token of a view, this cache stores "
             f"{recipe.stored_patches} of {recipe.patches} patches; use another --target-norm, or extract with "
             "--tokens all"
         )
@@ -123,7 +126,7 @@ def _pixel_source(reader: CacheReader, images: str | None) -> PixelSource:
         return DecodedPixels(reader, JpegViews(reader))
     if images is None:
         raise CacheMismatchError(
-            f"{reader.root}: this cache was made with --pixels none, so it does not contain the views; "
+            f"{reader.place}: this cache was made with --pixels none, so it does not contain the views; "
             "give the images it was made from with --images SOURCE"
         )
     return DecodedPixels(reader, ReplayedViews(reader, images))

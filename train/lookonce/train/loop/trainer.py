@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lookonce.shared.errors import (
-    AccessError,
     CacheError,
     DistributedError,
     EndedElsewhereError,
@@ -241,7 +240,7 @@ class Trainer:
         try:
             interrupts.raise_pending()
             batches = [next(run.batches) for _ in range(self.config.accumulate)]
-        except (Interrupted, CacheError, SourceError, AccessError) as stopped:
+        except (Interrupted, CacheError, SourceError, StorageError) as stopped:
             self._pending_error = self._pending_error or stopped
         run.clock.waited += time.perf_counter() - waiting
         run.clock.samples += sum(len(batch.visible_ids) for batch in batches)

@@ -24,13 +24,13 @@ def describe_caches(caches: JoinedCaches) -> list[dict[str, Any]]:
     """The record of each cache: path, fingerprint, digest of its encoding, teacher."""
     return [
         {
-            "path": str(reader.root.absolute()),
+            "path": caches.place(number),
             "fingerprint": reader.manifest.recipe.fingerprint,
             "encoding": reader.manifest.encoding.digest,
             "teacher": reader.manifest.recipe.teacher.name,
             "teacher_weights_digest": reader.manifest.recipe.teacher.weights_digest,
         }
-        for reader in caches.readers
+        for number, reader in enumerate(caches.readers)
     ]
 
 

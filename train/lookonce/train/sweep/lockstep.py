@@ -70,10 +70,10 @@ def train_sweep(
             require_wandb()
     caches = open_caches(config)
     setups = {name: set_up(run, caches=caches) for name, run in configs.items()}
-    with contextlib.ExitStack() as stack:
+    with contextlib.closing(caches), contextlib.ExitStack() as stack:
         for run in configs.values():
             stack.enter_context(exclusive_run(run.out))
-        stack.enter_context(reading(config.shards, f"sweep {config.out}"))
+        stack.enter_context(reading(config.folders, f"sweep {config.out}"))
         trainers = {name: prepare_run(run, setups[name]) for name, run in configs.items()}
         if show_progress:
             _print_start(trainers)
