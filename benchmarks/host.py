@@ -54,7 +54,7 @@ from lookonce.shared.view_recipe import ViewRecipe
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.train.batch_config import BatchConfig
 from lookonce.train.data.batch_reader import BatchReader, StoredPixels
-from lookonce.train.data.joined_caches import open_caches
+from lookonce.train.data.caches.joined_caches import open_caches
 from lookonce.train.data.sample_order import SampleOrder
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))

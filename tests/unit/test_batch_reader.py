@@ -17,9 +17,9 @@ from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.masking import mask_noise, visible_patches
 from lookonce.shared.masking import visible_count as count_of
 from lookonce.train.data.batch_reader import BatchReader, StoredPixels
+from lookonce.train.data.caches.joined_caches import JoinedCaches
 from lookonce.train.data.device_copies import DeviceCopies
 from lookonce.train.data.host_memory import HostMemory
-from lookonce.train.data.joined_caches import JoinedCaches
 from lookonce.train.data.sample_order import SampleOrder, SamplesOfStep, batch_parts
 from lookonce.train.data.target_decoder import TargetDecoder
 from lookonce.train.model.alignment import DynamicAlignment

@@ -124,6 +124,11 @@ def test_flags_of_caches_at_urls(refused: Callable[[str], str], flags: str, sent
     assert sentence in refused(f"{TRAIN} {flags}")
 
 
+def test_the_urls_of_shards_stay_urls() -> None:
+    shards = TrainingConfig(shards=("s3://b/x", Path("https://h/x"), "caches/c:/x"), out=Path("run")).shards
+    assert shards == ("s3://b/x", "https://h/x", Path("caches/c:/x"))
+
+
 def test_urls_are_refused_from_python_too() -> None:
     with pytest.raises(UsageError, match="--out s3://bucket/run: is a URL"):
         TrainingConfig(shards=(Path("cache"),), out=Path("s3://bucket/run"))

@@ -15,7 +15,7 @@ from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.storage_schemas.tokens import TokenSubset, TopTokens, VisibleTokens
 from lookonce.train.data.batch_reader import BatchReader, StoredPixels
-from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.caches.joined_caches import JoinedCaches
 from lookonce.train.data.mask_choice import choose_masks
 from lookonce.train.data.sample_order import SampleOrder
 

@@ -32,7 +32,7 @@ SAME_IN_SWEEP = Marker("equal in all runs of a sweep: decides which samples are 
 class BatchConfig:
     """Which caches a run reads, and which samples and patches each of its steps gets."""
 
-    shards: Annotated[tuple[Path | str, ...], MAY_CHANGE, SAME_IN_SWEEP]
+    shards: Annotated[tuple[str | Path, ...], MAY_CHANGE, SAME_IN_SWEEP]
     """Cache folders written by extract-features, or URLs of caches (s3, gs, az, hf, https), whose objects are fetched
     as they are needed; several teachers over the same views are aligned together, each by its own adapters and W. The
     first one's importance decides the masks."""
@@ -114,5 +114,6 @@ def _places(given: str | Path | Iterable[str | Path]) -> tuple[Path | str, ...]:
 
 
 def _place(given: str | Path) -> Path | str:
-    url = _URL.fullmatch(str(given))  # Path has merged two slashes
-    return Path(given) if url is None else f"{url[1].lower()}://{url[2]}"
+    if (url := _URL.fullmatch(str(given))) is None:
+        return Path(given)
+    return given if isinstance(given, str) else f"{url[1].lower()}://{url[2]}"  # Path has merged two slashes

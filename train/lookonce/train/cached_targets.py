@@ -22,8 +22,8 @@ from lookonce.storage_schemas.recipe import TeacherIdentity, document_difference
 from lookonce.train.batch_config import BatchConfig
 from lookonce.train.checkpoints.resuming import LATER_RECORDED
 from lookonce.train.data.batch import Batch
+from lookonce.train.data.caches.joined_caches import open_caches
 from lookonce.train.data.device_copies import DeviceCopies
-from lookonce.train.data.joined_caches import open_caches
 from lookonce.train.data.prefetch import prefetched_batches
 from lookonce.train.data.sample_order import batch_parts
 from lookonce.train.data.target_decoder import decode_targets, make_decoder

@@ -12,7 +12,7 @@ from lookonce.cache.read.reader import CacheReader
 from lookonce.shared.errors import CacheMismatchError
 from lookonce.train.checkpoints.checkpoint_file import checkpoints_in
 from lookonce.train.config import TrainingConfig
-from lookonce.train.data.joined_caches import JoinedCaches, open_caches
+from lookonce.train.data.caches.joined_caches import JoinedCaches, open_caches
 from lookonce.train.data.target_decoder import make_decoder
 from lookonce.train.data.training_input import TrainingInput
 from lookonce.train.distributed.world import SINGLE_PROCESS, World

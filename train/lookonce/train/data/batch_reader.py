@@ -16,8 +16,8 @@ from lookonce.shared.masking import draw_patches, mask_noise, visible_count
 from lookonce.storage_schemas.arrays import target_shape
 from lookonce.storage_schemas.precision import get_precision
 from lookonce.train.data.batch import Batch, StoredTargets
+from lookonce.train.data.caches.joined_caches import JoinedCaches
 from lookonce.train.data.host_memory import HostMemory
-from lookonce.train.data.joined_caches import JoinedCaches
 from lookonce.train.data.mask_choice import VisiblePatches
 from lookonce.train.data.sample_order import SamplesOfStep
 from lookonce.train.data.stochastic_depth import branch_scales

@@ -11,8 +11,8 @@ from lookonce.shared.errors import CacheError, Interrupted, StorageError
 from lookonce.shared.stopping import wait_for, waiting
 from lookonce.train.data.batch import Batch
 from lookonce.train.data.batch_reader import BatchReader
+from lookonce.train.data.caches.objects_ahead import fetched_ahead
 from lookonce.train.data.input_watch import InputWatch
-from lookonce.train.data.objects_ahead import fetched_ahead
 from lookonce.train.data.sample_order import SampleOrder, batch_parts
 
 UNTHREADED_PATIENCE = 60.0

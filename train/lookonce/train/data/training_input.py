@@ -13,11 +13,11 @@ from lookonce.shared.errors import CacheMismatchError
 from lookonce.shared.masking import MASK_VERSION
 from lookonce.train.batch_config import BatchConfig
 from lookonce.train.data.batch_reader import BatchReader, PixelSource, StoredPixels
+from lookonce.train.data.caches.joined_caches import JoinedCaches
+from lookonce.train.data.caches.objects_ahead import require_room
 from lookonce.train.data.decoded_pixels import DecodedPixels
 from lookonce.train.data.host_memory import HostMemory
-from lookonce.train.data.joined_caches import JoinedCaches
 from lookonce.train.data.mask_choice import MaskChoice, choose_masks
-from lookonce.train.data.objects_ahead import require_room
 from lookonce.train.data.sample_order import ORDER_VERSION, SampleOrder, ShardWindow
 from lookonce.train.data.stochastic_depth import STOCHASTIC_DEPTH_VERSION
 from lookonce.train.names import TargetNorm

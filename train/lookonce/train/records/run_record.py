@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lookonce.shared.files.atomic import write_json
-from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.caches.joined_caches import JoinedCaches
 
 LIBRARIES = ("lookonce", "torch", "timm", "numpy", "zarr", "safetensors")
 """Libraries whose versions are recorded."""

@@ -14,7 +14,7 @@ from lookonce.catalogue.pins import reading
 from lookonce.shared.errors import CacheError, Interrupted, NumericalError, SourceError, StorageError, UsageError
 from lookonce.shared.progress_bar import progress_bar
 from lookonce.train.config import TrainingConfig
-from lookonce.train.data.joined_caches import open_caches
+from lookonce.train.data.caches.joined_caches import open_caches
 from lookonce.train.distributed.world import world_size
 from lookonce.train.loop.interrupts import DeferredInterrupts
 from lookonce.train.loop.trainer import OpenRun, Trainer

@@ -15,7 +15,7 @@ from lookonce.shared.config_values import parse_bytes, parse_seeds
 from lookonce.shared.errors import CacheMismatchError, UsageError
 from lookonce.storage_schemas.recipe import document_differences
 from lookonce.train.batch_config import BatchConfig
-from lookonce.train.data.sample_keys import SampleKeys
+from lookonce.train.data.caches.sample_keys import SampleKeys
 
 CHECKED_AT_START = 256
 """Views per seed whose pixel digests are compared when caches are joined; the others are compared when read."""

@@ -14,7 +14,7 @@ import numpy as np
 from lookonce.cache.read.remote_caches import ObjectUse
 from lookonce.shared.errors import StorageError, UsageError
 from lookonce.shared.printing import bytes_text
-from lookonce.train.data.joined_caches import JoinedCaches
+from lookonce.train.data.caches.joined_caches import JoinedCaches
 from lookonce.train.data.sample_order import SampleOrder
 
 READ_AHEAD = 2
