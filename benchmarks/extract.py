@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -42,8 +43,18 @@ from lookonce.cache.containers.container import seed_folder
 from lookonce.extract.config import ExtractionConfig
 from lookonce.extract.pipeline.events import ViewsDone
 from lookonce.extract.pipeline.shard_extractor import ShardExtractor
-from lookonce.extract.prepare import load_config_teacher, open_extraction, open_or_create, remaining_tasks
-from lookonce.extract.views.image_views import image_views
+from lookonce.extract.pipeline.teacher_threads import TeacherThreads
+from lookonce.extract.prepare import (
+    Extraction,
+    load_config_teacher,
+    open_extraction,
+    open_or_create,
+    remaining_tasks,
+    resolve_view_processes,
+)
+from lookonce.extract.views.image_views import CroppedViews, image_views
+from lookonce.extract.views.view_batch import ViewBatch, Window, view_batches
+from lookonce.extract.views.view_processes import ViewProcesses
 from lookonce.shared.freed_memory import keep_freed_memory
 
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -65,6 +76,8 @@ class Job:
     together: int = 1
     """Seeds that are extracted together, from one decoding of the image."""
     compile: Literal["auto", "always"] = "auto"
+    view_processes: str = "auto"
+    """As in ``ExtractionConfig``; 0: threads."""
 
     def whole(self) -> Iterator[int]:
         """Seed after seed of the cache, as ``--executor inline`` and every Ray worker do it; yields views."""
@@ -83,6 +96,7 @@ class Job:
             teacher,
             batch_size=self.batch,
             skip_bad_images=False,
+            view_processes=self._view_processes,
         )
 
         def extract(seeds: Iterable[int]) -> Iterator[int]:
@@ -97,8 +111,10 @@ class Job:
         return extract
 
     def views(self) -> Iterator[int]:
-        """Only reading, decoding, drawing and cropping."""
+        """Only reading, decoding, drawing and cropping; with processes, the batches that the teacher would get."""
         extraction = open_extraction(self._begin("views"))
+        if self._view_processes:
+            return self._batches(extraction)
         entries = list(enumerate(extraction.listing.entries))
 
         def cut(place: int) -> int:
@@ -107,6 +123,41 @@ class Job:
             return self.together
 
         return _without_end(cut)
+
+    def _batches(self, extraction: Extraction) -> Iterator[int]:
+        """Batches of views out of processes, as ``ShardExtractor`` makes them."""
+        count, patch_size, seeds = (
+            self._view_processes,
+            extraction.config.patch_size,
+            tuple(range(1, self.together + 1)),
+        )
+        entries = itertools.cycle(enumerate(extraction.listing.entries))
+        pinned = TeacherThreads(torch.device(DEVICE), CORES).allocate
+
+        def windows() -> Iterator[Window]:
+            while True:
+                rows, some = zip(*itertools.islice(entries, self.batch), strict=True)
+                yield Window(rows, some, seeds)
+
+        producer = CroppedViews(extraction.source, extraction.view)
+        with ViewProcesses(producer, patch_size, count) as maker, ThreadPoolExecutor(count) as threads:
+            make = functools.partial(
+                ViewBatch,
+                maker=maker,
+                patch_size=patch_size,
+                patches=(extraction.view.size // patch_size) ** 2,
+                threads=threads,
+                allocate=pinned,
+            )
+            try:
+                for batch in view_batches(windows(), make):
+                    yield sum(len(batch.seed_views(position).rows) for position in range(self.together))
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+    @property
+    def _view_processes(self) -> int:
+        return resolve_view_processes(self.view_processes, torch.device(DEVICE), CORES)
 
     def forward(self) -> Iterator[int]:
         """The bare forward."""
@@ -137,6 +188,7 @@ class Job:
             device=DEVICE,
             calibration_views=32,
             compile=self.compile,
+            view_processes=self.view_processes,
         )
 
 

@@ -189,9 +189,11 @@ class Model:
 
     def decode(self, images: Path, together: int) -> None:
         """Reading, decoding and cropping on all cores, with this many seeds per image at a time."""
-        rates = _rate(self._job(images, self.told.work, together).views(), self.clock)
-        self.told.result.raw(f"{self.label}: decode and cut, {together} seed(s) together", rates)
-        self.parts[f"decode {together}"] = statistics.median(rates)
+        job = self._job(images, self.told.work, together)
+        for way, one in {"threads": replace(job, view_processes="0"), "processes": job}.items():
+            rates = _rate(one.views(), self.clock)
+            self.told.result.raw(f"{self.label}: decode and cut, {together} seed(s) together, {way}", rates)
+            self.parts[f"decode {together}"] = statistics.median(rates)  # the last way is that of the whole
 
     def whole(self, images: Path, together: int, where: Path, kind: str, way: str = "eager") -> None:
         """The pipeline, from files to committed shards, and which measured part limits it."""
@@ -221,7 +223,8 @@ class Model:
     def _job(self, images: Path, where: Path, together: int) -> Job:
         out = where / f"lookonce-gpu-{os.getpid()}-{self.label}-{together}"
         shard = 4 if self.told.dry else SHARD
-        return Job(self.teacher_name, self.weights, images, out, self.batch, shard, together)
+        processes = "1" if self.told.dry else str(CORES)
+        return Job(self.teacher_name, self.weights, images, out, self.batch, shard, together, view_processes=processes)
 
 
 def _write(file: Path, content: bytes) -> None:

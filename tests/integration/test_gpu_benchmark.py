@@ -48,6 +48,7 @@ def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
     raw = read(tmp_path, "extract")["raw"]
     parts = ("copy in", "normalise and encode", "copy out", "digest, all cores", "write")
     assert all(raw[f"tiny: int8, {part}"][0] > 0 for part in parts)
+    assert all(raw[f"tiny: decode and cut, 2 seed(s) together, {way}"][0] > 0 for way in ("threads", "processes"))
     assert sorted(raw["tiny: whole eager, 2 seed(s), to disk: limits"]) == [
         "card",
         "copy in",
