@@ -162,13 +162,15 @@ def test_without_calibration_it_is_a_fresh_cache(extract, images: Path, tmp_path
     ],
 )
 def test_another_encoding_looks_at_the_stored_pixels(
-    extract, images: Path, whole_cache: Path, tmp_path: Path, files, given: str, changes: dict[str, Any]
+    extract, images: Path, whole_cache: Path, tmp_path: Path, files, given: str, changes: dict[str, Any], capsys
 ) -> None:
     extract(tmp_path / "fresh", **changes)
+    assert "--view-processes" not in capsys.readouterr().err
     for path in images.rglob("*.png"):
         path.write_bytes(bytes(path.stat().st_size))  # no image any more, of the same size
     source = str(images) if given == "images" else None
-    result = extract(tmp_path / "new", images=source, reuse=whole_cache, **changes)
+    result = extract(tmp_path / "new", images=source, reuse=whole_cache, view_processes=3, **changes)
+    assert f"--view-processes 3 changes nothing: threads read the views of {whole_cache}" in capsys.readouterr().err
     assert result.views_copied == 0
     assert files(tmp_path / "new") == files(tmp_path / "fresh")
 

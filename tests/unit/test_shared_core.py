@@ -1,17 +1,20 @@
-"""Errors, canonical JSON, digests and files by rename."""
+"""Errors, canonical JSON, digests, random streams and files by rename."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lookonce.shared import errors
 from lookonce.shared.canonical import canonical_json, digest_bytes, digest_document, digest_file
 from lookonce.shared.config_values import parse_seeds
 from lookonce.shared.files.atomic import TEMPORARY_MARK, atomic_file, write_json
+from lookonce.shared.randomness import random_uniform_rows, random_words
 
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 
@@ -75,3 +78,19 @@ def test_a_range_that_runs_backwards_is_turned_round() -> None:
 
 def test_seeds_are_sorted_without_repeats() -> None:
     assert parse_seeds("5, 0-2,1") == (0, 1, 2, 5)
+
+
+def test_streams_do_not_depend_on_what_was_drawn_before() -> None:
+    """Each is that of a new generator, whatever counts were drawn from others, in any thread."""
+
+    def drawn(number: int) -> list[int]:
+        found = [random_words(count, "test", number).tolist() for count in (1, 41, 2, 7)]
+        assert random_uniform_rows(5, "test", last=[(number,), (0,)]).shape == (2, 5)
+        return [*found[0], *found[1], *random_words(6, "test", number).tolist()]
+
+    with ThreadPoolExecutor(4) as threads:
+        all_found = list(threads.map(drawn, range(50)))
+    for number, found in enumerate(all_found):
+        key = np.frombuffer(hashlib.sha256(f"stest\x1fi{number}".encode()).digest()[:16], "<u8")
+        words = np.random.Philox(counter=0, key=key).random_raw(41).tolist()
+        assert found == [words[0], *words, *words[:6]]

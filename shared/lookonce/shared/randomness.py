@@ -8,6 +8,7 @@ version can change a view, a mask or an order.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -30,8 +31,7 @@ def random_words(count: int, *purpose: str | int) -> NDArray[np.uint64]:
     >>> random_words(2, "doctest", 1).tolist() == random_words(3, "doctest", 1)[:2].tolist()
     True
     """
-    words: NDArray[np.uint64] = np.random.Philox(counter=0, key=_stream_key(*purpose)).random_raw(count)
-    return words
+    return _Streams.of_thread().words(count, _stream_key(*purpose))
 
 
 def random_uniform(count: int, *purpose: str | int) -> NDArray[np.float64]:
@@ -44,10 +44,9 @@ def random_uniform(count: int, *purpose: str | int) -> NDArray[np.float64]:
 
 
 def random_uniform_rows(count: int, *purpose: str | int, last: Iterable[tuple[str | int, ...]]) -> NDArray[np.float64]:
-    """One row ``random_uniform(count, *purpose, *rest)`` for each ``rest`` of ``last``, at a tenth of the cost.
+    """One row ``random_uniform(count, *purpose, *rest)`` for each ``rest`` of ``last``, faster.
 
-    One generator is reset to the start of each stream, because creating one costs more than a few hundred numbers. The
-    common part of the streams' names is hashed once.
+    The common part of the streams' names is hashed once.
 
     Returns:
         float64, shape (rows, count).
@@ -64,13 +63,10 @@ def random_uniform_rows(count: int, *purpose: str | int, last: Iterable[tuple[st
         hasher.update(separator + _stream_name(*rest))
         digests.append(hasher.digest()[:_KEY_BYTES])
     keys = np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64).reshape(-1, 2)
-    generator = np.random.Philox(counter=0, key=0)
-    start = generator.state
+    streams = _Streams.of_thread()
     words = np.empty((len(keys), count), dtype=np.uint64)
     for row, key in enumerate(keys):
-        start["state"]["key"] = key
-        generator.state = start
-        words[row] = generator.random_raw(count)
+        words[row] = streams.words(count, key)
     return _uniform(words)
 
 
@@ -81,6 +77,31 @@ def random_permutation(count: int, *purpose: str | int) -> NDArray[np.int64]:
     [0, 1, 2, 3, 4]
     """
     return np.argsort(random_words(count, *purpose), kind="stable").astype(np.int64)
+
+
+class _Streams:
+    """A generator that is set to the start of each stream: creating one costs more than a few hundred numbers."""
+
+    _threads = threading.local()
+
+    def __init__(self) -> None:
+        self._generator = np.random.Philox(counter=0, key=0)
+        self._start = self._generator.state
+
+    @classmethod
+    def of_thread(cls) -> _Streams:
+        """The one of the calling thread."""
+        found: _Streams | None = getattr(cls._threads, "streams", None)
+        if found is None:
+            found = cls._threads.streams = cls()
+        return found
+
+    def words(self, count: int, key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The first words of a stream."""
+        self._start["state"]["key"] = key
+        self._generator.state = self._start
+        words: NDArray[np.uint64] = self._generator.random_raw(count)
+        return words
 
 
 def _stream_key(*purpose: str | int) -> NDArray[np.uint64]:
