@@ -31,6 +31,8 @@ LIBRARIES = (
     "mosaicml-streaming",
 )
 
+os.environ.setdefault("LOOKONCE_CATALOGUE", "none")  # caches of benchmarks are removed when they end
+
 
 def arguments(description: str) -> argparse.Namespace:
     """``--quick`` and ``--json FILE``."""

@@ -11,7 +11,9 @@ bytes once, with one fsync a file, at the pace of the extraction.
 Training: reading batches (masks, gather) out of a CLIP-B/16-shaped int8 cache in the page cache, against a bare
 ``np.take`` of the same records.
 
-All ratios are of CPU-seconds (user and system, all threads), contestants alternating in one process. ``sustained``
+All ratios are of CPU-seconds (user and system, all threads), contestants alternating in one process. Those that end in
+``_user`` leave out system time: on a virtual machine it is mostly page faults, whose cost depends on what the host has
+done with the memory. ``sustained``
 extrapolates: what 16 such cores would do if the device and the disk kept up, and which part takes how much of them;
 ``stream_limit`` is what the (seed, shard) streams that are digested side by side allow, one core each.
 ``memory_growth_mib`` is the process's resident memory after the last round less that after the first counted one.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -60,6 +63,8 @@ from lookonce.train.data.sample_order import SampleOrder
 DATA = Path(os.environ.get("LOOKONCE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CORES = len(os.sched_getaffinity(0))
 MODELLED_CORES = 16
+PARTS = ("decode", "sha256", "write")
+USER = "{} user"
 BATCH, SHARD, MASK_RATIO, TRAIN_BATCH = 64, 256, 0.7, 256
 
 
@@ -252,19 +257,27 @@ def _mapped(reader: CacheReader, name: str) -> Any:
 def cpu_seconds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
     """CPU-microseconds per unit of each contestant in each round; one warm-up round is not counted.
 
-    ``memory`` is the resident memory after each round, MiB.
+    ``NAME user`` leaves out system time; ``memory`` is the resident memory after each round, MiB.
     """
-    spent: dict[str, list[float]] = {name: [] for name in (*contestants, "memory")}
+    spent: dict[str, list[float]] = {name: [] for name in (*contestants, *map(USER.format, contestants), "memory")}
     for counted in [False] + [True] * rounds:
         for name, job in contestants.items():
-            started = time.process_time()
+            started = resource.getrusage(resource.RUSAGE_SELF)
             units = job()
-            each = (time.process_time() - started) / units * 1e6
+            ended = resource.getrusage(resource.RUSAGE_SELF)
             if counted:
-                spent[name].append(each)
+                user, system = ended.ru_utime - started.ru_utime, ended.ru_stime - started.ru_stime
+                spent[name].append((user + system) / units * 1e6)
+                spent[USER.format(name)].append(user / units * 1e6)
         if counted:
             spent["memory"].append(psutil.Process().memory_info().rss / 2**20)
     return spent
+
+
+def over_parts(spent: Mapping[str, Sequence[float]], whole: str, parts: Sequence[str]) -> float:
+    """Median over the rounds of the whole over the sum of its parts."""
+    sums = [sum(each) for each in zip(*(spent[name] for name in parts), strict=True)]
+    return round(statistics.median(a / b for a, b in zip(spent[whole], sums, strict=True)), 3)
 
 
 def many_photos(target: Path, count: int) -> None:
@@ -278,7 +291,7 @@ def many_photos(target: Path, count: int) -> None:
 
 def sustained(spent: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Views per second of 16 cores, and CPU-microseconds per view of each part."""
-    parts = {name: round(middle(spent[name])) for name in ("decode", "sha256", "write")}
+    parts = {name: round(middle(spent[name])) for name in PARTS}
     whole = middle(spent["whole"])
     return {
         "views_a_second": round(MODELLED_CORES * 1e6 / whole),
@@ -308,18 +321,15 @@ def main() -> None:
                 job = Extraction(work, work / "images", range(count), precision)
                 names = {"whole": job.whole, "decode": job.decode_and_cut, "sha256": job.digest, "write": job.write}
                 spent = cpu_seconds(names, rounds)
-                parts = [sum(each) for each in zip(*(spent[name] for name in names if name != "whole"), strict=True)]
                 label = f"extraction_cpu_over_parts_{count}_seed{'s' * (count > 1)}"
-                ratios[label if precision == "int8" else f"{label}_{precision}"] = round(
-                    statistics.median(a / b for a, b in zip(spent["whole"], parts, strict=True)), 3
-                )
-                raw |= {f"{name} {count} seeds {precision}": spent[name] for name in names}
+                label += "" if precision == "int8" else f"_{precision}"
+                ratios[label] = over_parts(spent, "whole", PARTS)
+                ratios[f"{label}_user"] = over_parts(spent, USER.format("whole"), [USER.format(one) for one in PARTS])
+                raw |= {f"{name} {count} seeds {precision}": spent[name] for name in spent if name != "memory"}
                 raw[f"sustained {count} seeds {precision}"] = sustained(spent)
         training = Training(work, samples)
         spent = cpu_seconds({"training": training.whole, "bare gather": training.bare_gather}, rounds)
-        ratios["training_cpu_over_gather"] = round(
-            statistics.median(a / b for a, b in zip(spent["training"], spent["bare gather"], strict=True)), 3
-        )
+        ratios["training_cpu_over_gather"] = over_parts(spent, "training", ["bare gather"])
         raw |= {name: spent[name] for name in ("training", "bare gather")}
         raw["sustained training"] = {"samples_a_second": round(MODELLED_CORES * 1e6 / middle(spent["training"]))}
     finally:

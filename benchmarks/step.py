@@ -62,6 +62,8 @@ from lookonce.train.setup import set_up
 
 CORES = len(os.sched_getaffinity(0))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KLT = "klt0.5"
+"""Whose decoding is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class Pair:
     steps: int
     """Steps of each way per round."""
     rounds: int
+    precision: str = "int8"
+    """Of the cache."""
     compile: bool = False
     """Whether the student is compiled; bare and cached are, each for itself, which takes most of a minute."""
 
@@ -90,7 +94,8 @@ def pairs(quick: bool) -> list[Pair]:
             Pair(label="l_from_clip_l14", student=large, teacher="clip-l14", **sizes),
         ]
         compiled = [replace(pair, label=f"{pair.label}_compiled", compile=True) for pair in eager]
-        return [eager[0], compiled[0], *eager[1:], *compiled[1:]]
+        coded = replace(eager[0], label=f"{eager[0].label}_{KLT}", precision=KLT)
+        return [eager[0], coded, compiled[0], *eager[1:], *compiled[1:]]
     tiny, base = (
         ("ti_from_deit_ti", "vit_tiny_patch16_224", "deit-tiny"),
         (
@@ -107,10 +112,11 @@ def pairs(quick: bool) -> list[Pair]:
             {"batch": 8, "images": 24, "steps": 1, "rounds": 15},
         ]
     )
-    return [
+    found = [
         Pair(label=label, student=student, teacher=teacher, **sizes)
         for (label, student, teacher), sizes in zip((tiny, base), sizes_of, strict=True)
     ]
+    return [*found, replace(found[-1], label=f"{base[0]}_{KLT}", precision=KLT)]
 
 
 class OnDevice(nn.Module):
@@ -129,6 +135,7 @@ class Ways:
             teacher_weights=weights,
             images=str(images),
             out=work / "cache",
+            precision=pair.precision,
             executor="inline",
             batch_size=min(16, pair.images),
             calibration_views=min(32, pair.images),
@@ -193,7 +200,7 @@ class Ways:
             self.teacher.extract(views)
         return step.get_total_flops(), look.get_total_flops()
 
-    def decoding_operations(self, precision: str = "klt0.5") -> int:
+    def decoding_operations(self, precision: str = KLT) -> int:
         """Of decoding one batch of a KLT cache of the same shape: matrix products."""
         shape, visible = target_shape(self.manifest.recipe), self._on_device.visible_ids
         manifest = replace(self.manifest, encoding=stand_in_encoding(precision, shape))
@@ -338,7 +345,7 @@ def measure(pair: Pair, work: Path, images: Path | None = None) -> Iterator[tupl
     ways = Ways(pair, weights_of(pair.teacher, work), images or photographs(folder / "images", pair.images), folder)
     yield "raw", f"{label}: seconds to make the cache and the models", round(time.perf_counter() - began, 1)
     (step, look), decoding = ways.operations(), ways.decoding_operations()
-    yield "raw", f"{label}: operations", {"step": step, "teacher": look, "decoding_klt0.5": decoding}
+    yield "raw", f"{label}: operations", {"step": step, "teacher": look, f"decoding_{KLT}": decoding}
     with DeferredInterrupts() as interrupts, ways.trainer.opened(None, folder, show_progress=False) as run:
         cached = functools.partial(ways.cached, run, interrupts)
         jobs = {"bare": ways.bare, "cached": cached, "online": ways.online, "released": ways.released}
