@@ -81,6 +81,7 @@ def test_the_code_of_a_klt_cache_is_told(make_manifest, fill_cache, tmp_path: Pa
     assert facts.klt.token_bits <= 8 * facts.klt.token_bytes == 8 * manifest.array("targets").sample_shape[1]
     assert facts.klt.coarse_bytes == manifest.array("coarse_targets").sample_bytes
     assert facts.klt.object_bytes == (tmp_path / "c" / facts.klt.object).stat().st_size
+    assert facts.bytes == sum(facts.bytes_by_array.values()) + facts.klt.object_bytes
     assert 0.8 < facts.klt.bits_per_value <= 1
     assert lines["code"].startswith(f"tokens keep {facts.klt.components} of 48 components, ")
     assert "coarse part of a view (mean over patches) keeps" in lines["code"]  # noise has no low frequencies

@@ -40,6 +40,7 @@ def describe_cache(root: Path) -> CacheFacts:
     tally = _Tally(layout, manifest)
     seeds = [tally.add_seed(seed) for seed in layout.seeds()]
     recipe, encoding = manifest.recipe, manifest.encoding
+    klt = klt_facts(encoding, target_shape(recipe))
     return CacheFacts(
         cache=str(root),
         complete=bool(seeds) and all(seed.complete for seed in seeds),
@@ -62,14 +63,14 @@ def describe_cache(root: Path) -> CacheFacts:
         classes=list(manifest.classes),
         pixels=manifest.pixels,
         moments=manifest.moments,
-        bytes=sum(tally.bytes.values()),
+        bytes=sum(tally.bytes.values()) + (klt.object_bytes if klt is not None else 0),
         bytes_by_array=dict(tally.bytes),
         bytes_a_view={name: total / max(tally.views, 1) for name, total in tally.bytes.items()},
         statistics=tally.mean_statistics(),
         fingerprint=recipe.fingerprint,
         encoding=encoding.digest,
         schema_version=manifest.schema_version,
-        klt=klt_facts(manifest.encoding, target_shape(recipe)),
+        klt=klt,
         container=manifest.container,
         created_with=dict(manifest.created_with),
         versions={name: sorted(found) for name, found in sorted(tally.versions.items())},

@@ -75,6 +75,7 @@ class CacheFacts(Result):
     moments: str
     """``float32``, ``float16`` or ``none``: how mean and standard deviation of tokens are stored."""
     bytes: int
+    """All objects, that of a KLT encoding among them."""
     bytes_by_array: dict[str, int]
     bytes_a_view: dict[str, float]
     """Bytes per view, by array."""
