@@ -6,12 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE_ROOTS = ("commands", "reports", "clusters", "extract", "train", "cache", "weights", "storage_schemas", "shared")
+SOURCE_ROOTS = tuple(
+    tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"]
+)
 
 
 @pytest.mark.parametrize("name", SOURCE_ROOTS)
@@ -28,6 +31,16 @@ def test_every_package_folder_is_a_package() -> None:
     for name in SOURCE_ROOTS:
         for module in (ROOT / name / "lookonce" / name).rglob("*.py"):
             assert (module.parent / "__init__.py").is_file(), f"{module.parent} lacks __init__.py"
+
+
+def test_git_ignores_no_module() -> None:
+    """A wheel contains nothing that .gitignore names, tracked or not."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    modules = [str(path) for name in SOURCE_ROOTS for path in (ROOT / name / "lookonce").rglob("*.py")]
+    asked = ["git", "check-ignore", "--no-index", "--stdin"]
+    ended = subprocess.run(asked, cwd=ROOT, input="\n".join(modules), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
 
 
 def packages() -> list[Path]:
