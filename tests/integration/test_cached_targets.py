@@ -122,10 +122,9 @@ def test_what_does_not_fit_is_refused_at_once(training_cache: Callable[..., Path
         open_batches(cache, batch_size=0)
     with pytest.raises(UsageError, match="give at least one cache"):
         BatchConfig(shards=())
-    for workers in (1, 2):  # one alone would give the right batches, and a state of step 0
-        loader = DataLoader(open_batches(cache), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match=rf"found a DataLoader with {workers} worker"):
-            next(iter(loader))
+    loader = DataLoader(open_batches(cache), batch_size=None, num_workers=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="found a DataLoader with 1 worker"):  # right batches, but a state of step 0
+        next(iter(loader))
     batches = open_batches(cache)
     alignment = DynamicAlignment(
         AlignmentConfig(layer_weights="out"), student_blocks=6, student_dim=64, teacher_levels=4, teacher_dim=6

@@ -69,6 +69,7 @@ def cluster():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_features_never_pass_through_the_object_store(forks, tiny_arguments, cluster, tmp_path):
     """Two workers, each with half a GPU of Ray's; where there is none, they look on the CPU."""
