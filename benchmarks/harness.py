@@ -42,22 +42,28 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def alternate(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    contestants: Mapping[str, Callable[[], int]], rounds: int, *, between: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
     """Units per second of each contestant in each round; one warm-up round is not counted.
 
     Args:
         contestants: name to a function that does the job once and returns how many units it did.
         rounds: counted rounds; every round runs every contestant, so that a noisy moment hits all of them.
+        between: called before each of them, and not timed.
     """
-    *_, rates = alternating_rounds(contestants, rounds)
+    *_, rates = alternating_rounds(contestants, rounds, between=between)
     return rates
 
 
-def alternating_rounds(contestants: Mapping[str, Callable[[], int]], rounds: int) -> Iterator[dict[str, list[float]]]:
+def alternating_rounds(
+    contestants: Mapping[str, Callable[[], int]], rounds: int, *, between: Callable[[], object] = lambda: None
+) -> Iterator[dict[str, list[float]]]:
     """The same, yielded after every counted round, so that a cut-off keeps what was measured."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for counted in [False] + [True] * rounds:
         for name, job in contestants.items():
+            between()
             started = time.perf_counter()
             units = job()
             rate = units / (time.perf_counter() - started)

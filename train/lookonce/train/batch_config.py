@@ -58,7 +58,7 @@ class BatchConfig:
     images: Annotated[str | None, MAY_CHANGE, SAME_IN_SWEEP] = None
     """Image source, for caches made with --pixels none: views are replayed and checked against their digests."""
     check: Annotated[CheckName, MAY_CHANGE, SAME_IN_SWEEP] = "first-use"
-    """When a shard's bytes are checked against their digest."""
+    """When a shard's bytes are checked against their digest; what comes from a URL always is, once in each process."""
     readahead: Annotated[ReadaheadName, MAY_CHANGE, SAME_IN_SWEEP] = "auto"
     """Announce batches to the kernel before they are read: advice, none, or auto: the faster one in a short test."""
 

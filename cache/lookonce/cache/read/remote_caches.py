@@ -30,8 +30,6 @@ class RemoteOptions:
     """Bytes of objects that the folder keeps; None for what the disk has room for."""
     patience: float
     """Seconds without progress after which failing requests are no longer repeated."""
-    check: bool
-    """Whether objects that lie in the folder are digested before this process uses them for the first time."""
 
 
 @dataclass(frozen=True, kw_only=True)

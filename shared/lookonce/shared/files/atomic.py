@@ -17,10 +17,14 @@ TEMPORARY_MARK = ".tmp-"
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
+def atomic_file(path: Path, *, durable: bool = True) -> Generator[BinaryIO, None, None]:
     """Open a temporary file beside ``path`` for writing; on a clean exit it is synced and renamed to ``path``.
 
     On an exception the temporary file is removed and ``path`` is unchanged.
+
+    Args:
+        path: the file.
+        durable: False leaves out the sync: after a power failure the file may have other bytes.
 
     Raises:
         StorageError: the operating system refused (full disk, read-only, missing folder).
@@ -31,9 +35,11 @@ def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
         with temporary.open("wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         temporary.replace(path)
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
     except OSError as error:
         raise storage_error(error, path, "writing") from error
     finally:

@@ -53,12 +53,10 @@ class Fetching:
     Args:
         folder: the folder of the machine.
         workers: objects that are fetched or digested at the same time.
-        check: whether to digest objects that were there, before their first use.
     """
 
-    def __init__(self, folder: ObjectFolder, *, workers: int, check: bool) -> None:
-        self.folder = folder
-        self._workers, self._check = workers, check
+    def __init__(self, folder: ObjectFolder, *, workers: int) -> None:
+        self.folder, self._workers = folder, workers
         self._changed = threading.Condition()
         self._objects = dict[str, HeldObject]()
         self._queue, self._postponed = list[tuple[int, int, HeldObject]](), list[tuple[int, int, HeldObject]]()
@@ -84,10 +82,10 @@ class Fetching:
                 if found.state != "absent":
                     continue
                 if self.folder.take(stored.digest, stored.bytes):
-                    if self._check and stored.digest not in self._digested:
-                        self._enqueue(found, 0)
-                    else:
+                    if stored.digest in self._digested:
                         found.state = "there"
+                    else:
+                        self._enqueue(found, 0)
                 else:
                     absent.append(found)
         return absent
@@ -257,7 +255,8 @@ class Fetching:
         raise Interrupted("the run ends, and its input is not waited for")
 
     def _is_sound(self, stored: StoredObject) -> bool:
-        if not self._check or stored.digest in self._digested:
+        """Whether an object has its digest, which is checked once in each process: files are not synced to disk."""
+        if stored.digest in self._digested:
             return True
         path = self.folder.path(stored.digest)
         try:
@@ -272,7 +271,7 @@ class Fetching:
     def _download(self, found: HeldObject) -> None:
         stored = found.stored
         path = self.folder.path(stored.digest)
-        problem = found.transfer.receive(stored.path, stored.bytes, stored.digest, path)
+        problem = found.transfer.receive(stored.path, stored.bytes, stored.digest, path, durable=False)
         if problem is not None:
             raise IntegrityError(f"{_where(found)}: {problem}; {DAMAGED}")
         self.folder.share(stored.digest)

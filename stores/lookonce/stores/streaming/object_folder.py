@@ -67,6 +67,7 @@ class ObjectFolder:
                 (root / name).mkdir(parents=True, exist_ok=True)
             with self._alone():  # so that nobody takes the new folder for that of a dead process
                 self._held.enter_context(exclusive_folder(self._lease, _BUSY))
+                self._remove_dead_leases()
             self._require_links()
         except OSError as error:
             raise storage_error(error, root, "opening the folder of fetched objects") from error

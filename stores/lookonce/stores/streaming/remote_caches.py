@@ -43,7 +43,7 @@ class StreamedCaches:
         self.options = options
         root = default_folder() if options.cache_dir is None else options.cache_dir.expanduser().absolute()
         self._folder = ObjectFolder(root, options.cache_limit)
-        self._fetching = Fetching(self._folder, workers=DEFAULT_WORKERS, check=options.check)
+        self._fetching = Fetching(self._folder, workers=DEFAULT_WORKERS)
         self._lock, self._passes = threading.Lock(), 0
         self._finalizer = weakref.finalize(self, _close, self._fetching, self._folder)
 
@@ -135,7 +135,7 @@ class StreamedFiles:
         return wanted_receipts(self._remote, manifest, seeds)
 
     def open_object(self, stored: StoredObject, *, check: bool) -> Memory:
-        """See ``CacheFiles``: it was digested when it was fetched, or before its first use."""
+        """See ``CacheFiles``; whatever ``check`` is, it was digested when it was fetched or found."""
         with self._fetching.opened(stored, self.transfer) as path:
             return map_file(path, stored, check_digest=False)
 

@@ -110,7 +110,7 @@ class Transfer:
             self._moved_at = time.monotonic()
             return result
 
-    def receive(self, path: str, size: int, digest: str, out: Path | None) -> str | None:
+    def receive(self, path: str, size: int, digest: str, out: Path | None, *, durable: bool = True) -> str | None:
         """Read an object, hash it on the way, and write it to a file by rename.
 
         Args:
@@ -118,6 +118,7 @@ class Transfer:
             size: its bytes as its receipt lists them.
             digest: its digest as its receipt lists it.
             out: the file; None to hash only.
+            durable: sync the file to disk before it gets its name.
 
         Returns:
             What is wrong with the object, as part of a sentence; None if all is right. A wrong object is not written.
@@ -130,7 +131,7 @@ class Transfer:
         for _ in range(TRIES_OF_CONTENT):
             with contextlib.suppress(_WrongError), contextlib.ExitStack() as files:
                 problem = "it was replaced while it was read"
-                handle = None if out is None else files.enter_context(atomic_file(out))
+                handle = None if out is None else files.enter_context(atomic_file(out, durable=durable))
                 problem = self._receive(path, size, digest, handle)
                 if problem is None:
                     return None

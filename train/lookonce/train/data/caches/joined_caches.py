@@ -167,7 +167,6 @@ def _remote_caches(config: BatchConfig) -> RemoteCaches | None:
             cache_dir=config.cache_dir,
             cache_limit=None if config.cache_limit is None else parse_bytes(config.cache_limit, "--cache-limit"),
             patience=config.patience,
-            check=config.check == "first-use",
         )
     )
 
