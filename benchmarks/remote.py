@@ -200,6 +200,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     ratios = {
         "stream_over_download": ratio(rates, "stream", "download_read"),
+        "stream_over_download_written": ratio(rates, "stream", "download_written"),
         "second_epoch_over_local": ratio(rates, "second_epoch", "local"),
         "push_over_upload": ratio(rates, "push", "upload"),
         "pull_over_download": ratio(rates, "pull", "download"),
