@@ -86,7 +86,7 @@ class Pair:
 
 def pairs(quick: bool) -> list[Pair]:
     if DEVICE.type == "cuda":
-        sizes: dict[str, int] = {"batch": 256, "images": 512, "steps": 4 if quick else 20, "rounds": 2 if quick else 7}
+        sizes: dict[str, Any] = {"batch": 256, "images": 512, "steps": 4 if quick else 20, "rounds": 2 if quick else 7}
         base, large = "vit_base_patch16_224", "vit_large_patch16_224"
         eager = [
             Pair(label="b_from_clip_b16", student=base, teacher="clip-b16", **sizes),
@@ -104,7 +104,7 @@ def pairs(quick: bool) -> list[Pair]:
             "clip-b16",
         ),
     )
-    sizes_of = (
+    sizes_of: list[dict[str, Any]] = (
         [{"batch": 16, "images": 16, "steps": 1, "rounds": 2}, {"batch": 2, "images": 4, "steps": 1, "rounds": 1}]
         if quick
         else [

@@ -148,8 +148,9 @@ def convert_fields(config: Any, kind: Callable[[Any], Any], *names: str) -> None
             object.__setattr__(config, name, kind(given))
 
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
-_UNITS |= {f"{prefix}IB": 2 ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)}
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15} | {
+    f"{prefix}IB": 2 ** (10 * power) for power, prefix in enumerate("KMGTP", start=1)
+}
 
 
 def parse_bytes(text: str, flag: str) -> int:
