@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 WORTH = {"checks": 4, "extract": 4, "step": 3, "study": 3}
 """Stages in their order; a stage's share of the time is its number over those of the stages still to come."""
 CUT_OFF = "cut off"
+MEMORY, ROOM = "/dev/shm", 64 << 30
 CLOSING = 5.0
 """Seconds reserved for the table."""
 
@@ -45,13 +46,14 @@ def share_of(stage: str, still: Sequence[str], left: float) -> float:
     return left * WORTH[stage] / sum(WORTH[name] for name in still)
 
 
-def run_stage(name: str, seconds: float, out: Path, work: Path, *, dry: bool) -> str:
+def run_stage(name: str, seconds: float, out: Path, folders: Sequence[Path], *, dry: bool) -> str:
     """Run one stage to its end or its limit; returns how it ended, as in its result."""
     file, environment = out / f"{name}.json", dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     if dry:
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(HERE / f"gpu_{name}.py"), f"--json={file}", f"--work={work}", f"--seconds={seconds}"]
+    command = [sys.executable, str(HERE / f"gpu_{name}.py"), f"--json={file}", f"--seconds={seconds}"]
+    command += [f"--{flag}={folder}" for flag, folder in zip(("work", "disk"), folders, strict=True)]
     with (out / "gpu.log").open("ab") as log:
         log.write(f"\n== {name}, at most {seconds:.0f} s\n".encode())
         log.flush()
@@ -143,6 +145,14 @@ def _options() -> argparse.Namespace:
     return options
 
 
+def _place(*, dry: bool) -> str | None:
+    """Folder of the stages' files: memory if there is enough, as lent machines may have slow disks."""
+    given = os.environ.get("LOOKONCE_BENCH_DIR")
+    if given or dry or shutil.disk_usage(MEMORY).free < ROOM:
+        return given
+    return MEMORY
+
+
 def _gpu_at_hand() -> bool:
     asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
     return subprocess.run(asked, check=False).returncode == 0
@@ -159,15 +169,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)
     options.out.mkdir(parents=True, exist_ok=True)
     out, states = options.out.resolve(), list[str]()
-    work = Path(tempfile.mkdtemp(prefix="lookonce-gpu-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
+    places = (_place(dry=options.dry), os.environ.get("LOOKONCE_BENCH_DIR"))
+    folders = [Path(tempfile.mkdtemp(prefix="lookonce-gpu-", dir=place)) for place in places]
     deadline = started + options.minutes * 60 - CLOSING
     try:
         for place, name in enumerate(options.stages):
             seconds = share_of(name, options.stages[place:], max(0.0, deadline - time.monotonic()))
-            states.append(run_stage(name, seconds, out, work, dry=options.dry))
+            states.append(run_stage(name, seconds, out, folders, dry=options.dry))
             print(f"{name}: {states[-1]}", flush=True)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
         shown = table(options.stages, out)
         (out / "table.txt").write_text(shown + "\n")
         print(f"\n{shown}", flush=True)

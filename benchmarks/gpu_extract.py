@@ -172,7 +172,7 @@ class Model:
                 lambda: list(threads.map(lambda _: hashlib.sha256(stored).digest(), range(CORES))), self.batch * CORES
             )
         self._tell(precision, "digest, all cores", everywhere)
-        file = self.told.work / "written"
+        file = self.told.disk / "written"
         self._part(precision, "write", lambda: _write(file, stored))
         file.unlink()
 
@@ -251,25 +251,27 @@ def _rate(units: Any, clock: Clock) -> list[float]:
 
 
 def basics(told: Stage, model: Model, images: Path) -> None:
-    """The default of extract-features, and everything it is compared with."""
+    """What extract-features does for many views, which compiles the teacher, and everything it is compared with."""
     model.forward("fp16", "eager")
+    told.attempt(f"{model.label}: fp16 compiled", 0 if told.dry else 15, _forward(model, "fp16", "compiled"))
+    way = "compiled" if "forward compiled" in model.parts else "eager"
     model.after("int8")
-    for together in (2,) if told.dry else (4, 1):
-        model.decode(images, together)
-        for kind, where in {"disk": told.work, "memory": MEMORY}.items():
+    for kind, where in {"memory": MEMORY, "disk": told.disk}.items():
+        for together in (2,) if told.dry else (4, 1):
+            if f"decode {together}" not in model.parts:
+                model.decode(images, together)
             if told.dry or shutil.disk_usage(where).free > ROOM:
-                measure = _whole(model, images, together, where, kind)
-                told.attempt(f"{model.label}: whole, {together}, {kind}", 0 if told.dry else 20, measure)
+                measure = _whole(model, images, together, where, kind, way)
+                told.attempt(f"{model.label}: whole, {together}, {kind}", 0 if told.dry else 25, measure)
             else:
                 told.result.raw(f"left out: {model.label}: whole, {kind}", f"less than {ROOM >> 30} GiB free")
 
 
 def choices(told: Stage, model: Model, images: Path) -> None:
-    """Alternatives: compiled, another memory layout, other batches, fewer bits."""
-    for way in ("compiled", "channels_last"):
-        told.attempt(f"{model.label}: fp16 {way}", 0 if told.dry else 15, _forward(model, "fp16", way))
-    measure = _whole(model, images, 2 if told.dry else 4, told.work, "disk", "compiled")
-    told.attempt(f"{model.label}: whole compiled", 0 if told.dry else 30, measure)
+    """Alternatives: another memory layout, eager, other batches, fewer bits."""
+    told.attempt(f"{model.label}: channels_last", 0 if told.dry else 15, _forward(model, "fp16", "channels_last"))
+    measure = _whole(model, images, 2 if told.dry else 4, MEMORY, "memory")
+    told.attempt(f"{model.label}: whole eager", 0 if told.dry else 20, measure)
     for batch in (2,) if told.dry else (32, 64, 128, 512):
         told.attempt(f"{model.label}: batch {batch}", 0, _forward(model, "fp16", "eager", batch))
     told.attempt(f"{model.label}: int4", 0, lambda: model.after("int4"))

@@ -78,7 +78,9 @@ class Stage:
     result: GrowingResult
     dry: bool
     work: Path
-    """Folder for weights, images, caches and runs; removed by ``gpu.py``."""
+    """Folder for weights, images, caches and runs, in memory if there is enough; removed by ``gpu.py``."""
+    disk: Path
+    """Folder on a disk, to measure writing; removed by ``gpu.py``."""
     deadline: float
     """Of ``time.monotonic()``."""
 
@@ -104,15 +106,16 @@ def stage(name: str) -> Generator[Stage]:
     parser = argparse.ArgumentParser(description=f"The stage '{name}' of gpu.py, which starts it.")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--disk", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
     end_with_parent()
     result = GrowingResult(name, options.json, quick=options.dry)
     faulthandler.dump_traceback_later(max(1.0, options.seconds - 2.0))  # gpu.log tells what a stage was at when cut off
-    current = Stage(result, options.dry, options.work, time.monotonic() + options.seconds)
+    deadline = time.monotonic() + options.seconds
     try:
-        yield current
+        yield Stage(result, options.dry, options.work, options.disk, deadline)
     except Exception as error:
         result.end(f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
         raise
