@@ -20,10 +20,20 @@ import numpy as np
 import pytest
 import torch
 from s3_server import Fault, Proxy
+from web_servers import web_server
 
 from lookonce.cache.read.reader import CacheReader
 from lookonce.cache.read.remote_caches import RemoteOptions
-from lookonce.shared.errors import IntegrityError, Interrupted, MachineError, StorageError, StoreError, UsageError
+from lookonce.shared.errors import (
+    CacheError,
+    IncompleteCacheError,
+    IntegrityError,
+    Interrupted,
+    MachineError,
+    StorageError,
+    StoreError,
+    UsageError,
+)
 from lookonce.storage_schemas.manifest import Manifest
 from lookonce.stores.push import PushConfig, push_cache
 from lookonce.stores.streaming import object_folder
@@ -211,6 +221,48 @@ def test_a_run_may_go_on_from_elsewhere(training_cache: Callable[..., Path], url
     for step, shards in enumerate([url, cache, url, url], start=1):
         found = train(shards, tmp_path / "run", **(remote if shards == url else {}), max_steps=3 * step)
     assert found == expected
+
+
+def test_a_web_server_serves_training(training_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = training_cache("served/cache")
+    expected = train(cache, tmp_path / "local", seeds="0")
+    with web_server(cache.parent) as address:
+        url, folder = f"{address}/cache", tmp_path / "objects"
+        assert train(url, tmp_path / "run", cache_dir=folder, seeds="0") == expected
+        (cache / "receipts/seed-0000/shard-00001.json").unlink()
+        with pytest.raises(IncompleteCacheError, match=f"^{url}: seed 0 is not complete there"):
+            train(url, tmp_path / "again", cache_dir=folder, seeds="0")
+        with pytest.raises(CacheError, match=f"^{url}x: no manifest.json here"):
+            train(f"{url}x", tmp_path / "again", cache_dir=folder)
+    with pytest.raises(StoreError, match=r"no connection to the server; nothing has moved for 2 s"):
+        train(url, tmp_path / "again", cache_dir=folder, patience=SHORT)
+
+
+PROGRAM = """
+import sys
+from lookonce.api import AlignmentConfig, BatchConfig, CachedTargets
+config = BatchConfig(shards=sys.argv[1], cache_dir=sys.argv[2], batch_size=4, epochs=9, patience=100.0)
+batches = iter(CachedTargets(config, alignment=AlignmentConfig(layer_weights="top2")))
+print(next(batches)["step"])
+if sys.argv[3] == "raise":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("return", 0), ("raise", 3)])
+def test_a_program_that_ends_in_the_middle_ends(
+    training_cache: Callable[..., Path], url: str, proxy: Proxy, tmp_path: Path, end: str, code: int
+) -> None:
+    """Its own trainer stops after one batch, while what later epochs need is being fetched."""
+    pushed(training_cache(), url)
+    proxy.faults = [Fault(kind="status", status=503, path="seed-0001/targets")]
+    began = time.monotonic()
+    command = [sys.executable, "-c", PROGRAM, url, str(tmp_path / "objects"), end]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert (ended.returncode, ended.stdout) == (code, "0\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert time.monotonic() - began < 60, "it has not waited for as long as the store's patience"
+    assert not list((tmp_path / "objects" / "leases").iterdir())
 
 
 def started(shards: object, run: Path, processes: int = 1, **options: Any) -> subprocess.Popen[str]:

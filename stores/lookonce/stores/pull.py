@@ -165,7 +165,7 @@ def wanted_receipts(remote: RemoteCache, manifest: Manifest, seeds: Sequence[int
     if not chosen:
         raise IncompleteCacheError(f"{remote.url}: the cache has no seed; push one")
     if lacking:
-        _note(f"{remote.url}: seeds {_listed(lacking)} are not complete there and are not pulled")
+        _note(f"{remote.url}: seeds {_listed(lacking)} are not complete there and are left out")
     if seeds is None and not remote.lists:
         _note(
             f"{remote.url}: a web server does not list its files; found seeds {_listed(chosen)} by asking for 0, 1, 2 "

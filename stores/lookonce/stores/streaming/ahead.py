@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
@@ -71,6 +72,10 @@ class FetchAhead:
             use.close()
 
     def _run(self) -> None:
+        with contextlib.suppress(LookonceError):  # the read that needs the object raises it
+            self._fetch_all()
+
+    def _fetch_all(self) -> None:
         for use in self._uses:
             if not self._waited(lambda use=use: use.first <= self._newest + self._horizon):  # type: ignore[misc]
                 return

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ class Fetching:
         self._closed = self._stopped = False
         self.fetched_bytes = 0
         """Bytes that this process has fetched."""
+        _open.add(self)
 
     def hold(self, wanted: Iterable[tuple[StoredObject, Transfer]]) -> list[HeldObject]:
         """Hold objects until ``release``; those that the folder has cannot be evicted from now on.
@@ -278,6 +280,20 @@ class Fetching:
         self._digested.add(stored.digest)
         with self._changed:
             self.fetched_bytes += stored.bytes
+
+
+_open: weakref.WeakSet[Fetching] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for fetching in list(_open):
+        if fetching.folder.is_of_this_process:
+            fetching.close()
+
+
+# A program may end in the middle of a run. Python then joins its threads before it calls what ``atexit`` knows, and
+# reads would wait for objects as long as the patience lasts. concurrent.futures ends its threads in the same way.
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]
 
 
 def _where(found: HeldObject) -> str:

@@ -187,9 +187,14 @@ class ObjectFolder:
 
     def close(self) -> None:
         """Hold nothing any more."""
-        if os.getpid() == self._process:
+        if self.is_of_this_process:
             shutil.rmtree(self._lease, ignore_errors=True)
             self._held.close()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether this process opened the folder, and not one that has forked it."""
+        return os.getpid() == self._process
 
     def require_process(self) -> None:
         """Refuse a forked child: its parent's folder is not its own, and threads that fetch are not copied.
@@ -197,7 +202,7 @@ class ObjectFolder:
         Raises:
             MachineError: this is another process.
         """
-        if os.getpid() != self._process:
+        if not self.is_of_this_process:
             raise MachineError(f"{self.root}: objects are fetched by another process; open the cache in this one")
 
     def _shared(self, digest: str) -> Path:

@@ -151,10 +151,10 @@ class _Errors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, LookonceError | GeneratorExit):  # the latter also when the process ends
+            return
         from obstore.exceptions import BaseError, PreconditionError
 
-        if error is None or isinstance(error, LookonceError):
-            return
         if isinstance(error, PreconditionError) or "NotPartial" in str(error):
             raise ReplacedError(f"{self._url}/{self._path}") from error
         if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
