@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from lookonce.train.cached_targets import CachedTargets, TargetBatch
     from lookonce.train.checkpoints.trained_alignment import load_alignment
     from lookonce.train.config import TrainingConfig
-    from lookonce.train.evaluation.encoders.encoder import Encoder, encode_split
+    from lookonce.train.evaluation.encoders.encoder import Encoder, PatchEncoder, encode_split
     from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder, load_student
     from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
     from lookonce.train.evaluation.finetune.fine_tuning import FinetuneResult, finetune_student
@@ -83,6 +83,9 @@ if TYPE_CHECKING:
     from lookonce.train.evaluation.labelled_images import LabelledImages, open_labelled_images
     from lookonce.train.evaluation.linear_probe.linear import LinearResult, evaluate_linear
     from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig
+    from lookonce.train.evaluation.segmentation.masked_images import MaskedSplit, open_masked_images
+    from lookonce.train.evaluation.segmentation.segment import SegmentResult, evaluate_segmentation
+    from lookonce.train.evaluation.segmentation.segment_config import SegmentConfig
     from lookonce.train.model.alignment import AlignmentOutput, DynamicAlignment
     from lookonce.train.model.alignment_config import AlignmentConfig
     from lookonce.train.model.student import Student
@@ -138,13 +141,16 @@ _MODULES = {
     "lookonce.train.cached_targets": "CachedTargets TargetBatch",
     "lookonce.train.checkpoints.trained_alignment": "load_alignment",
     "lookonce.train.config": "TrainingConfig",
-    "lookonce.train.evaluation.encoders.encoder": "Encoder encode_split",
+    "lookonce.train.evaluation.encoders.encoder": "Encoder PatchEncoder encode_split",
     "lookonce.train.evaluation.finetune.fine_tuning": "FinetuneResult finetune_student",
     "lookonce.train.evaluation.finetune.finetune_config": "FinetuneConfig",
     "lookonce.train.evaluation.knn": "KnnResult evaluate_knn knn_predict",
     "lookonce.train.evaluation.labelled_images": "LabelledImages open_labelled_images",
     "lookonce.train.evaluation.linear_probe.linear": "LinearResult evaluate_linear",
     "lookonce.train.evaluation.linear_probe.probe_config": "LinearProbeConfig",
+    "lookonce.train.evaluation.segmentation.masked_images": "MaskedSplit open_masked_images",
+    "lookonce.train.evaluation.segmentation.segment": "SegmentResult evaluate_segmentation",
+    "lookonce.train.evaluation.segmentation.segment_config": "SegmentConfig",
     "lookonce.train.evaluation.encoders.student_encoder": "StudentEncoder load_student",
     "lookonce.train.evaluation.encoders.teacher_encoder": "TeacherEncoder",
     "lookonce.train.records.metrics": "read_metrics",
@@ -204,8 +210,10 @@ __all__ = [
     "LinearResult",
     "LookonceError",
     "MachineError",
+    "MaskedSplit",
     "MergeSummary",
     "NumericalError",
+    "PatchEncoder",
     "Plan",
     "PullConfig",
     "PullSummary",
@@ -216,6 +224,8 @@ __all__ = [
     "RecipeMismatchError",
     "RemovalSummary",
     "SchemaError",
+    "SegmentConfig",
+    "SegmentResult",
     "SourceError",
     "StorageError",
     "StoreError",
@@ -245,6 +255,7 @@ __all__ = [
     "encode_split",
     "evaluate_knn",
     "evaluate_linear",
+    "evaluate_segmentation",
     "extract_features",
     "finetune_student",
     "knn_predict",
@@ -256,6 +267,7 @@ __all__ = [
     "open_catalogue",
     "open_decoded",
     "open_labelled_images",
+    "open_masked_images",
     "open_source",
     "parse_seeds",
     "pin_cache",

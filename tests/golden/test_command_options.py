@@ -13,6 +13,7 @@ import pytest
 from lookonce.commands.evaluation_commands.finetune import FinetuneOptions
 from lookonce.commands.evaluation_commands.knn import KnnOptions
 from lookonce.commands.evaluation_commands.linear import LinearOptions
+from lookonce.commands.evaluation_commands.segment import SegmentOptions
 from lookonce.extract.config import ExtractionConfig
 from lookonce.train.config import TrainingConfig
 
@@ -23,6 +24,7 @@ CONFIGS = {
     "evaluate-student knn": KnnOptions,
     "evaluate-student linear": LinearOptions,
     "evaluate-student finetune": FinetuneOptions,
+    "evaluate-student segment": SegmentOptions,
 }
 
 CONTRACT = {
@@ -34,6 +36,7 @@ CONTRACT = {
     "evaluate-student knn": "weights images json debug",
     "evaluate-student linear": "weights images json debug",
     "evaluate-student finetune": "weights images json debug",
+    "evaluate-student segment": "weights images masks json debug",
 }
 """The flags of the commands' contract."""
 

@@ -103,6 +103,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
         photograph = folder / "flower_photos" / file.parent.name / f"{row:03d}.jpg"
         photograph.parent.mkdir(parents=True, exist_ok=True)
         image.save(photograph)
+        for kind, pixels in (("images", image), ("masks", Image.new("L", image.size, row % 2))):
+            file = folder / "scenes" / kind / ("train" if row < 16 else "val") / f"{row:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels.save(file)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_file(timm.create_model(MODEL, num_classes=0).state_dict(), folder / WEIGHTS)
@@ -116,6 +120,7 @@ def furnish(folder: Path, scene: Path) -> None:
     (folder / "flower_photos").symlink_to(scene / "flower_photos")
     for name in ("pictures", "data/flowers", "data/imagenet"):
         (folder / name).symlink_to(scene / "pictures")
+    (folder / "data" / "scenes").symlink_to(scene / "scenes")
     (folder / "data" / "grown").symlink_to(scene / "pictures" / "train")
 
 

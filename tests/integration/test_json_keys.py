@@ -102,3 +102,17 @@ def test_evaluation(check, tiny_weights: Path, tmp_path: Path) -> None:
         check(name, *untrained, "--epochs", 1, "--out", tmp_path / "probe")
     for name in ("evaluate-student finetune", "evaluate-student finetune (done)"):
         check(name, *untrained, "--epochs", 1, "--workers", 0, "--out", tmp_path / "tuned")
+
+
+def test_segmentation(check, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        mask = np.repeat(np.array([[0, 1]], dtype=np.uint8), 32, axis=0).repeat(16, axis=1)
+        Image.fromarray(mask).save(tmp_path / split / "masks" / "1.png")
+        Image.fromarray(mask * 200).convert("RGB").save(tmp_path / split / "images" / "1.png")
+    train = ("--images", tmp_path / "train" / "images", "--masks", tmp_path / "train" / "masks")
+    val = ("--val-images", tmp_path / "test" / "images", "--val-masks", tmp_path / "test" / "masks")
+    untrained = ("--untrained", "--student", "test_vit", "--view-size", 32, "--device", "cpu")
+    check("evaluate-student segment", *train, *val, *untrained)
+    check("evaluate-student segment (linear)", *train, *val, *untrained, "--head", "linear", "--epochs", 1)

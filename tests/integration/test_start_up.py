@@ -66,7 +66,7 @@ CALLS = (
     ("train-student",),
     ("evaluate-student",),
     ("feature-cache",),
-    *(("evaluate-student", measure) for measure in ("knn", "linear", "finetune")),
+    *(("evaluate-student", measure) for measure in ("knn", "linear", "finetune", "segment")),
     *(("feature-cache", name) for name in ("plan", "show", "verify", "convert", "fidelity", "drift")),
 )
 
@@ -83,6 +83,11 @@ def test_help_and_version() -> None:
 EXTRACT = ("extract-features", "--out", "out", "--images", "images/train")
 TRAIN = ("train-student", "--out", "out")
 
+
+SEGMENT = (
+    *("evaluate-student", "segment", "--images", "images/train"),
+    *("--val-images", "images/test", "--val-masks", "images/test"),
+)
 
 ERRORS = (
     ((*EXTRACT, "--teacher", "clip"), 2, "unknown teacher 'clip' (did you mean clip-b16, clip-b32 or clip-l14?)"),
@@ -118,6 +123,13 @@ ERRORS = (
     (("evaluate-student", "knn", "--images", "nowhere", "--teacher", "deit-tiny"), 1, "found no train/"),
     (("evaluate-student", "linear", "--images", "images", "--teacher", "deit"), 2, "mean deit-tiny, deit-base or"),
     (
+        (*SEGMENT, "--masks", "nowhere", "--weights", "weights"),
+        1,
+        "nowhere: expected a folder of images, found nothing",
+    ),
+    ((*SEGMENT, "--masks", "images/test", "--weights", "none"), 1, "none: expected a student's weights"),
+    ((*SEGMENT, "--masks", "images", "--weights", "weights"), 1, "train/a/1.png: expected a mask of the same name"),
+    (
         ("evaluate-student", "finetune", "--images", "images", "--out", "o", "--untrained", "--student", "vit-t"),
         2,
         "(did you mean vit_tiny_patch16_224, ",
@@ -145,6 +157,7 @@ ANNOUNCED = (
     (("evaluate-student", "knn", "--images", "images", "--weights", "weights"), "evaluating weights on images"),
     (("evaluate-student", "linear", "--images", "images", "--teacher", "deit-tiny"), "evaluating teacher deit-tiny"),
     (("evaluate-student", "finetune", "--images", "images", "--out", "o", "--weights", "weights"), "evaluating"),
+    ((*SEGMENT, "--masks", "images/train", "--weights", "weights"), "evaluating weights on images/train by segment"),
 )
 
 

@@ -11,10 +11,11 @@ from lookonce.commands.command import finish, parse_arguments
 from lookonce.commands.evaluation_commands.finetune import FINETUNE
 from lookonce.commands.evaluation_commands.knn import KNN
 from lookonce.commands.evaluation_commands.linear import LINEAR
+from lookonce.commands.evaluation_commands.segment import SEGMENT
 
 DESCRIPTION = "Measure on labelled images how good a student, a teacher or an untrained model is."
 
-MEASURES = {measure.options: measure for measure in (KNN, LINEAR, FINETUNE)}
+MEASURES = {measure.options: measure for measure in (KNN, LINEAR, FINETUNE, SEGMENT)}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -57,7 +57,7 @@ def _run(options: KnnOptions) -> KnnResult:
     images = open_images(options, "k-NN")
     from lookonce.train.evaluation.knn import evaluate_knn
 
-    encoder = build_encoder(options, options.seed)
+    encoder = build_encoder(options, options.pool, options.seed)
     return evaluate_knn(encoder, images, k=parse_neighbours(options.k), batch_size=options.batch_size)
 
 

@@ -45,7 +45,7 @@ def _run(options: LinearOptions) -> LinearResult:
     from lookonce.train.evaluation.linear_probe.linear import evaluate_linear
 
     return evaluate_linear(
-        build_encoder(options, options.probe.seed),
+        build_encoder(options, options.pool, options.probe.seed),
         images,
         options.probe,
         batch_size=options.batch_size,

@@ -18,9 +18,9 @@ from lookonce.shared.normalisation import IMAGENET, RGB, Normalisation, require_
 from lookonce.shared.printing import Result
 
 if TYPE_CHECKING:
-    from lookonce.train.evaluation.encoders.encoder import Encoder
     from lookonce.train.evaluation.encoders.pooling import Pool
     from lookonce.train.evaluation.encoders.student_encoder import StudentEncoder
+    from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
     from lookonce.train.evaluation.labelled_images import LabelledImages
 
 DEFAULT_VIEW_SIZE = 224
@@ -78,8 +78,8 @@ class StudentOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(StudentOptions):
-    """Flags of measures of frozen features, of a student or a teacher."""
+class FrozenModelOptions(StudentOptions):
+    """Flags that choose a frozen model, a student or a teacher."""
 
     teacher: str | None = None
     """Evaluate a teacher: its name, as for extract-features."""
@@ -87,8 +87,6 @@ class EvaluationOptions(StudentOptions):
     """The teacher's weights file; default: the hub cache or the hub."""
     patch_size: Count = 16
     """With --teacher: side of a student's patches in pixels, which fixes the teacher's patch grid."""
-    pool: Literal["cls", "mean", "cls+mean"] = "cls"
-    """Tokens of the last block that make the feature: the class token, the mean of the patches, or both."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range, and flags that do not go together.
@@ -107,6 +105,14 @@ class EvaluationOptions(StudentOptions):
     def _models(self) -> dict[str, tuple[str, Any]]:
         students = super()._models()
         return {"--weights": students["--weights"], "--teacher": ("NAME", self.teacher), **students}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(FrozenModelOptions):
+    """Flags of measures that take one feature vector per image."""
+
+    pool: Literal["cls", "mean", "cls+mean"] = "cls"
+    """Tokens of the last block that make the feature: the class token, the mean of the patches, or both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,25 +144,45 @@ def open_images(options: StudentOptions, measure: str) -> LabelledImages:
     """
     from lookonce.train.evaluation.labelled_images import open_labelled_images, require_splits
 
-    check_model(options.weights, options.student)
-    teacher = options.teacher if isinstance(options, EvaluationOptions) else None
-    if isinstance(options, EvaluationOptions) and teacher is not None:
-        check_teacher(teacher, options.teacher_weights)
+    check_models(options)
     require_splits(options.images)
-    model = f"teacher {teacher}" if teacher is not None else options.weights or f"an untrained {options.student}"
-    announce(f"evaluating {model} on {options.images} by {measure}")
+    announce_evaluation(options, measure)
     images = open_labelled_images(options.images)
     for note in images.notes:
-        _print_note(note)
+        print_note(note)
     return images
 
 
-def build_encoder(options: EvaluationOptions, seed: int) -> Encoder:
+def check_models(options: StudentOptions) -> None:
+    """Check the names and files of the models, without torch or timm.
+
+    Raises:
+        UsageError: no such student or teacher.
+        CheckpointError: no weights of a student at that path.
+        TeacherError: no weights of a teacher at that path.
+    """
+    check_model(options.weights, options.student)
+    if isinstance(options, FrozenModelOptions) and options.teacher is not None:
+        check_teacher(options.teacher, options.teacher_weights)
+
+
+def announce_evaluation(options: StudentOptions, measure: str) -> None:
+    """Print on standard error which model is evaluated on which images."""
+    teacher = options.teacher if isinstance(options, FrozenModelOptions) else None
+    model = f"teacher {teacher}" if teacher is not None else options.weights or f"an untrained {options.student}"
+    announce(f"evaluating {model} on {options.images} by {measure}")
+
+
+def build_encoder(
+    options: FrozenModelOptions, pool: Pool, seed: int, block: int | None = None
+) -> StudentEncoder | TeacherEncoder:
     """The model that the options name, ready to encode.
 
     Args:
         options: flags of the measure.
+        pool: see ``pool_tokens``.
         seed: seed of an untrained student's weights.
+        block: number of the block whose output is read, from 1; None for the last.
 
     Raises:
         UsageError: unknown model, or one that does not fit the view size.
@@ -164,7 +190,7 @@ def build_encoder(options: EvaluationOptions, seed: int) -> Encoder:
         TeacherError: the teacher's weights cannot be found or do not fit.
     """
     if options.teacher is None:
-        return build_student(options, options.pool, seed)
+        return build_student(options, pool, seed, block)
     from lookonce.extract.teachers import load_teacher, resolve_teacher
     from lookonce.train.evaluation.encoders.teacher_encoder import TeacherEncoder
     from lookonce.weights.device import resolve_device
@@ -179,21 +205,22 @@ def build_encoder(options: EvaluationOptions, seed: int) -> Encoder:
         weights=options.teacher_weights,
         view_size=options.view_size or DEFAULT_VIEW_SIZE,
         patch_size=options.patch_size,
-        blocks="top1",
+        blocks="top1" if block is None else str(block),
         device=device,
         normalisation=used,
     )
     instead = used if used != own else None
-    return TeacherEncoder(teacher, pool=options.pool, weights=options.teacher_weights, instead=instead)
+    return TeacherEncoder(teacher, pool=pool, weights=options.teacher_weights, instead=instead)
 
 
-def build_student(options: StudentOptions, pool: Pool, seed: int) -> StudentEncoder:
+def build_student(options: StudentOptions, pool: Pool, seed: int, block: int | None = None) -> StudentEncoder:
     """The student that the options name, as an encoder; prints the normalisation of its pixels on standard error.
 
     Args:
         options: flags of the measure.
         pool: see ``pool_tokens``.
         seed: seed of an untrained student's weights.
+        block: number of the block whose output is read, from 1; None for the last.
 
     Raises:
         UsageError: unknown model, or one that does not fit the view size.
@@ -213,18 +240,19 @@ def build_student(options: StudentOptions, pool: Pool, seed: int) -> StudentEnco
             seed=seed,
             normalisation=normalisation,
         )
-        _print_note(f"{student.name}: pixels normalised by {normalisation}")
-        return StudentEncoder(student, pool=pool, device=device)
+        print_note(f"{student.name}: pixels normalised by {normalisation}")
+        return StudentEncoder(student, pool=pool, device=device, block=block)
     student = load_student(
         options.weights,
         name=options.student,
         view_size=options.view_size,
         mean=options.mean,
         std=options.std,
-        say=_print_note,
+        say=print_note,
     )
-    return StudentEncoder(student, pool=pool, device=device, weights=options.weights)
+    return StudentEncoder(student, pool=pool, device=device, weights=options.weights, block=block)
 
 
-def _print_note(note: str) -> None:
+def print_note(note: str) -> None:
+    """Print a note for the user on standard error."""
     print(note, file=sys.stderr, flush=True)

@@ -63,17 +63,28 @@ def knn_predict(
     train_MD = functional.normalize(train_features, dim=1)
     test_TD = functional.normalize(test_features, dim=1)
     predictions = [
-        _vote(test_TD[start : start + CHUNK] @ train_MD.T, train_labels, k, classes, temperature)
+        knn_votes(test_TD[start : start + CHUNK] @ train_MD.T, train_labels, k, classes, temperature).argmax(dim=1)
         for start in range(0, len(test_TD), CHUNK)
     ]
     return torch.cat(predictions)
 
 
-def _vote(cosines_BM: Tensor, train_labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
+def knn_votes(cosines_BM: Tensor, train_labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
+    """Votes for each class of the k nearest, each with weight exp(cosine / temperature).
+
+    Args:
+        cosines_BM: float32 (B, M).
+        train_labels: int64 (M,), 0 to classes - 1.
+        k: neighbours, at least 1; all vote if there are fewer.
+        classes: number of classes.
+        temperature: positive.
+
+    Returns:
+        float32 (B, classes).
+    """
     nearest_Bk, rows_Bk = cosines_BM.topk(min(k, cosines_BM.shape[1]), dim=1)
     votes_BC = torch.zeros(len(cosines_BM), classes, device=cosines_BM.device)
-    votes_BC.scatter_add_(1, train_labels[rows_Bk], (nearest_Bk / temperature).exp())
-    return votes_BC.argmax(dim=1)
+    return votes_BC.scatter_add_(1, train_labels[rows_Bk], (nearest_Bk / temperature).exp())
 
 
 @dataclass(frozen=True, kw_only=True)

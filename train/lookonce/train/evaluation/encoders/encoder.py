@@ -50,6 +50,20 @@ class Encoder(Protocol):
         ...
 
 
+class PatchEncoder(Encoder, Protocol):
+    """An encoder with the pool ``patches``: its features are float32 (B, N, D), patches row by row."""
+
+    @property
+    def block(self) -> int:
+        """Number of the block that is read, from 1."""
+        ...
+
+    @property
+    def block_count(self) -> int:
+        """Number of the model's blocks."""
+        ...
+
+
 def encode_split(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Tensor:
     """Features of all images of a split, float32 (images, D), in listing order; progress goes to standard error.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookonce.shared.canonical import digest_bytes
+from lookonce.shared.errors import UsageError
 from lookonce.shared.normalisation import IMAGENET, Normalisation
 from lookonce.shared.patches import patchify
 from lookonce.train.evaluation.encoders.pooling import Pool, pool_tokens
@@ -28,11 +29,24 @@ class StudentEncoder:
         pool: see ``pool_tokens``.
         device: where it runs.
         weights: file of the weights, for the document; None for an untrained student.
+        block: number of the block whose output is read, from 1; None for the last.
+
+    Raises:
+        UsageError: the student has no such block.
     """
 
     def __init__(
-        self, student: Student, *, pool: Pool, device: torch.device | str = "cpu", weights: Path | None = None
+        self,
+        student: Student,
+        *,
+        pool: Pool,
+        device: torch.device | str = "cpu",
+        weights: Path | None = None,
+        block: int | None = None,
     ) -> None:
+        if block is not None and not 1 <= block <= student.depth:
+            raise UsageError(f"--block {block}: {student.name} has blocks 1 to {student.depth}")
+        self.block, self.block_count = block or student.depth, student.depth
         self.student = student.to(device).eval()
         self.pool: Pool = pool
         self.device = torch.device(device)
@@ -57,10 +71,10 @@ class StudentEncoder:
 
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
-        """Features, float32 (B, D), of uint8 views (B, view_size, view_size, 3)."""
+        """Features of uint8 views (B, view_size, view_size, 3): float32, of the shape that ``pool_tokens`` gives."""
         patches = torch.from_numpy(patchify(views, self.student.patch_size)).to(self.device)
         ids = torch.arange(patches.shape[1], device=self.device).expand(len(patches), -1)
-        return pool_tokens(self.student(patches, ids)[-1], self.pool)
+        return pool_tokens(self.student(patches, ids, blocks=self.block)[-1], self.pool)
 
     def document(self) -> Mapping[str, Any]:
         """JSON-compatible: kind, name, weights, view size, pool, and a normalisation other than ImageNet's."""

@@ -25,19 +25,23 @@ class FrozenTeacher(Protocol):
     input_size: int
     """Side of the model's input, pixels."""
     weights_digest: str
+    blocks: tuple[int, ...]
+    """Numbers of the blocks in ``hidden``, ascending, from 1."""
+    block_count: int
+    """Number of all blocks."""
     mean: Tensor
     """Pixel mean, on the teacher's device."""
 
     def __call__(self, views: Tensor) -> Any:
-        """Outputs of uint8 views (B, view_size, view_size, 3); ``hidden[-1]`` is the last block's, (B, 1 + N, C)."""
+        """Outputs of uint8 views (B, view_size, view_size, 3); ``hidden`` has a tensor (B, 1 + N, C) per block."""
         ...
 
 
 class TeacherEncoder:
-    """Features of a teacher's last block, with its own normalisation and the pooling rule of students.
+    """Features of a teacher's block, with its own normalisation and the pooling rule of students.
 
     Args:
-        teacher: loaded with its last block.
+        teacher: its last loaded block is read.
         pool: see ``pool_tokens``.
         weights: file of the weights, for the document; None for the hub's.
         instead: the normalisation that replaces the teacher's own, for the document; None if none does.
@@ -66,9 +70,19 @@ class TeacherEncoder:
         """Normalisation of the teacher's pixels."""
         return Normalisation(mean=self.teacher.spec.mean, std=self.teacher.spec.std)
 
+    @property
+    def block(self) -> int:
+        """Number of the block that is read, from 1."""
+        return self.teacher.blocks[-1]
+
+    @property
+    def block_count(self) -> int:
+        """Number of the teacher's blocks."""
+        return self.teacher.block_count
+
     @torch.inference_mode()
     def __call__(self, views: NDArray[np.uint8]) -> Tensor:
-        """Features, float32 (B, C), of uint8 views (B, view_size, view_size, 3)."""
+        """Features of uint8 views (B, view_size, view_size, 3): float32, of the shape that ``pool_tokens`` gives."""
         tokens: Tensor = self.teacher(torch.from_numpy(views)).hidden[-1]
         return pool_tokens(tokens, self.pool)
 
