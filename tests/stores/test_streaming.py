@@ -389,7 +389,7 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])  # quick: the same with threads
 @pytest.mark.parametrize("name", LASTING)
 def test_what_lasts_ends_the_run_with_a_sentence_that_names_the_object(
     training_cache: Callable[..., Path], url: str, proxy: Proxy, tmp_path: Path, name: str, workers: int
