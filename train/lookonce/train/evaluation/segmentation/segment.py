@@ -152,12 +152,7 @@ def evaluate_segmentation(
         NumericalError: features are NaN or infinite.
     """
     labels = _count_classes(train, test, config)
-    features_MD, labels_M = _training_patches(encoder, train, labels, config, batch_size)
-    head: Head
-    if config.head == "knn":
-        head = KnnHead(features_MD, labels_M, k=config.k, classes=labels.classes)
-    else:
-        head = train_linear_head(features_MD, labels_M, config, labels.classes)
+    head, train_patches = _trained_head(encoder, train, labels, config, batch_size)
     confusion, sizes = ConfusionMatrix(labels.classes), set()
     with _progress(test, "segment test") as bar:
         for batch in test.batches(range(len(test)), encoder.view_size, config.windows, batch_size):
@@ -179,13 +174,13 @@ def evaluate_segmentation(
         normalisation=encoder.normalisation,
         block=encoder.block,
         blocks=encoder.block_count,
-        features=features_MD.shape[1],
+        features=features[0].shape[2],
         config=config,
         grid=round(features[0].shape[1] ** 0.5),
         mask_sizes=(ordered[0], ordered[-1]),
         train_images=len(train),
         test_images=len(test),
-        train_patches=len(features_MD),
+        train_patches=train_patches,
         train_pixels=labels.train_pixels,
         confusion=confusion,
         data={split.name: split.document() for split in (train, test)},
@@ -236,6 +231,16 @@ def _count_classes(train: MaskedSplit, test: MaskedSplit, config: SegmentConfig)
         )
     classes = config.classes or 1 + int(max(one.nonzero()[0].max(initial=0) for one in counts.values()))
     return _Labels(np.where(ignored, -1, np.arange(MOST_CLASSES)), counts[train.name][:classes])
+
+
+def _trained_head(
+    encoder: PatchEncoder, train: MaskedSplit, labels: _Labels, config: SegmentConfig, batch_size: int
+) -> tuple[Head, int]:
+    """The head, and the number of training patches that made it; it alone holds what it needs of them."""
+    features_MD, labels_M = _training_patches(encoder, train, labels, config, batch_size)
+    if config.head == "knn":
+        return KnnHead(features_MD, labels_M, k=config.k, classes=labels.classes), len(features_MD)
+    return train_linear_head(features_MD, labels_M, config, labels.classes), len(features_MD)
 
 
 def _training_patches(

@@ -31,7 +31,8 @@ class SegmentConfig:
     block: Count | None = None
     """Number of the block whose output is read, from 1; default: the last."""
     train_patches: Annotated[int, Range(at_least=2)] = 500_000
-    """Most training patches in memory, the same number from each image, drawn by the seed. One of ViT-B has 3 kB."""
+    """Most training patches in memory, the same number from each image, drawn by the seed. One of ViT-B has 3 kB,
+    and twice that for a moment."""
     k: Count = 30
     """With --head knn: number of neighbours."""
     epochs: Count = 20
