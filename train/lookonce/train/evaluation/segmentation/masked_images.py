@@ -109,7 +109,7 @@ class MaskedSplit:
             corners = window_corners(height, width, windows)
             boxes = [(left, top, left + side, top + side) for top, left in corners]
             views = np.stack(
-                [np.asarray(image.resize((view_size,) * 2, Image.Resampling.BICUBIC, box)) for box in boxes]
+                [np.asarray(image.resize((view_size, view_size), Image.Resampling.BICUBIC, box)) for box in boxes]
             )
         if windows == "crop":
             ((top, left),) = corners

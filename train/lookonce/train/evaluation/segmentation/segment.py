@@ -153,10 +153,11 @@ def evaluate_segmentation(
     """
     labels = _count_classes(train, test, config)
     head, train_patches = _trained_head(encoder, train, labels, config, batch_size)
-    confusion, sizes = ConfusionMatrix(labels.classes), set()
+    confusion, sizes, shape = ConfusionMatrix(labels.classes), set(), torch.Size()
     with _progress(test, "segment test") as bar:
         for batch in test.batches(range(len(test)), encoder.view_size, config.windows, batch_size):
             features = _features(encoder, test, batch)
+            shape = features[0].shape
             for image, features_WND in zip(batch, features, strict=True):
                 scores_WNC = head(features_WND.flatten(0, 1)).reshape(*features_WND.shape[:2], -1)
                 for rows, predicted in pixel_classes(scores_WNC, image):
@@ -174,9 +175,9 @@ def evaluate_segmentation(
         normalisation=encoder.normalisation,
         block=encoder.block,
         blocks=encoder.block_count,
-        features=features[0].shape[2],
+        features=shape[2],
         config=config,
-        grid=round(features[0].shape[1] ** 0.5),
+        grid=round(shape[1] ** 0.5),
         mask_sizes=(ordered[0], ordered[-1]),
         train_images=len(train),
         test_images=len(test),
