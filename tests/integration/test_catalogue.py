@@ -473,7 +473,9 @@ def test_a_killed_removal_leaves_no_cache_that_looks_whole(
         assert remover.stdin is not None
         assert remover.stdout is not None
         longest = 0.0  # the first removals end by themselves, and tell how long one takes here
-        for number in range(rounds + 2):
+        for number in range(10 * rounds):
+            if number >= rounds + 2 and "stopped" in found:
+                break  # on some machines few kills come in time
             root, what = tmp_path / f"c{number}", chance.choice(["all", "seeds"])
             shutil.copytree(model, root)
             enter_cache(root)
