@@ -49,7 +49,7 @@ def test_a_dry_run_plays_every_stage(tmp_path: Path) -> None:
     parts = ("copy in", "normalise and encode", "copy out", "digest, all cores", "write")
     assert all(raw[f"tiny: int8, {part}"][0] > 0 for part in parts)
     assert all(raw[f"tiny: decode and cut, 2 seed(s) together, {way}"][0] > 0 for way in ("threads", "processes"))
-    assert sorted(raw["tiny: whole eager, 2 seed(s), to disk: limits"]) == [
+    assert sorted(raw["tiny: whole compiled, 2 seed(s), to disk: limits"]) == [
         "card",
         "copy in",
         "copy out",
