@@ -489,7 +489,9 @@ def test_a_killed_removal_leaves_no_cache_that_looks_whole(
                 time.sleep(0.001)
             longest = max(longest, time.monotonic() - started) if number < 2 else longest
             if (root / "manifest.json").exists():
-                assert verify_cache(root, full=True).exit_code == 0
+                # a seed that lost its receipts, and not yet its folder, is an incomplete one
+                findings = verify_cache(root, full=True).findings
+                assert all("receipt: it does not count" in str(finding) for finding in findings), findings
                 assert CacheLayout(root).complete_seeds(10) in ((0, 1), (0,))
             else:
                 assert not root.exists()

@@ -13,6 +13,8 @@ from s3_server import BUCKET, CREDENTIALS, Proxy, s3_server
 PATIENCE = 6.0
 """Seconds; long enough for every failure that passes in these tests, and for a busy machine."""
 
+collect_ignore = ["kill_runs.py"]  # a script of test_kills.py that imports the one beside it
+
 _places = itertools.count()
 
 

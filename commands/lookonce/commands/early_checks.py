@@ -58,6 +58,8 @@ def check_writable(out: Path) -> None:
     """
     folder = out.expanduser().absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
+    if not existing.is_dir():
+        return  # the command tells what lies there
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
