@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lookonce.shared.errors import UsageError
 from lookonce.shared.files.atomic import write_json
@@ -24,7 +23,8 @@ from lookonce.train.evaluation.labelled_images import LabelledImages
 from lookonce.train.evaluation.linear_probe.feature_store import delete_features, encode_in_parts
 from lookonce.train.evaluation.linear_probe.probe_config import LinearProbeConfig, ProbeRecipe
 from lookonce.train.evaluation.linear_probe.probe_file import save_probe
-from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe, probe_optimizer
+from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe
+from lookonce.train.evaluation.linear_probe.probe_learner import ComputedFeatures, ProbeFeatures, ProbeLearner
 from lookonce.train.evaluation.result import EvaluationResult, stored_result
 
 CROP_SCALE = (0.08, 1.0)
@@ -170,12 +170,10 @@ def _evaluate(
     test_TD = encode_in_parts(encoder, images.test, batch_size, stored)
     probe = LinearProbe(test_TD.shape[1], len(images.classes), seed=seed).to(test_TD.device)
     if recipe.augment == "none":
-        features: _CenterFeatures | _DrawnFeatures = _CenterFeatures(
-            encode_in_parts(encoder, images.train, batch_size, stored)
-        )
+        features: ProbeFeatures = ComputedFeatures(encode_in_parts(encoder, images.train, batch_size, stored))
     else:
         features = _DrawnFeatures(encoder, images, batch_size, seed)
-    learner = _ProbeLearner(probe, recipe, features, torch.from_numpy(images.train.labels).to(test_TD.device))
+    learner = ProbeLearner(probe, recipe, features, torch.from_numpy(images.train.labels).to(test_TD.device))
     last = fit(learner, schedule, folder, checkpoint_seconds=checkpoint_seconds)
     probe.eval()
     with torch.inference_mode():
@@ -200,16 +198,6 @@ def _evaluate(
     return result
 
 
-class _CenterFeatures:
-    """Features of the centre views, computed once."""
-
-    def __init__(self, features_MD: Tensor) -> None:
-        self.features_MD = features_MD
-
-    def of(self, rows: Tensor, epoch: int) -> Tensor:
-        return self.features_MD[rows.to(self.features_MD.device)]
-
-
 class _DrawnFeatures:
     """Features of fresh views in every epoch."""
 
@@ -224,28 +212,3 @@ class _DrawnFeatures:
         features_BD = torch.cat([self.encoder(views) for views in batches])
         require_finite(features_BD, self.split, places)
         return features_BD
-
-
-class _ProbeLearner:
-    """The probe as a ``Learner`` of ``fit``."""
-
-    def __init__(
-        self, probe: LinearProbe, recipe: ProbeRecipe, features: _CenterFeatures | _DrawnFeatures, labels_M: Tensor
-    ) -> None:
-        self.module, self.optimizer = probe, probe_optimizer(probe, recipe)
-        self.features, self.labels_M = features, labels_M
-
-    def batches(self, schedule: FitSchedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
-        for step in range(first, schedule.total_steps):
-            rows = torch.from_numpy(schedule.rows(step))
-            features_BD = self.features.of(rows, schedule.epoch(step)).clone()
-            yield features_BD, self.labels_M[rows.to(self.labels_M.device)]
-
-    def forward(self, step: int, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, float, int]:
-        features_BD, labels_B = batch
-        scores_BC = self.module(features_BD)
-        right = int((scores_BC.argmax(dim=1) == labels_B).sum())
-        return functional.cross_entropy(scores_BC, labels_B), right, len(labels_B)
-
-    def after_epoch(self, epoch: int) -> Mapping[str, float]:
-        return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
 from typing import Protocol
 
 import torch
@@ -13,7 +12,8 @@ from lookonce.train.evaluation.fit import fit
 from lookonce.train.evaluation.fit_schedule import FitSchedule
 from lookonce.train.evaluation.knn import TEMPERATURE, knn_votes
 from lookonce.train.evaluation.linear_probe.probe_config import ProbeRecipe
-from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe, probe_optimizer
+from lookonce.train.evaluation.linear_probe.probe_head import LinearProbe
+from lookonce.train.evaluation.linear_probe.probe_learner import ComputedFeatures, ProbeLearner
 from lookonce.train.evaluation.segmentation.segment_config import SegmentConfig
 
 COSINES = 1 << 25
@@ -109,27 +109,5 @@ def train_linear_head(features_MD: Tensor, labels_M: Tensor, config: SegmentConf
         seed=config.seed,
     )
     probe = LinearProbe(features_MD.shape[1], classes, seed=config.seed).to(features_MD.device)
-    fit(_HeadLearner(probe, recipe, features_MD, labels_M), schedule, None)
+    fit(ProbeLearner(probe, recipe, ComputedFeatures(features_MD), labels_M), schedule, None)
     return LinearHead(probe.eval())
-
-
-class _HeadLearner:
-    """The head as a ``Learner`` of ``fit``."""
-
-    def __init__(self, probe: LinearProbe, recipe: ProbeRecipe, features_MD: Tensor, labels_M: Tensor) -> None:
-        self.module, self.optimizer = probe, probe_optimizer(probe, recipe)
-        self.features_MD, self.labels_M = features_MD, labels_M
-
-    def batches(self, schedule: FitSchedule, first: int) -> Generator[tuple[Tensor, Tensor]]:
-        for step in range(first, schedule.total_steps):
-            rows = torch.from_numpy(schedule.rows(step)).to(self.labels_M.device)
-            yield self.features_MD[rows], self.labels_M[rows]
-
-    def forward(self, step: int, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, float, int]:
-        features_BD, labels_B = batch
-        scores_BC = self.module(features_BD)
-        right = int((scores_BC.argmax(dim=1) == labels_B).sum())
-        return functional.cross_entropy(scores_BC, labels_B), right, len(labels_B)
-
-    def after_epoch(self, epoch: int) -> Mapping[str, float]:
-        return {}
