@@ -19,19 +19,16 @@ import hashlib
 import itertools
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from harness import alternate, arguments, end_with_parent, ratio, report
+from harness import alternate, arguments, ratio, report
 from obstore.store import S3Store
 from synthetic_cache import clip_manifest, random_batches, write_cache
 
@@ -41,35 +38,16 @@ from lookonce.train.data.caches.joined_caches import open_caches
 from lookonce.train.data.prefetch import prefetched_batches
 from lookonce.train.data.training_input import TrainingInput
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
+
+from s3_server import BUCKET, CREDENTIALS, s3_server
+
 WORKERS = 8
 PART = 8 << 20
 BATCH = 64
 LATER_EPOCHS = 20
 """Epochs of a round that are read from objects that are there; one is short."""
 LATER_ROUNDS = 5
-BUCKET = "bucket"
-
-
-@contextlib.contextmanager
-def server(work: Path) -> Generator[str, None, None]:
-    """Address of an S3 server with an empty bucket."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", address.rpartition(":")[2]]
-    with (work / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_parent)  # noqa: PLW1509 - no thread yet
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{address}/{BUCKET}", method="PUT"), timeout=10).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
 class Bench:
@@ -170,11 +148,11 @@ def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     samples, rounds = (256, 3) if options.quick else (1024, 5)
     work = Path(tempfile.mkdtemp(prefix="lookonce-stores-", dir=os.environ.get("LOOKONCE_BENCH_DIR")))
-    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", AWS_REGION="us-east-1")
+    os.environ.update(CREDENTIALS)
     try:
         manifest = clip_manifest(samples, 64)
         write_cache(work / "cache", manifest, list(random_batches(manifest, 32, distinct=samples // 32)))
-        with server(work) as address:
+        with s3_server(work / "server.log") as address:
             os.environ["AWS_ENDPOINT_URL"] = address
             bench = Bench(work, work / "cache", samples, address)
             push_cache(PushConfig(cache=work / "cache", url=f"s3://{BUCKET}/whole"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from gpu_checks import DRY
+from cuda_dry import DRY
 from torch._dynamo.utils import counters
 
 from lookonce.train.data.host_memory import HostMemory

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from gpu_checks import DRY
+from cuda_dry import DRY
 from PIL import Image
 from safetensors.torch import save_file
 

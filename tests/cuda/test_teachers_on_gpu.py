@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_checks import DRY
+from cuda_dry import DRY
 from library_teachers import OTHER_KINDS, architectures, cut_teacher, library_model, random_views, randomised
 from PIL import Image
 from torch import Tensor

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda_dry import DRY
 from golden_curve import CACHE, STEPS, fixed_numbers, golden_config, golden_losses, losses_of
-from gpu_checks import DRY
 from torch._dynamo.utils import counters
 
 from lookonce.commands.train_student import main

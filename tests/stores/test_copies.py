@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import machine_error_of_child
 from s3_server import Fault, Proxy
 
 from lookonce.cache.read.reader import CacheReader
@@ -22,7 +22,6 @@ from lookonce.shared.errors import (
     IncompleteCacheError,
     IntegrityError,
     LookonceError,
-    MachineError,
     RecipeMismatchError,
     StorageError,
 )
@@ -283,19 +282,7 @@ def test_room_is_checked_before_anything_is_fetched(
 
 def test_a_store_says_so_in_a_forked_process(url: str) -> None:
     store = store_of(url)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            store.sizes("")
-        except MachineError as error:
-            os.write(write, error.message.encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        assert "opened in another process" in pipe.read()
-    os.waitpid(child, 0)
+    assert "opened in another process" in machine_error_of_child(lambda: store.sizes(""))
 
 
 def test_results_are_documents(training_cache, url: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import machine_error_of_child
 from s3_server import Fault, Proxy
 from web_servers import web_server
 
@@ -29,7 +30,6 @@ from lookonce.shared.errors import (
     IncompleteCacheError,
     IntegrityError,
     Interrupted,
-    MachineError,
     StorageError,
     StoreError,
     UsageError,
@@ -478,19 +478,8 @@ def test_a_forked_process_says_so(training_cache: Callable[..., Path], url: str,
     pushed(training_cache(seeds=(0,)), url)
     caches = StreamedCaches(RemoteOptions(cache_dir=tmp_path / "objects", patience=PATIENCE))
     reader = CacheReader(caches.files(url))
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            reader.read("targets", [0], [1])
-        except MachineError as error:
-            os.write(write, error.message.encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        assert "objects are fetched by another process" in pipe.read()
-    os.waitpid(child, 0)
+    said = machine_error_of_child(lambda: reader.read("targets", [0], [1]))
+    assert "objects are fetched by another process" in said
     assert list((tmp_path / "objects" / "leases").iterdir()), "the child has not taken away its parent's"
     caches.close()
     with pytest.raises(UsageError, match="is read from a URL, and a folder is needed; pull it first"):
