@@ -112,7 +112,7 @@ def stage(name: str) -> Generator[Stage]:
     options = parser.parse_args()
     end_with_parent()
     result = GrowingResult(name, options.json, quick=options.dry)
-    faulthandler.dump_traceback_later(max(1.0, options.seconds - 2.0))  # gpu.log tells what a stage was at when cut off
+    faulthandler.dump_traceback_later(max(1.0, options.seconds - 2.0))  # to gpu.log: where the stage was cut off
     deadline = time.monotonic() + options.seconds
     try:
         yield Stage(result, options.dry, options.work, options.disk, deadline)

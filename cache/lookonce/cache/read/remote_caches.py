@@ -56,7 +56,7 @@ class ObjectsAhead(Protocol):
     """Objects of one pass over steps, fetched ahead of them."""
 
     def advance(self, oldest: int, newest: int) -> None:
-        """Tell where the reading is.
+        """Report which step is being read.
 
         Args:
             oldest: the first step that is not complete.

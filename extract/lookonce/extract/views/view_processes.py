@@ -64,7 +64,7 @@ class ViewProcesses:
     ) -> None:
         """End the processes; no thread may be waiting for views."""
         for process in self._started:
-            process.hang_up()
+            process.disconnect()
         for process in self._started:
             process.end()
 
@@ -139,7 +139,7 @@ class _ViewProcess:
             into.jpegs[...] = made.jpegs
         return made
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Let the process end."""
         self._connection.close()
 

@@ -107,7 +107,7 @@ class FetchAhead:
         return True
 
     def _waited(self, reached: Callable[[], bool]) -> bool:
-        """Wait for the reading to come so far; False if the pass is closed, or the process ends."""
+        """Wait until the reading has reached that step; False if the pass is closed, or the process ends."""
         with self._moved:
             while not reached():
                 if self._closed or not threading.main_thread().is_alive():

@@ -93,7 +93,7 @@ class Fetching:
         return absent
 
     def release(self, objects: Iterable[StoredObject]) -> bool:
-        """Hold some objects no longer, once for each ``hold``; whether nobody holds one of them any more."""
+        """Release some objects, once for each ``hold``; whether nobody holds one of them any more."""
         dropped = False
         with self._changed:
             for stored in objects:

@@ -116,7 +116,7 @@ class ObjectFolder:
             raise storage_error(error, shared, "linking an object") from error
 
     def release(self, digest: str) -> None:
-        """Hold an object no longer; it stays in the folder until the room is needed."""
+        """Release an object; it stays in the folder until the room is needed."""
         with contextlib.suppress(OSError):
             os.utime(self.path(digest))
         with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ class ObjectFolder:
         return room if self.limit is None else min(room, self.limit)
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release all objects."""
         if self.is_of_this_process:
             shutil.rmtree(self._lease, ignore_errors=True)
             self._held.close()
