@@ -379,7 +379,7 @@ def test_resolve_blocks(text: str, count: int, wanted: tuple[int, ...]) -> None:
     [
         ("top5", "has 4"),
         ("0", "blocks 1 to 4"),
-        ("2,5", "asks for block 5"),
+        ("2,5", r"no block 5 \(of .2,5.\): the teacher has blocks 1 to 4"),
         ("2,2", "more than once"),
         ("", "not understood"),
         ("-1", "not understood"),

@@ -36,7 +36,7 @@ def resolve_blocks(text: str, block_count: int) -> tuple[int, ...]:
     numbers = [int(part) for part in text.split(",")]
     for number in numbers:
         if not 1 <= number <= block_count:
-            raise UsageError(f"layers '{text}' asks for block {number}, but the teacher has blocks 1 to {block_count}")
+            raise UsageError(f"there is no block {number} (of {text!r}): the teacher has blocks 1 to {block_count}")
         if numbers.count(number) > 1:
             raise UsageError(f"layers '{text}' names block {number} more than once")
     return tuple(sorted(numbers))
